@@ -1,0 +1,215 @@
+#include "base/file.h"
+
+#include "base/size.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Opens a regular file for reading and reports its size; -1 on failure. */
+static int file_open(const char *path, size_t *size, ie_error *error) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  struct stat st;
+  if (fd < 0 || fstat(fd, &st) != 0) {
+    ie_error_set(error, IE_IO, "%s: cannot open: %s", path, strerror(errno));
+    if (fd >= 0) close(fd);
+    return -1;
+  }
+  if (!S_ISREG(st.st_mode)) {
+    ie_error_set(error, IE_IO, "%s: cannot open: %s", path,
+                 S_ISDIR(st.st_mode) ? "it is a folder, expected a file" : "not a regular file");
+    close(fd);
+    return -1;
+  }
+  *size = (size_t)st.st_size;
+  return fd;
+}
+
+ie_status ie_map_open(const char *path, ie_map *out, ie_error *error) {
+  *out = (ie_map){0};
+  size_t size = 0;
+  int fd = file_open(path, &size, error);
+  if (fd < 0) return IE_IO;
+  ie_status status = IE_OK;
+  char *name = strdup(path);
+  void *data = NULL;
+  if (!name) {
+    status = ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory while mapping", path);
+  } else if (size > 0) {
+    data = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    if (data == MAP_FAILED)
+      status = ie_error_set(error, errno == ENOMEM ? IE_OUT_OF_MEMORY : IE_IO, "%s: cannot map %zu bytes: %s",
+                            path, size, strerror(errno));
+  }
+  close(fd);
+  if (status != IE_OK) {
+    free(name);
+    return status;
+  }
+  *out = (ie_map){.data = data, .size = size, .path = name};
+  return IE_OK;
+}
+
+void ie_map_close(ie_map *map) {
+  if (!map) return;
+  if (map->data) munmap((void *)(uintptr_t)map->data, map->size);
+  free(map->path);
+  *map = (ie_map){0};
+}
+
+ie_status ie_file_read(const char *path, size_t max_bytes, ie_buf *out, ie_error *error) {
+  size_t size = 0;
+  int fd = file_open(path, &size, error);
+  if (fd < 0) return IE_IO;
+  ie_status status = IE_OK;
+  if (size > max_bytes)
+    status = ie_error_set(error, IE_FORMAT, "%s: %zu bytes, expected at most %zu", path, size, max_bytes);
+  else if (!ie_buf_reserve(out, size))
+    status = ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory for %zu bytes", path, size);
+  while (status == IE_OK && size > 0) {
+    ssize_t n = read(fd, out->data + out->size, size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) status = ie_error_set(error, IE_IO, "%s: cannot read: %s", path, strerror(errno));
+    if (n == 0) break; /* the file shrank under us: what was read is what it holds now */
+    if (n > 0) {
+      out->size += (size_t)n;
+      size -= (size_t)n;
+    }
+  }
+  if (out->data) out->data[out->size] = '\0';
+  close(fd);
+  return status;
+}
+
+bool ie_file_exists(const char *path) {
+  struct stat st;
+  return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+bool ie_folder_exists(const char *path) {
+  struct stat st;
+  return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+char *ie_path_join(const char *folder, const char *name) {
+  size_t a = strlen(folder), b = strlen(name);
+  bool slash = a > 0 && folder[a - 1] != '/';
+  char *out = malloc(a + b + 2);
+  if (!out) return NULL;
+  memcpy(out, folder, a);
+  if (slash) out[a++] = '/';
+  memcpy(out + a, name, b + 1);
+  return out;
+}
+
+ie_status ie_folder_make(const char *path, ie_error *error) {
+  char *copy = strdup(path);
+  if (!copy) return ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", path);
+  int failed = 0;
+  for (char *p = copy + 1; !failed; p++) {
+    if (*p != '/' && *p != '\0') continue;
+    char end = *p;
+    *p = '\0';
+    if (mkdir(copy, 0777) != 0 && errno != EEXIST) failed = errno;
+    *p = end;
+    if (end == '\0') break;
+  }
+  free(copy);
+  if (!failed && !ie_folder_exists(path)) failed = ENOTDIR;
+  if (failed) return ie_error_set(error, IE_IO, "%s: cannot make the folder: %s", path, strerror(failed));
+  return IE_OK;
+}
+
+ie_status ie_writer_open(const char *path, ie_writer *out, ie_error *error) {
+  *out = (ie_writer){0};
+  ie_buf tmp = {0};
+  ie_writer w = {.path = strdup(path)};
+  ie_buf_printf(&tmp, "%s.part.XXXXXX", path);
+  w.tmp_path = tmp.data;
+  int fd = -1;
+  if (!w.path || tmp.failed || !w.tmp_path) {
+    ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", path);
+    goto fail;
+  }
+  fd = mkostemp(w.tmp_path, O_CLOEXEC);
+  if (fd < 0) {
+    ie_error_set(error, IE_IO, "%s: cannot create: %s", path, strerror(errno));
+    goto fail;
+  }
+  mode_t mask = umask(0); /* mkostemp makes 0600; give the file what open() would have given it */
+  umask(mask);
+  (void)fchmod(fd, 0666 & ~mask);
+  w.stream = fdopen(fd, "wb");
+  if (!w.stream) {
+    ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", path);
+    close(fd);
+    unlink(w.tmp_path);
+    goto fail;
+  }
+  *out = w;
+  return IE_OK;
+fail:
+  free(w.path);
+  free(w.tmp_path);
+  return error ? error->status : (fd < 0 ? IE_IO : IE_OUT_OF_MEMORY);
+}
+
+/* Makes the rename itself durable: a folder is synced like a file. */
+static void folder_sync(const char *path) {
+  char *copy = strdup(path);
+  if (!copy) return;
+  int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd >= 0) {
+    (void)fsync(fd);
+    close(fd);
+  }
+  free(copy);
+}
+
+ie_status ie_writer_commit(ie_writer *writer, ie_error *error) {
+  if (!writer->stream) return ie_error_set(error, IE_INTERNAL, "commit of a writer that is not open");
+  int failed = 0;
+  if (ferror(writer->stream)) failed = errno ? errno : EIO;
+  if (fflush(writer->stream) != 0 && !failed) failed = errno;
+  if (!failed && fsync(fileno(writer->stream)) != 0 && errno != EINVAL) failed = errno;
+  if (fclose(writer->stream) != 0 && !failed) failed = errno;
+  writer->stream = NULL;
+  if (!failed && rename(writer->tmp_path, writer->path) != 0) failed = errno;
+  ie_status status = IE_OK;
+  if (failed) {
+    status = ie_error_set(error, IE_IO, "%s: cannot write: %s", writer->path, strerror(failed));
+    unlink(writer->tmp_path);
+  } else {
+    folder_sync(writer->path);
+  }
+  free(writer->path);
+  free(writer->tmp_path);
+  *writer = (ie_writer){0};
+  return status;
+}
+
+void ie_writer_abandon(ie_writer *writer) {
+  if (!writer || !writer->tmp_path) return;
+  if (writer->stream) fclose(writer->stream);
+  unlink(writer->tmp_path);
+  free(writer->path);
+  free(writer->tmp_path);
+  *writer = (ie_writer){0};
+}
+
+ie_status ie_file_write(const char *path, const void *data, size_t size, ie_error *error) {
+  ie_writer writer;
+  ie_status status = ie_writer_open(path, &writer, error);
+  if (status != IE_OK) return status;
+  if (size && fwrite(data, 1, size, writer.stream) != size) {
+    status = ie_error_set(error, IE_IO, "%s: cannot write: %s", path, strerror(errno));
+    ie_writer_abandon(&writer);
+    return status;
+  }
+  return ie_writer_commit(&writer, error);
+}

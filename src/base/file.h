@@ -1,0 +1,55 @@
+/* Files: mapped for reading, read whole, and written so that a reader sees the old file or the new one. */
+#ifndef CLOCHER_BASE_FILE_H
+#define CLOCHER_BASE_FILE_H
+
+#include "base/buf.h"
+#include "clocher/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* A read-only mapping of a whole file. The file descriptor is closed once mapped. A file that another process
+ * shrinks while it is mapped raises SIGBUS at the first touch beyond its new end; the command line turns that
+ * into a message that names the file (cli/signals.c). */
+typedef struct ie_map {
+  const uint8_t *data; /* NULL for an empty file */
+  size_t size;
+  char *path; /* owned; for messages */
+} ie_map;
+
+/* Maps a regular file. IE_IO when it is missing, a folder or unreadable. On failure *out is all zero. */
+ie_status ie_map_open(const char *path, ie_map *out, ie_error *error);
+void ie_map_close(ie_map *map);
+
+/* Appends the whole file to *out. IE_FORMAT when it is larger than max_bytes, IE_IO as above. */
+ie_status ie_file_read(const char *path, size_t max_bytes, ie_buf *out, ie_error *error);
+
+bool ie_file_exists(const char *path);   /* a regular file (or a link to one) that can be read */
+bool ie_folder_exists(const char *path); /* a folder (or a link to one) */
+
+/* folder + "/" + name in fresh memory; NULL when memory is out. The caller frees it. */
+char *ie_path_join(const char *folder, const char *name);
+
+/* mkdir -p. */
+ie_status ie_folder_make(const char *path, ie_error *error);
+
+/* An atomic writer: bytes go to a file of another name beside `path`; commit flushes it to the disk and renames
+ * it; anything else (abandon, a crash, a kill) leaves `path` as it was. */
+typedef struct ie_writer {
+  FILE *stream;   /* write with fwrite; the writer owns it */
+  char *path;     /* final name, owned */
+  char *tmp_path; /* name while it is written, owned */
+} ie_writer;
+
+ie_status ie_writer_open(const char *path, ie_writer *out, ie_error *error);
+/* Closes the writer in any case. IE_IO names the file and the reason (disk full, read-only, ...). */
+ie_status ie_writer_commit(ie_writer *writer, ie_error *error);
+/* Removes the unfinished file. Does nothing on a writer that was committed or never opened. */
+void ie_writer_abandon(ie_writer *writer);
+
+/* Writes a whole file atomically. */
+ie_status ie_file_write(const char *path, const void *data, size_t size, ie_error *error);
+
+#endif
