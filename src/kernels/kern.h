@@ -1,0 +1,143 @@
+/* The kernel table: one struct of function pointers for everything that is worth an instruction set.
+ *
+ * scalar/ is the definition of every entry. ie_kernels_get() fills a table with the scalar entries and then lets
+ * avx2/, avx512/ and amx/ overwrite those that they have, up to the level asked for. Kernels are plain
+ * functions: no allocation, no threads, no errors; sizes were checked above. A kernel never reads or writes
+ * beyond the extents stated here, and its result does not depend on the split into rows or token ranges.
+ *
+ * Letters: T tokens (rows of x and y), K columns of the weight = length of a dot product, R rows of the weight,
+ * N query rows, S keys, D head dimension. Names: <activation>_<weight>_<op>__<isa>. */
+#ifndef CLOCHER_KERNELS_KERN_H
+#define CLOCHER_KERNELS_KERN_H
+
+#include "blocks/format.h"
+#include "clocher/tensor.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Arithmetic class (docs/DESIGN.md, the numbers contract): how activations enter a product. Weights are always
+ * exact and sums are f32 (or exact integers of one 32-column block, then f32). */
+typedef enum ie_class {
+  IE_CLASS_F32,  /* as they are */
+  IE_CLASS_BF16, /* rounded to bf16 */
+  IE_CLASS_F16,  /* rounded to f16 */
+  IE_CLASS_INT8, /* absmax int8 per 32 columns: q = rint(x / s), s = max|x| / 127, ties to even; s = 0 gives q = 0.
+                    Quantised weights: integer sums per block, then times s and the block's scale. Float
+                    weights: the product takes q * s in f32. */
+  IE_CLASS_COUNT
+} ie_class;
+
+typedef enum ie_isa { IE_ISA_SCALAR, IE_ISA_AVX2, IE_ISA_AVX512, IE_ISA_AMX, IE_ISA_COUNT } ie_isa;
+
+/* --- Products: y[t, r] = sum_k x[t, k] w[r, k] ---------------------------------------------------------- */
+
+/* A weight matrix (R, K), or one expert of a stack. Parts and row strides as blocks/format.h says. */
+typedef struct ie_wview {
+  ie_wformat format;
+  const uint8_t *part[2];
+  size_t row_bytes[2]; /* stride from row to row in each part */
+  int64_t rows, cols;
+} ie_wview;
+
+typedef struct ie_product_args {
+  ie_wview w;
+  const void *packed;  /* what ie_product.pack made of T rows of x */
+  int64_t T;
+  float *y;            /* y[t * y_stride + r] for t < T, r0 <= r < r1 */
+  int64_t y_stride;    /* in elements */
+  const void *bias;    /* (R) of bias_dtype, or NULL */
+  ie_dtype bias_dtype; /* IE_F32, IE_F16 or IE_BF16 */
+  bool add;            /* true: y += product + bias; false: y = product + bias */
+} ie_product_args;
+
+/* One way to multiply: x is packed once (by token ranges, so threads can share the work), then run for disjoint
+ * ranges of weight rows. An entry with run == NULL does not exist. */
+typedef struct ie_product {
+  /* Bytes that pack writes for T tokens; a multiple of 64. The buffer is 64-byte aligned. */
+  size_t (*pack_bytes)(int64_t T, int64_t K);
+  /* Packs tokens t0 <= t < t1 of T. Token t is x + row * x_stride with row = x_rows ? x_rows[t] : t. Rounds or
+   * quantises as the class says. t0 is a multiple of pack_tok; padding of the last group is written with it. */
+  void (*pack)(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T, int64_t t0,
+               int64_t t1, int64_t K);
+  /* Bytes of scratch that one call of run needs for itself (64-byte aligned); NULL: none. */
+  size_t (*scratch_bytes)(int64_t T, int64_t K);
+  /* Rows r0 <= r < r1; r0 is a multiple of row_multiple. */
+  void (*run)(const ie_product_args *args, int64_t r0, int64_t r1, void *scratch);
+  int64_t row_multiple; /* >= 1 */
+  int64_t pack_tok;     /* >= 1 */
+} ie_product;
+
+/* --- Attention ------------------------------------------------------------------------------------------- */
+
+/* Adds one contiguous run of keys to the running softmax of N query rows that share a KV head (online softmax,
+ * Milakov & Gimelshein 2018). Before the first run: m = -inf, l = 0, acc = 0, or with a sink logit m = sink,
+ * l = 1. At the end the output row is acc / l. */
+typedef struct ie_attend_args {
+  const float *q;    /* (N, D), row n at q + n * q_stride */
+  int64_t q_stride;  /* in elements */
+  const void *k, *v; /* (S, D) of kv_dtype, row s at s * kv_stride elements */
+  int64_t kv_stride;
+  ie_dtype kv_dtype; /* IE_F32, IE_F16 or IE_BF16 */
+  const int32_t *lo; /* (N): query n sees keys lo[n] <= s < hi[n]; may be empty */
+  const int32_t *hi; /* (N): 0 <= lo, hi <= S */
+  int64_t N, S, D;
+  float scale;       /* logit = scale * (q . k) */
+  float *m, *l;      /* (N) running maximum and sum */
+  float *acc;        /* (N, D) running weighted sum of values, contiguous */
+} ie_attend_args;
+
+/* --- The table -------------------------------------------------------------------------------------------- */
+
+typedef struct ie_kernels {
+  ie_isa isa; /* the highest level that filled this table */
+
+  /* few: best for one to a few tokens (weights stream past once, memory bound). many: for batches on the matrix
+   * units or FMA tiles. Which one is taken: T < many_min_tok -> few; an entry without run falls back to few. */
+  ie_product few[IE_CLASS_COUNT][IE_W_COUNT];
+  ie_product many[IE_CLASS_COUNT][IE_W_COUNT];
+  int64_t many_min_tok[IE_CLASS_COUNT][IE_W_COUNT];
+
+  void (*attend)(const ie_attend_args *args);
+
+  /* Rows to f32: y[c] = the weight at (row, c), exact. */
+  void (*decode_row)(float *y, const ie_wview *w, int64_t row);
+  /* y = x / sqrt(mean(x^2) + eps) * weight; weight (n) of weight_dtype or NULL (= 1). The mean is taken over f32
+   * partial sums in a fixed order. y may be x. */
+  void (*rms_norm)(float *y, const float *x, const void *weight, ie_dtype weight_dtype, int64_t n, float eps);
+  /* Rotates pairs (i, i + n/2) of x (n even): half-split RoPE; cos, sin (n/2). In place. */
+  void (*rope_half)(float *x, const float *cos, const float *sin, int64_t n);
+  /* Clamped SwiGLU of gpt-oss over interleaved pairs: gu (2 * n), g = min(gu[2i], limit),
+   * u = clamp(gu[2i+1], -limit, limit), y[i] = (u + 1) * g * sigmoid(alpha * g). limit = inf: no clamp. */
+  void (*swiglu_clamped)(float *y, const float *gu, int64_t n, float alpha, float limit);
+  /* y[i] += a * x[i]. */
+  void (*axpy)(float *y, const float *x, float a, int64_t n);
+  /* f32 to kv_dtype (IE_F32, IE_F16, IE_BF16), round to nearest even; and back, exact. */
+  void (*store)(void *y, ie_dtype dtype, const float *x, int64_t n);
+  void (*load)(float *y, const void *x, ie_dtype dtype, int64_t n);
+  /* The largest of n numbers, its first index in *at; NaN anywhere gives NaN and its index. */
+  float (*max)(const float *x, int64_t n, int64_t *at);
+  /* First index that is NaN or infinite, or -1. */
+  int64_t (*find_nonfinite)(const float *x, int64_t n);
+} ie_kernels;
+
+/* The highest level that this machine and this build can run. */
+ie_isa ie_isa_best(void);
+const char *ie_isa_name(ie_isa isa);
+/* The level of that name ("scalar", "avx2", "avx512", "amx"), or -1. */
+int ie_isa_from_name(const char *name);
+
+/* Fills *out up to `isa`; the caller made sure that the machine has it (isa <= ie_isa_best()). */
+void ie_kernels_fill(ie_kernels *out, ie_isa isa);
+
+/* Each instruction set overwrites the entries that it has. products_*.c and vector_*.c of its folder. */
+void ie_kernels_fill_products__scalar(ie_kernels *out);
+void ie_kernels_fill_vector__scalar(ie_kernels *out);
+void ie_kernels_fill_products__avx2(ie_kernels *out);
+void ie_kernels_fill_vector__avx2(ie_kernels *out);
+void ie_kernels_fill_products__avx512(ie_kernels *out);
+void ie_kernels_fill_vector__avx512(ie_kernels *out);
+void ie_kernels_fill_products__amx(ie_kernels *out);
+
+#endif
