@@ -8,6 +8,9 @@ CC := gcc
 endif
 VERSION := 0.1.0
 
+# Compiled into cli/version.o alone, so that a new commit recompiles one file.
+COMMIT := $(shell git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown)
+
 LIBS_REQUIRED := jansson libpcre2-8 libutf8proc nettle
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wpedantic -Werror
 OPT ?= -O2 -g
@@ -26,7 +29,7 @@ CLI_SRC := $(wildcard cli/*.c)
 CLI_OBJ := $(CLI_SRC:%.c=$(B)/%.o)
 TESTS   := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 
-.PHONY: all build test clean help
+.PHONY: all build test clean help FORCE
 all: build
 build: $(B)/clocher
 
@@ -36,6 +39,13 @@ $(B)/clocher: $(CLI_OBJ) $(B)/libclocher.a
 $(B)/libclocher.a: $(LIB_OBJ)
 	@rm -f $@
 	$(AR) rcs $@ $^
+
+$(B)/cli/version.o: CFLAGS_ISA = -DCLOCHER_VERSION='"$(VERSION)"' -DCLOCHER_COMMIT='"$(COMMIT)"'
+$(B)/cli/version.o: $(B)/commit
+$(B)/commit: FORCE
+	@mkdir -p $(@D)
+	@echo '$(VERSION) $(COMMIT)' | cmp -s - $@ || echo '$(VERSION) $(COMMIT)' > $@
+FORCE:
 
 $(B)/src/kernels/avx2/%.o: CFLAGS_ISA = $(ISA_avx2)
 $(B)/src/kernels/avx512/%.o: CFLAGS_ISA = $(ISA_avx512)
