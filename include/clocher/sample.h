@@ -59,19 +59,20 @@ typedef struct ie_sample_step {
 } ie_sample_step;
 
 /* The usual settings. Zero in a field: that step is absent. */
-typedef struct ie_sample_options {
+typedef struct ie_sample_params {
+  bool greedy; /* the largest score after the steps, not a draw */
   double repetition_penalty;
   double temperature;
   int64_t top_k;
   double top_p;
   double min_p;
-} ie_sample_options;
+  uint64_t seed;
+} ie_sample_params;
 
 enum { IE_SAMPLE_DEFAULT_STEPS = 5 };
 
-/* Writes the steps that `options` asks for in transformers' order and returns how many. */
-size_t ie_sample_default_steps(const ie_sample_options *options,
-                               ie_sample_step steps[IE_SAMPLE_DEFAULT_STEPS]);
+/* Writes the steps that `params` asks for in transformers' order and returns how many. */
+size_t ie_sample_default_steps(const ie_sample_params *params, ie_sample_step steps[IE_SAMPLE_DEFAULT_STEPS]);
 
 typedef struct ie_sampler ie_sampler;
 
@@ -85,6 +86,9 @@ typedef struct ie_sampler_config {
 
 /* IE_INVALID_ARGUMENT names a value that is out of range. */
 ie_status ie_sampler_new(const ie_sampler_config *config, ie_sampler **out, ie_error *error);
+/* The same with the default steps of params. */
+ie_status ie_sampler_new_default(const ie_sample_params *params, int64_t vocab, ie_sampler **out,
+                                 ie_error *error);
 void ie_sampler_free(ie_sampler *sampler);
 
 /* One row of logits and where it stands. */

@@ -37,17 +37,17 @@ struct ie_sampler {
 
 /* --- Making one ------------------------------------------------------------------------------------------- */
 
-size_t ie_sample_default_steps(const ie_sample_options *options,
+size_t ie_sample_default_steps(const ie_sample_params *params,
                                ie_sample_step steps[IE_SAMPLE_DEFAULT_STEPS]) {
   size_t n = 0;
-  if (options->repetition_penalty != 0)
-    steps[n++] = (ie_sample_step){.kind = IE_SAMPLE_REPETITION_PENALTY, .value = options->repetition_penalty};
-  if (options->temperature != 0)
-    steps[n++] = (ie_sample_step){.kind = IE_SAMPLE_TEMPERATURE, .value = options->temperature};
-  if (options->top_k != 0)
-    steps[n++] = (ie_sample_step){.kind = IE_SAMPLE_TOP_K, .value = (double)options->top_k};
-  if (options->top_p != 0) steps[n++] = (ie_sample_step){.kind = IE_SAMPLE_TOP_P, .value = options->top_p};
-  if (options->min_p != 0) steps[n++] = (ie_sample_step){.kind = IE_SAMPLE_MIN_P, .value = options->min_p};
+  if (params->repetition_penalty != 0)
+    steps[n++] = (ie_sample_step){.kind = IE_SAMPLE_REPETITION_PENALTY, .value = params->repetition_penalty};
+  if (params->temperature != 0)
+    steps[n++] = (ie_sample_step){.kind = IE_SAMPLE_TEMPERATURE, .value = params->temperature};
+  if (params->top_k != 0)
+    steps[n++] = (ie_sample_step){.kind = IE_SAMPLE_TOP_K, .value = (double)params->top_k};
+  if (params->top_p != 0) steps[n++] = (ie_sample_step){.kind = IE_SAMPLE_TOP_P, .value = params->top_p};
+  if (params->min_p != 0) steps[n++] = (ie_sample_step){.kind = IE_SAMPLE_MIN_P, .value = params->min_p};
   return n;
 }
 
@@ -118,6 +118,17 @@ ie_status ie_sampler_new(const ie_sampler_config *config, ie_sampler **out, ie_e
   }
   *out = s;
   return IE_OK;
+}
+
+ie_status ie_sampler_new_default(const ie_sample_params *params, int64_t vocab, ie_sampler **out,
+                                 ie_error *error) {
+  ie_sample_step steps[IE_SAMPLE_DEFAULT_STEPS];
+  ie_sampler_config config = {.steps = steps,
+                              .step_count = ie_sample_default_steps(params, steps),
+                              .vocab = vocab,
+                              .seed = params->seed,
+                              .greedy = params->greedy};
+  return ie_sampler_new(&config, out, error);
 }
 
 void ie_sampler_free(ie_sampler *s) {
