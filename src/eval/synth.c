@@ -52,7 +52,8 @@ static uint8_t fp4_nearest(double x) {
 static void tables_make(quantile_tables *tables, double fp4_std) {
   for (int i = 0; i < QUANTILES; i++) tables->normal[i] = normal_quantile((i + 0.5) / QUANTILES);
   for (int i = 0; i < CODES; i++) {
-    tables->fp4[i] = fp4_nearest(fp4_std * tables->normal[i * (QUANTILES / CODES) + QUANTILES / CODES / 2]);
+    const double *middle = &tables->normal[i * (QUANTILES / CODES) + QUANTILES / CODES / 2];
+    tables->fp4[i] = fp4_nearest(fp4_std * 0.5 * (middle[-1] + middle[0])); /* symmetric about 0 */
     /* of 256: 64 times 2^-8, 172 times 2^-7, 18 times 2^-6, 2 times 2^-5 (E8M0: exponent + 127) */
     tables->scale[i] = i < 64 ? 119 : i < 236 ? 120 : i < 254 ? 121 : 122;
   }
