@@ -42,7 +42,7 @@ run_program() {
   start=$(now)
   CLOCHER_BIN=$B/clocher CLOCHER_BUILD=$B timeout -k 10 "$LIMIT_S" "$program" >"$log" 2>&1 </dev/null
   status=$?
-  read -r passed failed skipped < <(count "$log")
+  read -r passed failed skipped <<<"$(count "$log")"
   if [[ $status -ne 0 && $failed -eq 0 ]]; then
     failed=1
     echo "not ok - $name ended with status $status$([[ $status -eq 124 ]] && echo " (over $LIMIT_S s)")" >>"$log"
