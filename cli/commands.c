@@ -3,6 +3,7 @@
 
 /* clang-format off */
 #define BUILT(X) \
+  X(synth) \
   X(version) \
 
 /* Of later milestones: they answer "not built yet". Whoever builds one moves its line. */
@@ -16,7 +17,6 @@
   X(sample,       "sample",       "Run the sampler over rows of logits in a file") \
   X(inspect,      "inspect",      "Say what a model directory holds and what is wrong with it") \
   X(plan,         "plan",         "Say where every byte would live, before loading anything") \
-  X(synth,        "synth",        "Write a full-size checkpoint of random weights") \
   X(bench,        "bench",        "Measure, beside the machine's own ceilings") \
   X(chat,         "chat",         "Talk with a model in the terminal") \
   X(serve,        "serve",        "Serve an OpenAI-compatible HTTP interface") \
