@@ -65,4 +65,12 @@ for page in README.md CHANGELOG.md docs/*.md; do
     [[ -e $(dirname "$page")/$target ]] || echo "$page: links to $target, which is not there"
   done
 done | verdict "links between the documents lead somewhere"
+
+# Paths in the documents; NAME, NOUN, * and ... stand for many.
+for page in README.md docs/*.md; do
+  grep -oE '`(src|include|cli|tests|fuzz|examples|scripts|tools|docs|mk)/[A-Za-z0-9_./*-]*`' "$page" | tr -d '`' |
+    grep -vE 'NAME|NOUN|\*|<' | LC_ALL=C sort -u | while read -r path; do
+    [[ -e $path ]] || echo "$page: names $path, which is not there"
+  done
+done | verdict "paths in the documents exist"
 finish

@@ -100,7 +100,7 @@ done
 echo '/* TO''DO: later */' | fault calls 'left to do' src/base/a.c
 echo 'CFLAGS = -ffast-''math' | fault calls 'change arithmetic' Makefile
 echo 'See /wo''rk/notes.' | fault words 'machine paths' a.md
-echo 'https://index.intra.''local/simple' | fault words 'machine paths' a.md
+echo 'https://index.lo''cal/simple' | fault words 'machine paths' a.md
 echo 'spaces ' | fault words 'spaces at ends' a.md
 printf 'no newline' | fault words 'spaces at ends' a.md
 printf '#!/bin/bash\nif\n' | fault words 'parse' a.sh
