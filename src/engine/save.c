@@ -93,7 +93,8 @@ cleanup:
 static const ie_tensor_info *saved_find(const ie_tensor_file *file, const char *path, const ie_tensor_out *want,
                                         ie_error *error) {
   const ie_tensor_info *t = ie_tensor_file_get(file, want->name);
-  bool good = t && t->dtype == want->dtype && t->rank == want->rank;
+  bool good = t && t->dtype == want->dtype && t->rank == want->rank &&
+              (uintptr_t)t->data % ie_dtype_bytes(t->dtype) == 0;
   for (int i = 0; good && i < want->rank; i++) good = want->shape[i] < 0 || t->shape[i] == want->shape[i];
   if (good) return t;
   ie_error_set(error, IE_FORMAT, "%s: not a saved state of this model and KV type: tensor %s is missing or has another "
