@@ -85,6 +85,7 @@ static ie_status model_bind(ie_model *model, const json_t *config, const char *p
   ie_status status = model->arch->open(&binder, &reader, model, &model->net);
   model->owned = binder.owned;
   model->info.architecture = model->arch->name;
+  model->info.chat_format = model->arch->chat_format;
   model->info.dir = ie_checkpoint_dir(model->checkpoint);
   model->info.weights_bytes = binder.bound_bytes;
   model->info.weights_copied_bytes = binder.owned_bytes;
