@@ -31,7 +31,7 @@ static guarded guarded_new(size_t bytes) {
   assert_true(g.map != MAP_FAILED);
   assert_int_equal(mprotect(g.map + whole, page, PROT_NONE), 0);
   g.data = g.map + whole - bytes;
-  memset(g.map, 0xA5, whole);
+  memset(g.map, 0xFF, whole); /* NaN, for what is read before it is written */
   return g;
 }
 
