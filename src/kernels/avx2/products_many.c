@@ -96,7 +96,8 @@ ALWAYS_INLINE void pack_groups(float *packed, const float *x, int64_t x_stride, 
     pack_groups(packed, x, x_stride, x_rows, t0, t1, K, class, ordering);                                    \
   }
 #define DEFINE_MANY(suffix, ordering, pad)                                                                   \
-  static const ie_many many_##suffix = {ROWS, LANES, pad, decode_##suffix, two_groups, one_group};           \
+  static const ie_many many_##suffix = {ROWS,       LANES,     pad,          decode_##suffix,                \
+                                        two_groups, one_group, ie_many_store};                               \
   DEFINE_PACK(pack_f32_##suffix, IE_CLASS_F32, ordering)                                                     \
   DEFINE_PACK(pack_bf16_##suffix, IE_CLASS_BF16, ordering)                                                   \
   DEFINE_PACK(pack_f16_##suffix, IE_CLASS_F16, ordering)                                                     \
