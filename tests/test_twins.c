@@ -89,6 +89,37 @@ static void chunks_agree(void **state) {
   free(whole);
 }
 
+/* With `deterministic`, in every class: chunks and threads to the bit. */
+static void deterministic_agrees_to_the_bit(void **state) {
+  const subject *s = *state;
+  const golden_case *c = longest(s);
+  static const struct {
+    int threads;
+    int64_t chunk;
+  } ways[] = {{2, 0}, {1, 1}, {3, 7}, {2, 33}};
+  for (int precision = IE_PRECISION_BF16; precision <= IE_PRECISION_INT8; precision++) {
+    float *first = NULL;
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+      ie_error error = {0};
+      ie_model *model;
+      ie_device *device = open_device(NULL, ways[i].threads);
+      ie_model_options options = {.precision = (ie_precision)precision, .deterministic = true};
+      if (ie_model_open(device, s->golden->dir, &options, &model, &error) != IE_OK) fail_msg("%s", error.message);
+      float *logits = golden_logits(model, c->ids, c->T, ways[i].chunk);
+      if (first && memcmp(first, logits, (size_t)(c->T * c->V) * sizeof(float)) != 0)
+        fail_msg("%s %s: %d threads, chunk %d differ", s->golden->name, ie_precision_name((ie_precision)precision),
+                 ways[i].threads, (int)ways[i].chunk);
+      if (first)
+        free(logits);
+      else
+        first = logits;
+      ie_model_free(model);
+      ie_device_free(device);
+    }
+    free(first);
+  }
+}
+
 static void instruction_sets_agree(void **state) {
   const subject *s = *state;
   const golden_case *c = longest(s);
@@ -230,6 +261,7 @@ static const struct {
 } checks[] = {
     {"threads_agree_to_the_bit", threads_agree_to_the_bit},
     {"chunks_agree", chunks_agree},
+    {"deterministic_agrees_to_the_bit", deterministic_agrees_to_the_bit},
     {"instruction_sets_agree", instruction_sets_agree},
     {"steps_of_several_sequences_agree", steps_of_several_sequences_agree},
     {"rollback_and_prefix_reuse_agree", rollback_and_prefix_reuse_agree},

@@ -26,6 +26,9 @@ typedef struct ie_model ie_model;
 
 typedef struct ie_model_options {
   ie_precision precision;
+  bool deterministic; /* logits equal to the bit for any chunk size, batch and number of threads: every product uses
+                         the kernels whose rows do not depend on how many rows are computed together. Costs the
+                         matrix units in prefill */
   bool plan_only; /* bind for ie_model_plan alone: nothing is transposed or copied, and nothing can be computed */
 } ie_model_options;
 
@@ -45,6 +48,7 @@ typedef struct ie_model_info {
   const char *weights;      /* encodings, such as "mxfp4+bf16" */
   const char *dir;          /* folder of the weights */
   ie_precision precision;
+  bool deterministic;
   int64_t parameters, active_parameters; /* active: used for one token */
   size_t weights_bytes;        /* of all tensors of the checkpoint that the model uses */
   size_t weights_copied_bytes; /* of those, in memory of their own (transposed at load) instead of mapped */

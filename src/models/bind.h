@@ -21,6 +21,7 @@ typedef struct ie_binder {
   ie_device *device;
   const ie_checkpoint *checkpoint;
   ie_class cls;
+  bool deterministic;
   bool plan_only; /* transposed weights get no memory */
   const int64_t *dims; /* the model's dimensions, by the model's own index; dims[0] = 1 */
   ie_owned *owned; /* handed to the model */

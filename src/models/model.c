@@ -79,6 +79,7 @@ static ie_status model_bind(ie_model *model, const json_t *config, const char *p
   ie_binder binder = {.device = model->device,
                       .checkpoint = model->checkpoint,
                       .cls = model->cls,
+                      .deterministic = model->info.deterministic,
                       .plan_only = model->plan_only,
                       .error = error};
   ie_json_reader reader = {.object = config, .where = path, .error = error};
@@ -107,6 +108,7 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
   model->cls = class_of[options->precision];
   model->plan_only = options->plan_only;
   model->info.precision = options->precision;
+  model->info.deterministic = options->deterministic;
   ie_status status = ie_checkpoint_open(dir, &model->checkpoint, error);
   if (status == IE_OK && !(path = ie_checkpoint_path(model->checkpoint, "config.json")))
     status = ie_error_set(error, IE_IO, "%s: config.json is missing", dir);
