@@ -27,7 +27,7 @@ typedef struct ie_state_options {
   int64_t sequences;    /* 0: 1 */
   int64_t chunk_tok;    /* prompt tokens per forward; 0: 512 */
   int64_t rollback_tok; /* how far windowed layers can go back; 0: 4096; -1: not at all */
-  ie_dtype kv;          /* IE_F32, IE_F16, IE_BF16; IE_DTYPE_NONE: f32 for fp32, f16 for fp16, else bf16 */
+  ie_dtype kv;          /* IE_F32, IE_F16, IE_BF16; IE_DTYPE_NONE: f32 for class fp32, else f16 */
 } ie_state_options;
 
 /* options may be NULL. Memory is taken here, none while tokens are computed. */
@@ -115,6 +115,7 @@ typedef struct ie_generate_options {
   int64_t prompt_count;
   int64_t max_new;
   ie_sample_params sample;        /* all-zero: the distribution as it is; greedy: sample.greedy */
+  uint64_t row;                   /* tells the rows of a batch apart: part of what a draw depends on */
   const ie_tokenizer *tokenizer;  /* NULL: no text, no stop strings */
   const char *const *stop;        /* (stop_count) strings that end the text and are not part of it */
   size_t stop_count;

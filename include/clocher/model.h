@@ -40,6 +40,7 @@ enum { IE_STOP_IDS_MAX = 16 };
 /* What a model is. Strings are borrowed from it. */
 typedef struct ie_model_info {
   const char *architecture; /* "gpt-oss" */
+  const char *chat_format;  /* the architecture's own: "harmony"; NULL: none */
   const char *layout;       /* "hf", "original", "native" or "iebin" */
   const char *weights;      /* encodings, such as "mxfp4+bf16" */
   const char *dir;          /* folder of the weights */
