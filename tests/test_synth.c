@@ -31,7 +31,7 @@ static int teardown(void **state) {
 static void plan_of(const char *arch, const char *layout, synth_plan *plan) {
   ie_error error = {0};
   const ie_synth_options options = {.arch = arch, .layout = layout};
-  if (synth_plan_make(&options, plan, &error) != IE_OK) fail_msg("%s", error.message);
+  if (ie_synth_plan_make(&options, plan, &error) != IE_OK) fail_msg("%s", error.message);
 }
 
 static const synth_tensor *plan_find(const synth_plan *plan, const char *name) {
@@ -64,12 +64,12 @@ static void published_tables(void **state) {
     synth_plan plan;
     plan_of(real[i].arch, real[i].layout, &plan);
     char name[64];
-    synth_file_name(&plan, plan.file_count - 1, name, sizeof name);
+    ie_synth_file_name(&plan, plan.file_count - 1, name, sizeof name);
     if (plan.count != real[i].tensors || plan.total_bytes != real[i].bytes ||
         plan.file_count != real[i].files || strcmp(name, real[i].last_file) != 0)
       fail_msg("%s %s: %zu tensors, %llu bytes, %zu files, last %s", real[i].arch, real[i].layout, plan.count,
                (unsigned long long)plan.total_bytes, plan.file_count, name);
-    synth_plan_free(&plan);
+    ie_synth_plan_free(&plan);
   }
 }
 
@@ -103,7 +103,7 @@ static void shapes_of_gptoss(void **state) {
     for (int d = 0; d < real[i].rank; d++) assert_int_equal(t->out.shape[d], real[i].shape[d]);
   }
   assert_null(plan_find(&plan, "model.layers.24.self_attn.sinks"));
-  synth_plan_free(&plan);
+  ie_synth_plan_free(&plan);
 }
 
 /* All configs are JSON, and say what the tensors say. */
@@ -128,7 +128,7 @@ static void configs_match_tensors(void **state) {
     if (types) assert_int_equal(json_array_size(types), layers);
     json_decref(config);
     json_decref(generation);
-    synth_plan_free(&plan);
+    ie_synth_plan_free(&plan);
   }
 }
 
@@ -166,10 +166,10 @@ static void write_small(const synth_model *model, bool original, const char *dir
   synth_plan plan;
   ie_error error = {0};
   const ie_synth_options options = {.dir = dir, .seed = seed, .threads = threads};
-  if (synth_plan_build(model, original, &plan, &error) != IE_OK ||
-      synth_plan_write(&plan, &options, &error) != IE_OK)
+  if (ie_synth_plan_build(model, original, &plan, &error) != IE_OK ||
+      ie_synth_plan_write(&plan, &options, &error) != IE_OK)
     fail_msg("%s", error.message);
-  synth_plan_free(&plan);
+  ie_synth_plan_free(&plan);
 }
 
 static ie_tensor_file *open_small(const char *dir) {
@@ -345,15 +345,15 @@ static void shards_and_index(void **state) {
   const ie_synth_options options = {.dir = *state, .seed = 1, .threads = 2};
   synth_plan plan;
   ie_error error = {0};
-  assert_int_equal(synth_plan_build(&model, false, &plan, &error), IE_OK);
-  assert_int_equal(synth_plan_write(&plan, &options, &error), IE_OK);
+  assert_int_equal(ie_synth_plan_build(&model, false, &plan, &error), IE_OK);
+  assert_int_equal(ie_synth_plan_write(&plan, &options, &error), IE_OK);
   assert_true(plan.file_count > 5);
   for (size_t i = 0; i < plan.file_count; i++) {
     char shard[64];
-    synth_file_name(&plan, i, shard, sizeof shard);
+    ie_synth_file_name(&plan, i, shard, sizeof shard);
     assert_int_equal(access(tempdir_path(*state, shard), F_OK), 0);
   }
-  synth_plan_free(&plan);
+  ie_synth_plan_free(&plan);
   json_t *index =
       json_load_file(tempdir_path(*state, "model.safetensors.index.json"), JSON_REJECT_DUPLICATES, NULL);
   assert_non_null(index);
@@ -417,19 +417,19 @@ static void progress_and_stop(void **state) {
   ie_error error = {0};
   watcher w = {0};
   ie_synth_options options = {.dir = *state, .threads = 1, .progress = watch, .user = &w};
-  assert_int_equal(synth_plan_build(&small_gptoss, false, &plan, &error), IE_OK);
-  assert_int_equal(synth_plan_write(&plan, &options, &error), IE_OK);
+  assert_int_equal(ie_synth_plan_build(&small_gptoss, false, &plan, &error), IE_OK);
+  assert_int_equal(ie_synth_plan_write(&plan, &options, &error), IE_OK);
   assert_int_equal(w.last, plan.total_bytes);
   assert_int_equal(w.total, plan.total_bytes);
   w = (watcher){.stop_after = 3};
-  assert_int_equal(synth_plan_write(&plan, &options, &error), IE_CANCELLED);
+  assert_int_equal(ie_synth_plan_write(&plan, &options, &error), IE_CANCELLED);
   assert_int_equal(w.calls, 3);
   assert_int_equal(access(tempdir_path(*state, "config.json"), F_OK),
                    -1); /* what is left does not look whole */
   options.dir = "/proc/nowhere";
-  assert_int_equal(synth_plan_write(&plan, &options, &error), IE_IO);
+  assert_int_equal(ie_synth_plan_write(&plan, &options, &error), IE_IO);
   assert_non_null(strstr(error.message, "/proc/nowhere"));
-  synth_plan_free(&plan);
+  ie_synth_plan_free(&plan);
 }
 
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)

@@ -290,7 +290,7 @@ static ie_status model_find(const ie_synth_options *options, synth_model *out, i
       ie_quote(arch).text);
 }
 
-ie_status synth_plan_build(const synth_model *model, bool original, synth_plan *plan, ie_error *error) {
+ie_status ie_synth_plan_build(const synth_model *model, bool original, synth_plan *plan, ie_error *error) {
   *plan = (synth_plan){0};
   bool gptoss = strcmp(model->family, "gpt_oss") == 0, neox = strcmp(model->family, "gpt_neox") == 0;
   plan_builder b = {.plan = plan, .dtype = neox ? IE_F16 : IE_BF16};
@@ -304,21 +304,21 @@ ie_status synth_plan_build(const synth_model *model, bool original, synth_plan *
   plan->first_shard = gptoss && !original ? 0 : 1;
   plan->max_file_bytes = (uint64_t)(original ? model->original_shard_mb : model->max_shard_mb) * 1000000;
   plan_assign_files(plan);
-  synth_config_make(model, original, &plan->config, &plan->generation_config);
+  ie_synth_config_make(model, original, &plan->config, &plan->generation_config);
   if (plan->failed || plan->config.failed || plan->generation_config.failed)
     return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the list of tensors");
   return IE_OK;
 }
 
-ie_status synth_plan_make(const ie_synth_options *options, synth_plan *plan, ie_error *error) {
+ie_status ie_synth_plan_make(const ie_synth_options *options, synth_plan *plan, ie_error *error) {
   *plan = (synth_plan){0};
   synth_model model;
   ie_status status = model_find(options, &model, error);
   if (status != IE_OK) return status;
-  return synth_plan_build(&model, strcmp(options->layout, "original") == 0, plan, error);
+  return ie_synth_plan_build(&model, strcmp(options->layout, "original") == 0, plan, error);
 }
 
-void synth_plan_free(synth_plan *plan) {
+void ie_synth_plan_free(synth_plan *plan) {
   for (size_t i = 0; i < plan->count; i++) free((char *)(uintptr_t)plan->tensors[i].out.name);
   free(plan->tensors);
   ie_buf_free(&plan->config);
@@ -327,7 +327,7 @@ void synth_plan_free(synth_plan *plan) {
 }
 
 /* gpt-oss counts its shards from 0 to the last; OpenAI's own have two dashes. */
-void synth_file_name(const synth_plan *plan, size_t file, char *out, size_t room) {
+void ie_synth_file_name(const synth_plan *plan, size_t file, char *out, size_t room) {
   if (plan->file_count == 1) {
     snprintf(out, room, "model.safetensors");
     return;
@@ -336,13 +336,13 @@ void synth_file_name(const synth_plan *plan, size_t file, char *out, size_t room
   snprintf(out, room, "model-%s%05zu-of-%05zu.safetensors", plan->original ? "-" : "", first + file, last);
 }
 
-ie_status synth_index_make(const synth_plan *plan, ie_buf *out, ie_error *error) {
+ie_status ie_synth_index_make(const synth_plan *plan, ie_buf *out, ie_error *error) {
   if (plan->file_count == 1) return IE_OK;
   ie_buf_printf(out, "{\n  \"metadata\": {\n    \"total_size\": %llu\n  },\n  \"weight_map\": {\n",
                 (unsigned long long)plan->total_bytes);
   for (size_t i = 0; i < plan->count; i++) {
     char file[64];
-    synth_file_name(plan, plan->tensors[i].file, file, sizeof file);
+    ie_synth_file_name(plan, plan->tensors[i].file, file, sizeof file);
     ie_buf_printf(out, "    \"%s\": \"%s\"%s\n", plan->tensors[i].out.name, file,
                   i + 1 < plan->count ? "," : "");
   }

@@ -1,6 +1,6 @@
 /* A folder for one test, and files in it. Failures of the helper itself fail the test. */
-#ifndef CLOCHER_TESTS_TEMPDIR_H
-#define CLOCHER_TESTS_TEMPDIR_H
+#ifndef CLOCHER_TESTS_SUPPORT_TEMPDIR_H
+#define CLOCHER_TESTS_SUPPORT_TEMPDIR_H
 
 #include <stddef.h>
 
