@@ -3,6 +3,7 @@
 
 /* clang-format off */
 #define BUILT(X) \
+  X(sample) \
   X(synth) \
   X(version) \
 
@@ -14,7 +15,6 @@
   X(detokenize,   "detokenize",   "Token ids on stdin to text") \
   X(chat_format,  "chat-format",  "Render a conversation with the model's chat format") \
   X(chat_parse,   "chat-parse",   "Read what a model wrote back into messages") \
-  X(sample,       "sample",       "Run the sampler over rows of logits in a file") \
   X(inspect,      "inspect",      "Say what a model directory holds and what is wrong with it") \
   X(plan,         "plan",         "Say where every byte would live, before loading anything") \
   X(bench,        "bench",        "Measure, beside the machine's own ceilings") \

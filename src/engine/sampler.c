@@ -30,6 +30,7 @@ struct ie_sampler {
   double *sums;       /* (blocks) sums of weights */
   float *maxima;      /* (blocks) of scores */
   ie_scored *entries; /* (vocab) for ie_select_cut */
+  double *buckets;    /* (IE_SELECT_BUCKETS) masses */
   uint64_t *marks;    /* one bit an id, all clear between uses */
   double total;       /* of weights */
   float largest;      /* of scores */
@@ -86,8 +87,10 @@ static bool sampler_allocate(ie_sampler *s) {
   s->sums = malloc(blocks * sizeof *s->sums);
   s->maxima = malloc(blocks * sizeof *s->maxima);
   s->entries = malloc(n * sizeof *s->entries);
+  s->buckets = malloc(IE_SELECT_BUCKETS * sizeof *s->buckets);
   s->marks = calloc(n / 64 + 1, sizeof *s->marks);
-  return s->steps && s->scores && s->ids && s->weights && s->sums && s->maxima && s->entries && s->marks;
+  return s->steps && s->scores && s->ids && s->weights && s->sums && s->maxima && s->entries && s->buckets &&
+         s->marks;
 }
 
 ie_status ie_sampler_new(const ie_sampler_config *config, ie_sampler **out, ie_error *error) {
@@ -140,6 +143,7 @@ void ie_sampler_free(ie_sampler *s) {
   free(s->sums);
   free(s->maxima);
   free(s->entries);
+  free(s->buckets);
   free(s->marks);
   free(s);
 }
@@ -198,8 +202,13 @@ static ie_status largest_find(ie_sampler *s, const float *scores, int64_t count,
                       (double)most);
 }
 
-static void weights_block(float *w, const float *x, float largest) {
-  for (int j = 0; j < BLOCK; j++) w[j] = ie_exp_nonpositive(x[j] - largest);
+static void weights_block(float *w, const float *scores, float largest) {
+  for (int j = 0; j < BLOCK; j += 4) {
+    ie_f32x4 x;
+    memcpy(&x, scores + j, sizeof x);
+    x = ie_exp_nonpositive4(x - largest);
+    memcpy(w + j, &x, sizeof x);
+  }
 }
 
 static double sum_block(const float *w) {
@@ -229,16 +238,29 @@ static void weights_find(ie_sampler *s) {
   s->total = total;
 }
 
-/* Keeps the candidates above the cut and the first `ties` of those that equal it. maxima must be of this row. */
+/* Makes the row a list, so that candidates can be left out of it. */
+static void row_list(ie_sampler *s) {
+  for (int64_t i = 0; !s->listed && i < s->count; i++) s->ids[i] = (int32_t)i;
+  s->listed = true;
+}
+
+/* Keeps the candidates above the cut and the first `ties` of those that equal it. maxima must be of this row.
+ * Each candidate is written, and the place is kept or taken again: whether it stays is not predictable, and a
+ * mispredicted branch costs more than the store. */
 static void cut_apply(ie_sampler *s, ie_cut cut) {
-  int64_t kept = 0;
+  int64_t kept = 0, ties = cut.ties;
+  bool listed = s->listed;
   for (int64_t b = 0; b < blocks_of(s->count); b++) {
     if (s->maxima[b] < cut.score) continue;
     int64_t end = ie_min_i64((b + 1) * BLOCK, s->count);
     for (int64_t i = b * BLOCK; i < end; i++) {
-      if (s->scores[i] < cut.score || (s->scores[i] == cut.score && cut.ties-- <= 0)) continue;
-      s->ids[kept] = s->listed ? s->ids[i] : (int32_t)i;
-      s->scores[kept++] = s->scores[i];
+      float score = s->scores[i];
+      s->ids[kept] = listed ? s->ids[i] : (int32_t)i;
+      s->scores[kept] = score;
+      if (score == cut.score)
+        kept += ties-- > 0;
+      else
+        kept += score > cut.score;
     }
   }
   s->count = kept;
@@ -262,12 +284,39 @@ static int64_t entries_collect(ie_sampler *s, float bound, bool weighted, double
     if (s->maxima[b] < bound) continue;
     int64_t end = ie_min_i64((b + 1) * BLOCK, s->count);
     for (int64_t i = b * BLOCK; i < end; i++) {
-      if (s->scores[i] < bound) continue;
-      s->entries[n] = (ie_scored){s->scores[i], weighted ? s->weights[i] : 1.0f};
-      *mass += (double)s->entries[n++].mass;
+      bool in = s->scores[i] >= bound;
+      float one = weighted ? s->weights[i] : 1.0f;
+      s->entries[n] = (ie_scored){s->scores[i], one};
+      *mass += in ? (double)one : 0;
+      n += in;
     }
   }
   return n;
+}
+
+/* The same cut for heads of any length in two passes: masses are summed in buckets of the distance to the largest
+ * score, `scale` buckets a unit, and only the bucket in which the target is reached is searched. */
+static ie_cut bucket_cut(ie_sampler *s, float scale, bool weighted, double target) {
+  enum { LAST = IE_SELECT_BUCKETS - 1 };
+  memset(s->buckets, 0, IE_SELECT_BUCKETS * sizeof *s->buckets);
+  int32_t bucket[BLOCK];
+  for (int64_t i = 0; i < s->count; i += BLOCK) {
+    int64_t n = ie_min_i64(BLOCK, s->count - i);
+    ie_select_buckets(s->scores + i, n, s->largest, scale, bucket);
+    for (int64_t j = 0; j < n; j++) s->buckets[bucket[j]] += weighted ? (double)s->weights[i + j] : 1;
+  }
+  int32_t at = 0;
+  while (at < LAST && s->buckets[at] < target) target -= s->buckets[at++];
+  int64_t found = 0;
+  for (int64_t i = 0; i < s->count; i += BLOCK) {
+    int64_t n = ie_min_i64(BLOCK, s->count - i);
+    ie_select_buckets(s->scores + i, n, s->largest, scale, bucket);
+    for (int64_t j = 0; j < n; j++)
+      if (bucket[j] == at)
+        s->entries[found++] = (ie_scored){s->scores[i + j], weighted ? s->weights[i + j] : 1.0f};
+  }
+  /* rounding of the sums can leave the last bucket empty: then everything stays */
+  return found ? ie_select_cut(s->entries, found, target) : (ie_cut){-INFINITY, INT64_MAX};
 }
 
 /* --- Steps --------------------------------------------------------------------------------------------------- */
@@ -301,9 +350,20 @@ static ie_status top_k_run(ie_sampler *s, double value, ie_error *error) {
   ie_status status = largest_find(s, s->scores, s->count, error);
   if (status != IE_OK) return status;
   double mass;
-  float bound = bound_find(s, (int64_t)value);
-  int64_t n = entries_collect(s, bound, /*weighted=*/false, &mass);
-  cut_apply(s, (ie_cut){ie_select_cut(s->entries, n, value).score, INT64_MAX});
+  ie_cut cut;
+  if (value < (double)blocks_of(s->count)) {
+    int64_t n = entries_collect(s, bound_find(s, (int64_t)value), /*weighted=*/false, &mass);
+    cut = ie_select_cut(s->entries, n, value);
+  } else {
+    /* buckets for the range in which the blocks' maxima lie, and three times as far below */
+    float low = s->largest;
+    for (int64_t b = 0; b < blocks_of(s->count); b++)
+      if (s->maxima[b] < low && s->maxima[b] > -INFINITY) low = s->maxima[b];
+    float range = 4 * (s->largest - low);
+    cut =
+        bucket_cut(s, range > 0 && range < 1e30f ? IE_SELECT_BUCKETS / range : 1, /*weighted=*/false, value);
+  }
+  cut_apply(s, (ie_cut){cut.score, INT64_MAX});
   return IE_OK;
 }
 
@@ -315,26 +375,23 @@ static ie_status top_p_run(ie_sampler *s, double p, ie_error *error) {
   weights_find(s);
   double mass, target = p * s->total;
   int64_t n = entries_collect(s, bound_find(s, HEAD), /*weighted=*/true, &mass);
-  if (mass < target) n = entries_collect(s, -INFINITY, /*weighted=*/true, &mass);
-  cut_apply(s, ie_select_cut(s->entries, n, target));
+  cut_apply(s, mass >= target || n == s->count ? ie_select_cut(s->entries, n, target)
+                                               : bucket_cut(s, /*scale=*/32, /*weighted=*/true, target));
   return IE_OK;
 }
 
 static ie_status min_p_run(ie_sampler *s, double p, ie_error *error) {
   ie_status status = largest_find(s, s->scores, s->count, error);
   if (status != IE_OK) return status;
+  weights_find(s);
   int64_t kept = 0;
-  for (int64_t b = 0; b < blocks_of(s->count); b++) {
-    if ((double)ie_exp_nonpositive(s->maxima[b] - s->largest) < p) continue;
-    int64_t end = ie_min_i64((b + 1) * BLOCK, s->count);
-    for (int64_t i = b * BLOCK; i < end; i++) {
-      if ((double)ie_exp_nonpositive(s->scores[i] - s->largest) < p) continue;
-      s->ids[kept] = s->listed ? s->ids[i] : (int32_t)i;
-      s->scores[kept++] = s->scores[i];
-    }
+  row_list(s);
+  for (int64_t i = 0; i < s->count; i++) {
+    s->ids[kept] = s->ids[i];
+    s->scores[kept] = s->scores[i];
+    kept += (double)s->weights[i] >= p;
   }
   s->count = kept;
-  s->listed = true;
   return IE_OK;
 }
 

@@ -3,6 +3,7 @@
 #include "base/rng.h"
 
 #include <math.h>
+#include <string.h>
 
 void ie_select_block_maxima(const float *scores, int64_t count, float *maxima) {
   int64_t b = 0, whole = count / IE_SELECT_BLOCK;
@@ -21,6 +22,25 @@ void ie_select_block_maxima(const float *scores, int64_t count, float *maxima) {
   float most = -INFINITY;
   for (int64_t i = b * IE_SELECT_BLOCK; i < count; i++) most = scores[i] > most ? scores[i] : most;
   maxima[b] = most;
+}
+
+void ie_select_buckets(const float *scores, int64_t n, float largest, float scale, int32_t *bucket) {
+  const float last = (float)(IE_SELECT_BUCKETS - 1);
+  const ie_f32x4 limit = {last, last, last, last};
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    ie_f32x4 x;
+    memcpy(&x, scores + i, sizeof x);
+    ie_f32x4 at = (largest - x) * scale;
+    ie_i32x4 in = at < limit;
+    at = (ie_f32x4)(((ie_i32x4)at & in) | ((ie_i32x4)limit & ~in));
+    ie_i32x4 index = __builtin_convertvector(at, ie_i32x4);
+    memcpy(bucket + i, &index, sizeof index);
+  }
+  for (; i < n; i++) {
+    float at = (largest - scores[i]) * scale;
+    bucket[i] = (int32_t)(at < last ? at : last);
+  }
 }
 
 static float median3(float a, float b, float c) {
