@@ -55,7 +55,7 @@ files_in "c h" src | system_includes |
 files_in "c h" src | xargs -r grep -nE '^[ ]*#[ ]*(el)?if.*__(AVX|AMX|SSE|FMA)' | verdict "no conditional code by instruction set"
 
 files_in "h" include src cli tests | while read -r header; do
-  guard=$(sed -E 's|^include/||; s|^src/|CLOCHER_|; s|^cli/|CLOCHER_CLI_|; s,^tests/(support/)?,CLOCHER_TESTS_,; s|[/.-]|_|g' <<<"$header")
+  guard=$(sed -E 's|^include/||; s|^src/|CLOCHER_|; s|^cli/|CLOCHER_CLI_|; s|^tests/|CLOCHER_TESTS_|; s|[/.-]|_|g' <<<"$header")
   grep -q "^#ifndef ${guard^^}\$" "$header" || echo "$header: expected the guard ${guard^^}"
 done | verdict "headers are guarded by their own name"
 finish
