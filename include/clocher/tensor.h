@@ -82,7 +82,9 @@ typedef struct ie_tensor_out {
   const void *data; /* row-major, product(shape) elements */
 } ie_tensor_out;
 
-/* Writes a safetensors file atomically, tensors in the given order, data aligned to 64 bytes. */
+/* Writes a safetensors file atomically. The data starts at a multiple of 64 bytes; the format allows no holes, so
+ * tensors follow each other by the width of their element type, widest first, else in the given order: each is
+ * aligned to its element. IE_INVALID_ARGUMENT for a name given twice or a shape that is not valid. */
 ie_status ie_tensor_file_write(const char *path, const ie_tensor_out *tensors, size_t count, ie_error *error);
 
 #if defined(__GNUC__)

@@ -1,8 +1,18 @@
 /* A checkpoint: all tensors of a model directory in one table, whatever their container.
  *
- * Containers: one .safetensors file, shards with model.safetensors.index.json, IEBIN v1 (model.ie.json and
- * model.ie.bin, spec/clocher.md 2.1). All are mapped; no tensor is copied. Weights are looked for in DIR,
- * DIR/hf, and DIR/hf/original.
+ * All containers are mapped; no tensor is copied. Weights are looked for in DIR, DIR/hf, DIR/hf/original and
+ * DIR/original, in this order; the first folder that holds a container wins. In one folder, in this order:
+ *   1. the shards that model.safetensors.index.json names (each tensor where it says, none missing, none twice);
+ *   2. model.safetensors;
+ *   3. model-xxxxx-of-xxxxx.safetensors without an index, complete (shard 0 is published by some and optional);
+ *   4. IEBIN v1: model.ie.json with model.ie.bin (formats/iebin.h).
+ * So safetensors win over IEBIN that lies beside them: IEBIN is written from them and may be older. IEBIN in DIR
+ * wins over anything in DIR/hf. When no folder has any of these, a folder with exactly one other *.safetensors
+ * file is taken; otherwise the error lists what was found. reference.safetensors beside model.safetensors is thus
+ * never read as weights. A container that is there but damaged is an error, never a reason to look further.
+ *
+ * A tensor's data is aligned to its element when its file was written properly; a reader that needs alignment
+ * checks it, since old writers of safetensors did not care.
  * Owner: ie_checkpoint_free releases the mappings; every ie_tensor_info points into them.
  * Thread safety: read-only after open. */
 #ifndef CLOCHER_FORMATS_CHECKPOINT_H
@@ -17,7 +27,7 @@ typedef struct ie_checkpoint ie_checkpoint;
 ie_status ie_checkpoint_open(const char *dir, ie_checkpoint **out, ie_error *error);
 void ie_checkpoint_free(ie_checkpoint *checkpoint);
 ie_container ie_checkpoint_container(const ie_checkpoint *checkpoint);
-/* The folder that holds the weights (DIR, DIR/hf or DIR/hf/original). Borrowed. */
+/* The folder that holds the weights (DIR, DIR/hf, DIR/hf/original or DIR/original). Borrowed. */
 const char *ie_checkpoint_dir(const ie_checkpoint *checkpoint);
 size_t ie_checkpoint_count(const ie_checkpoint *checkpoint);
 /* In the order of the names, 0 <= i < count. Borrowed. */
@@ -25,8 +35,12 @@ const ie_tensor_info *ie_checkpoint_at(const ie_checkpoint *checkpoint, size_t i
 /* NULL when there is none of that name. */
 const ie_tensor_info *ie_checkpoint_find(const ie_checkpoint *checkpoint, const char *name);
 
-/* Where a file such as config.json lies: the weights' folder, else DIR, DIR/hf, DIR/hf/original. Fresh memory;
- * NULL when it is nowhere (or memory is out). */
+/* The files that are mapped, 0 <= i < count: path and size. Borrowed. */
+size_t ie_checkpoint_file_count(const ie_checkpoint *checkpoint);
+const char *ie_checkpoint_file_at(const ie_checkpoint *checkpoint, size_t i, size_t *bytes);
+
+/* Where a file such as config.json lies: the weights' folder, else DIR, DIR/hf, DIR/hf/original, DIR/original.
+ * Fresh memory; NULL when it is nowhere (or memory is out). */
 char *ie_checkpoint_path(const ie_checkpoint *checkpoint, const char *name);
 
 #endif

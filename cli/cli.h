@@ -1,0 +1,162 @@
+/* The command line: what a command is, how its options are described, parsed and explained.
+ *
+ * A command is one file cmd_<name>.c with one `const cli_command cmd_<name>`, listed in commands.c. Its options
+ * are a table: the same table parses the arguments into the command's own settings struct and writes --help, so
+ * the two cannot differ. Rules for every command:
+ *
+ *   --flag value and --flag=value; a flag without argument takes none; the last of a repeated flag counts (with a
+ *   note), a list flag (CLI_STRINGS) collects; `--` ends the flags; `-` is an ordinary argument; --help, -h.
+ *   Unknown flags are refused with the nearest known one.
+ *   Results go to stdout, everything else to stderr. Exit 0 ok, 1 failed, 2 usage, 4 quality gate.
+ *
+ * A command's run function gets a cli_context and its filled settings, writes results with the functions of
+ * cli/out.h, reports failures with cli_fail() and returns an exit code. Settings and strings live until it
+ * returns. cli/ includes clocher/, jansson and libc only; the environment is read once, by main. */
+#ifndef CLOCHER_CLI_CLI_H
+#define CLOCHER_CLI_CLI_H
+
+#include "clocher/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_GATE = 4, CLI_INTERRUPTED = 130 };
+
+/* What an option's value is, and the type of its field in the settings struct. */
+typedef enum cli_kind {
+  CLI_FLAG,   /* bool; no value */
+  CLI_INT,    /* int64_t in [min, max] */
+  CLI_FLOAT,  /* double in [min, max], finite */
+  CLI_SIZE,   /* uint64_t bytes: an integer with optional KiB MiB GiB KB MB GB */
+  CLI_STRING, /* const char *, NULL when absent */
+  CLI_CHOICE, /* int: index in choices */
+  CLI_STRINGS /* cli_strings, in the order given */
+} cli_kind;
+
+typedef struct cli_strings {
+  const char **items; /* (count), borrowed strings */
+  size_t count;
+} cli_strings;
+
+typedef struct cli_option {
+  const char *name; /* with its dashes: "--max-new" */
+  cli_kind kind;
+  size_t offset;              /* CLI_FIELD: where the value goes */
+  const char *argument;       /* the value's name in the help: "N"; NULL for CLI_FLAG */
+  const char *fallback;       /* the default, parsed as if it had been given; NULL: zero, NULL or absent */
+  const char *meaning;        /* one or two sentences */
+  double min, max;            /* CLI_INT, CLI_FLOAT; both 0: any value (CLI_INT: 0 to 2^53) */
+  const char *const *choices; /* CLI_CHOICE, NULL-terminated */
+  bool required;
+} cli_option;
+
+/* Offset of a field, checked at compile time to have the type that the option's kind writes. */
+#define CLI_FIELD(settings, field, type)                                                                     \
+  (offsetof(settings, field) + 0 * sizeof(&((settings *)0)->field == (type *)0))
+#define CLI_AS_FLAG(s, f)    .kind = CLI_FLAG, .offset = CLI_FIELD(s, f, bool)
+#define CLI_AS_INT(s, f)     .kind = CLI_INT, .offset = CLI_FIELD(s, f, int64_t)
+#define CLI_AS_FLOAT(s, f)   .kind = CLI_FLOAT, .offset = CLI_FIELD(s, f, double)
+#define CLI_AS_SIZE(s, f)    .kind = CLI_SIZE, .offset = CLI_FIELD(s, f, uint64_t)
+#define CLI_AS_STRING(s, f)  .kind = CLI_STRING, .offset = CLI_FIELD(s, f, const char *)
+#define CLI_AS_CHOICE(s, f)  .kind = CLI_CHOICE, .offset = CLI_FIELD(s, f, int)
+#define CLI_AS_STRINGS(s, f) .kind = CLI_STRINGS, .offset = CLI_FIELD(s, f, cli_strings)
+
+/* Indices of --precision and --device. */
+enum { CLI_FP32, CLI_BF16, CLI_FP16, CLI_INT8 };
+enum { CLI_DEVICE_AUTO, CLI_DEVICE_CPU, CLI_DEVICE_CUDA };
+
+/* The options that every command takes. */
+typedef struct cli_common {
+  int64_t threads; /* 0: one a core */
+  int precision;   /* CLI_FP32 ... */
+  int device;      /* CLI_DEVICE_AUTO ... */
+  uint64_t memory; /* limit in bytes; 0: none */
+  bool deterministic;
+  bool quiet;
+  bool no_cache;
+} cli_common;
+
+/* The environment, read once at the start. */
+typedef struct cli_env {
+  const char *isa; /* CLOCHER_ISA, or NULL */
+  char *cache_dir; /* the program's own folder for caches, or NULL: nowhere to put one */
+  bool color;      /* stderr is a terminal and NO_COLOR is not set */
+  bool terminal;   /* stderr is a terminal */
+} cli_env;
+
+typedef struct cli_command cli_command;
+
+typedef struct cli_context {
+  const cli_command *command;
+  cli_common common;
+  cli_env env;
+  const char *const *args; /* (arg_count) what is no flag, in order; borrowed */
+  size_t arg_count;
+  const bool *given;       /* one per option of the command's table */
+  int exit_on_write_error; /* private to out.c: errno of the first failed write to stdout */
+} cli_context;
+
+struct cli_command {
+  const char *name;                                 /* "chat-format" */
+  const char *summary;                              /* one line for the list of commands */
+  const char *usage;                                /* what follows the name: "--model-dir D [flags]" */
+  const char *help;                                 /* the longer text of --help; may be NULL */
+  const cli_option *options;                        /* ends with an entry without name; may be NULL */
+  size_t settings_bytes;                            /* size of the struct that the options fill */
+  size_t args_min, args_max;                        /* how many arguments that are no flags */
+  int (*run)(cli_context *context, void *settings); /* NULL: of a later milestone, answers "not built yet" */
+};
+
+/* All commands, in the order of the help; ends with NULL. commands.c. */
+extern const cli_command *const cli_commands[];
+
+/* Of this program: "0.1.0", and the commit it was built from ("unknown" outside a git tree). version.c. */
+const char *cli_version(void);
+const char *cli_commit(void);
+
+/* True when the flag ("--seed") stood on the command line. */
+bool cli_given(const cli_context *context, const char *flag);
+
+/* The folder for caches, or NULL when there is none or --no-cache was given. */
+const char *cli_cache_dir(const cli_context *context);
+
+/* Prints "clocher: MESSAGE" on stderr and returns the exit code that belongs to the status. */
+int cli_fail(const cli_context *context, ie_status status, const ie_error *error);
+/* The exit code of a status: 2 for IE_INVALID_ARGUMENT, 1 for all other failures. */
+int cli_exit_code(ie_status status);
+/* Prints a usage error that names the command's help, and returns 2. */
+__attribute__((format(printf, 2, 3))) int cli_usage(const cli_context *context, const char *format, ...);
+/* Prints "clocher: ..." on stderr: a failure that has no ie_error. Returns 1. */
+__attribute__((format(printf, 2, 3))) int cli_failf(const cli_context *context, const char *format, ...);
+/* Prints one line on stderr; nothing with --quiet. */
+__attribute__((format(printf, 2, 3))) void cli_log(const cli_context *context, const char *format, ...);
+
+/* Strict numbers: the whole string, nothing before or after. False when it is none or out of range. */
+bool cli_parse_int(const char *text, int64_t min, int64_t max, int64_t *out);
+bool cli_parse_float(const char *text, double min, double max, double *out);
+bool cli_parse_size(const char *text, uint64_t *out);
+
+/* The candidate (of a NULL-terminated list) that is nearest to a mistyped word; NULL for an empty list. A word
+ * that a candidate begins with is nearer than any other. */
+const char *cli_nearest(const char *word, const char *const *candidates);
+
+/* Parses argv (after the command's name) into *context and *settings, which is fresh memory. Returns -1 to go
+ * on, or an exit code (after --help: 0). cli_parsed_free releases what the parse allocated. */
+typedef struct cli_parsed {
+  void *settings;
+  const char **args;
+  bool *given;
+} cli_parsed;
+
+int cli_parse(cli_context *context, int argc, char **argv, cli_parsed *parsed);
+void cli_parsed_free(const cli_command *command, cli_parsed *parsed);
+
+/* Writes --help of one command, or the list of commands, on stdout. */
+void cli_help(const cli_command *command);
+void cli_help_all(void);
+
+/* The table of options that every command takes; offsets are in cli_common. */
+extern const cli_option cli_common_options[];
+
+#endif

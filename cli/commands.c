@@ -1,0 +1,45 @@
+/* The list of commands: one line each, in the order of the help. */
+#include "cli.h"
+
+/* clang-format off */
+#define BUILT(X) \
+  X(sample) \
+  X(synth) \
+  X(version) \
+
+/* Of later milestones: they answer "not built yet". Whoever builds one moves its line. */
+#define PLANNED(X) \
+  X(run,          "run",          "Generate text from a model directory") \
+  X(logits,       "logits",       "Write the logits of every position to a file") \
+  X(tokenize,     "tokenize",     "Text on stdin to token ids") \
+  X(detokenize,   "detokenize",   "Token ids on stdin to text") \
+  X(chat_format,  "chat-format",  "Render a conversation with the model's chat format") \
+  X(chat_parse,   "chat-parse",   "Read what a model wrote back into messages") \
+  X(inspect,      "inspect",      "Say what a model directory holds and what is wrong with it") \
+  X(plan,         "plan",         "Say where every byte would live, before loading anything") \
+  X(bench,        "bench",        "Measure, beside the machine's own ceilings") \
+  X(chat,         "chat",         "Talk with a model in the terminal") \
+  X(serve,        "serve",        "Serve an OpenAI-compatible HTTP interface") \
+  X(download,     "download",     "Fetch a model repository") \
+  X(pack,         "pack",         "Write a model in one packed container") \
+  X(quantize,     "quantize",     "Compress weights, with a quality gate") \
+  X(dedup,        "dedup",        "Store equal tensors once") \
+  X(convert,      "convert",      "Convert between containers") \
+  X(report,       "report",       "Write a benchmark report") \
+  X(verify,       "verify",       "Check tokens against a reference trace") \
+  X(eval,         "eval",         "Perplexity, multiple choice, generation tasks") \
+  X(gradients,    "gradients",    "Write the loss and its gradients to a file") \
+  X(train,        "train",        "Pretrain, fine-tune, or train an adapter or a tokenizer") \
+  X(merge,        "merge",        "Merge an adapter into its model") \
+  X(ocr,          "ocr",          "Documents to text") \
+  X(c2c,          "c2c",          "Two models that share their caches") \
+
+#define DECLARE(id) extern const cli_command cmd_##id;
+#define DEFINE(id, title, what) static const cli_command planned_##id = {.name = title, .summary = what};
+#define BUILT_ENTRY(id) &cmd_##id,
+#define PLANNED_ENTRY(id, title, what) &planned_##id,
+
+BUILT(DECLARE)
+PLANNED(DEFINE)
+
+const cli_command *const cli_commands[] = {BUILT(BUILT_ENTRY) PLANNED(PLANNED_ENTRY) NULL};

@@ -1,0 +1,81 @@
+#include "cli.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { HELP_COLUMN = 28, HELP_WIDTH = 100 };
+
+/* Prints words from column `at` on, wrapped, continued at column `indent`. */
+static void text_wrap(const char *text, int at, int indent) {
+  while (*text) {
+    int word = (int)strcspn(text, " ");
+    if (at + word > HELP_WIDTH && at > indent) {
+      printf("\n%*s", indent, "");
+      at = indent;
+    }
+    printf("%.*s", word, text);
+    at += word;
+    text += word;
+    while (*text == ' ') text++;
+    if (*text && at + 1 + (int)strcspn(text, " ") <= HELP_WIDTH) {
+      putchar(' ');
+      at++;
+    } else if (*text) {
+      printf("\n%*s", indent, "");
+      at = indent;
+    }
+  }
+  putchar('\n');
+}
+
+static void options_print(const char *title, const cli_option *table) {
+  if (!table || !table->name) return;
+  printf("\n%s:\n", title);
+  for (; table->name; table++) {
+    char text[1024], flag[128];
+    snprintf(flag, sizeof flag, "  %s%s%s", table->name, table->argument ? " " : "",
+             table->argument ? table->argument : "");
+    size_t n = (size_t)snprintf(text, sizeof text, "%s", table->meaning);
+    for (int i = 0; table->kind == CLI_CHOICE && table->choices[i] && n < sizeof text; i++)
+      n += (size_t)snprintf(text + n, sizeof text - n, "%s%s", i ? ", " : " One of: ", table->choices[i]);
+    if (table->kind == CLI_CHOICE && n < sizeof text) n += (size_t)snprintf(text + n, sizeof text - n, ".");
+    if (table->kind == CLI_STRINGS && n < sizeof text)
+      n += (size_t)snprintf(text + n, sizeof text - n, " May be repeated.");
+    if (table->fallback && n < sizeof text)
+      n += (size_t)snprintf(text + n, sizeof text - n, " [default: %s]", table->fallback);
+    if (table->required && n < sizeof text) snprintf(text + n, sizeof text - n, " [required]");
+    int at = printf("%s", flag);
+    if (at + 2 > HELP_COLUMN) {
+      putchar('\n');
+      at = 0;
+    }
+    printf("%*s", HELP_COLUMN - at, "");
+    text_wrap(text, HELP_COLUMN, HELP_COLUMN);
+  }
+}
+
+void cli_help(const cli_command *command) {
+  if (!command->run) {
+    printf("clocher %s: %s\n\nThis command is not built yet.\n", command->name, command->summary);
+    return;
+  }
+  int at = printf("Usage: clocher %s ", command->name);
+  text_wrap(command->usage ? command->usage : "[flags]", at, 9);
+  printf("\n%s.\n", command->summary);
+  if (command->help) printf("\n%s\n", command->help);
+  options_print("Flags", command->options);
+  options_print("Flags of every command", cli_common_options);
+  printf("\nExit: 0 ok, 1 failed, 2 usage or bad argument, 4 quality gate.\n");
+}
+
+void cli_help_all(void) {
+  printf("Clocher runs gpt-oss class language models on this machine.\n\nUsage: clocher COMMAND [flags]\n\n");
+  for (int built = 1; built >= 0; built--) {
+    printf(built ? "Commands:\n" : "\nNot built yet:\n");
+    for (const cli_command *const *c = cli_commands; *c; c++)
+      if (!!(*c)->run == built) printf("  %-14s%s\n", (*c)->name, (*c)->summary);
+  }
+  printf("\nclocher COMMAND --help explains a command and its flags. Environment: "
+         "CLOCHER_ISA=scalar|avx2|avx512|amx\n"
+         "forces a kernel set; XDG_CACHE_HOME; NO_COLOR.\n");
+}

@@ -1,0 +1,97 @@
+/* The entry: reads the environment, finds the command, runs it, and settles what became of stdout. */
+#include "cli.h"
+#include "out.h"
+#include "signals.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* $XDG_CACHE_HOME/clocher or $HOME/.cache/clocher, as the XDG base directory specification says (relative paths
+ * are ignored). Fresh memory or NULL. */
+static char *cache_dir_make(void) {
+  const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+  char *dir = NULL;
+  if (xdg && xdg[0] == '/') return asprintf(&dir, "%s/clocher", xdg) < 0 ? NULL : dir;
+  if (home && home[0] == '/') return asprintf(&dir, "%s/.cache/clocher", home) < 0 ? NULL : dir;
+  return NULL;
+}
+
+static cli_env env_read(void) {
+  const char *no_color = getenv("NO_COLOR"), *isa = getenv("CLOCHER_ISA");
+  bool terminal = isatty(STDERR_FILENO) == 1;
+  return (cli_env){
+      .isa = isa && isa[0] ? isa : NULL,
+      .cache_dir = cache_dir_make(),
+      .color = terminal && !(no_color && no_color[0]),
+      .terminal = terminal,
+  };
+}
+
+static const cli_command *command_find(const char *name) {
+  for (const cli_command *const *c = cli_commands; *c; c++)
+    if (!strcmp((*c)->name, name)) return *c;
+  return NULL;
+}
+
+static int command_unknown(const cli_context *context, const char *name) {
+  enum { MOST = 64 };
+  const char *names[MOST + 1] = {0};
+  for (size_t i = 0; i < MOST && cli_commands[i]; i++) names[i] = cli_commands[i]->name;
+  const char *what = name[0] == '-' ? "flag" : "command";
+  cli_failf(context, "unknown %s '%s'; the nearest command is %s", what, name, cli_nearest(name, names));
+  fprintf(stderr, "Try: clocher --help\n");
+  return CLI_USAGE;
+}
+
+static int command_run(cli_context *context, int argc, char **argv) {
+  cli_parsed parsed;
+  const cli_command *command = context->command;
+  if (!command->run) {
+    if (argc > 0 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h"))) {
+      cli_help(command);
+      return CLI_OK;
+    }
+    return cli_failf(context, "%s is not built yet", command->name);
+  }
+  int code = cli_parse(context, argc, argv, &parsed);
+  if (code < 0 && context->common.device == CLI_DEVICE_CUDA)
+    code = cli_failf(context, "--device cuda: not built (this program was built without CUDA)");
+  if (code < 0) code = command->run(context, parsed.settings);
+  cli_parsed_free(command, &parsed);
+  return code;
+}
+
+/* `clocher help [COMMAND]` and the flags that stand alone. Returns -1 when argv is an ordinary command. */
+static int help_run(cli_context *context, int argc, char **argv) {
+  if (argc < 2) {
+    cli_help_all();
+    return CLI_OK;
+  }
+  const char *word = argv[1];
+  bool help = !strcmp(word, "help");
+  if (!strcmp(word, "--help") || !strcmp(word, "-h") || (help && argc == 2)) {
+    cli_help_all();
+    return CLI_OK;
+  }
+  if (!help) return -1;
+  const cli_command *command = command_find(argv[2]);
+  if (!command) return command_unknown(context, argv[2]);
+  cli_help(command);
+  return CLI_OK;
+}
+
+int main(int argc, char **argv) {
+  cli_out_init();
+  cli_signals_install();
+  cli_context context = {.env = env_read()};
+  int code = help_run(&context, argc, argv);
+  if (code < 0) {
+    const char *name = strcmp(argv[1], "--version") ? argv[1] : "version";
+    context.command = command_find(name);
+    code = context.command ? command_run(&context, argc - 2, argv + 2) : command_unknown(&context, name);
+  }
+  free(context.env.cache_dir);
+  return cli_out_finish(&context, code);
+}

@@ -1,0 +1,110 @@
+#include "out.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void cli_out_init(void) {
+  for (int fd = 0; fd <= 2; fd++)
+    if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) (void)!open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY);
+  signal(SIGPIPE, SIG_IGN);
+}
+
+static bool out_note(cli_context *context, bool ok) {
+  if (!ok && !context->exit_on_write_error) context->exit_on_write_error = errno ? errno : EIO;
+  return ok && !context->exit_on_write_error;
+}
+
+bool cli_out_ok(const cli_context *context) {
+  return !context->exit_on_write_error && !ferror(stdout);
+}
+
+bool cli_out_write(cli_context *context, const void *bytes, size_t size) {
+  errno = 0;
+  return out_note(context, fwrite(bytes, 1, size, stdout) == size);
+}
+
+bool cli_out_printf(cli_context *context, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  errno = 0;
+  bool ok = out_note(context, vfprintf(stdout, format, args) >= 0);
+  va_end(args);
+  return ok;
+}
+
+bool cli_out_flush(cli_context *context) {
+  errno = 0;
+  return out_note(context, fflush(stdout) == 0);
+}
+
+/* True when stdout is a pipe or socket that nobody reads: for commands that used stdio and lost errno. */
+static bool reader_gone(void) {
+  struct pollfd p = {.fd = STDOUT_FILENO, .events = POLLOUT};
+  return poll(&p, 1, 0) == 1 && (p.revents & (POLLERR | POLLHUP));
+}
+
+int cli_out_finish(cli_context *context, int code) {
+  bool failed_before = ferror(stdout) != 0;
+  cli_out_flush(context);
+  if (failed_before && !context->exit_on_write_error) context->exit_on_write_error = EIO;
+  if (!context->exit_on_write_error) return code;
+  if (context->exit_on_write_error == EPIPE || reader_gone()) return code;
+  cli_failf(context, "cannot write to standard output: %s", strerror(context->exit_on_write_error));
+  return code == CLI_OK ? CLI_FAILED : code;
+}
+
+bool cli_bytes_append(ie_bytes *bytes, const void *data, size_t size) {
+  size_t need;
+  if (__builtin_add_overflow(bytes->size, size, &need) || __builtin_add_overflow(need, (size_t)1, &need))
+    return false;
+  if (need > bytes->capacity) {
+    size_t capacity = bytes->capacity + bytes->capacity / 2;
+    if (capacity < need) capacity = need;
+    char *grown = realloc(bytes->data, capacity);
+    if (!grown) return false;
+    bytes->data = grown;
+    bytes->capacity = capacity;
+  }
+  if (size) memcpy(bytes->data + bytes->size, data, size);
+  bytes->size += size;
+  bytes->data[bytes->size] = '\0';
+  return true;
+}
+
+static ie_status stream_read(FILE *stream, const char *where, size_t max_bytes, ie_bytes *out,
+                             ie_error *error) {
+  char *block = malloc(1 << 16);
+  if (!block || !cli_bytes_append(out, "", 0)) {
+    free(block);
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory while reading", where);
+  }
+  size_t n, total = 0;
+  ie_status status = IE_OK;
+  while (status == IE_OK && (n = fread(block, 1, 1 << 16, stream)) > 0) {
+    total += n;
+    if (total > max_bytes)
+      status = ie_error_set(error, IE_LIMIT, "%s: larger than %zu bytes", where, max_bytes);
+    else if (!cli_bytes_append(out, block, n))
+      status = ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory after %zu bytes", where, out->size);
+  }
+  if (status == IE_OK && ferror(stream))
+    status = ie_error_set(error, IE_IO, "%s: cannot read: %s", where, strerror(errno));
+  free(block);
+  return status;
+}
+
+ie_status cli_read(const char *path, size_t max_bytes, ie_bytes *out, ie_error *error) {
+  if (!strcmp(path, "-")) return stream_read(stdin, "standard input", max_bytes, out, error);
+  FILE *stream = fopen(path, "rbe");
+  if (!stream) return ie_error_set(error, IE_IO, "%s: cannot open: %s", path, strerror(errno));
+  ie_status status = stream_read(stream, path, max_bytes, out, error);
+  fclose(stream);
+  return status;
+}

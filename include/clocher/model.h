@@ -1,0 +1,116 @@
+/* Models: a checkpoint directory bound to a device, ready to compute.
+ *
+ * A directory holds config.json and weights in a published layout (Hugging Face safetensors, OpenAI's original
+ * gpt-oss layout, IEBIN v1), in DIR, DIR/hf or DIR/hf/original. Weights are mapped and computed where they lie.
+ *
+ * Ownership: a model borrows its device and is freed before it. States borrow the model.
+ * Thread safety: read-only after open; but its device runs one operation at a time. */
+#ifndef CLOCHER_MODEL_H
+#define CLOCHER_MODEL_H
+
+#include "clocher/device.h"
+#include "clocher/tensor.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+typedef struct ie_model ie_model;
+
+typedef struct ie_model_options {
+  ie_precision precision;
+  bool plan_only; /* bind for ie_model_plan alone: nothing is transposed or copied, and nothing can be computed */
+} ie_model_options;
+
+/* Opens, checks and binds a model. options may be NULL (bf16). IE_FORMAT names the file, tensor or key at fault;
+ * IE_UNSUPPORTED an architecture that is not built. */
+ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_options *options, ie_model **out,
+                        ie_error *error);
+void ie_model_free(ie_model *model);
+
+enum { IE_STOP_IDS_MAX = 16 };
+
+/* What a model is. Strings are borrowed from it. */
+typedef struct ie_model_info {
+  const char *architecture; /* "gpt-oss" */
+  const char *chat_format;  /* the architecture's own: "harmony"; NULL: none */
+  const char *layout;       /* "hf", "original", "native" or "iebin" */
+  const char *weights;      /* encodings, such as "mxfp4+bf16" */
+  const char *dir;          /* folder of the weights */
+  ie_precision precision;
+  int64_t parameters, active_parameters; /* active: used for one token */
+  size_t weights_bytes;        /* of all tensors of the checkpoint that the model uses */
+  size_t weights_copied_bytes; /* of those, in memory of their own (transposed at load) instead of mapped */
+  int64_t layers, width, vocab, context_tok; /* context: the largest number of positions */
+  int stop_count;
+  int32_t stop_ids[IE_STOP_IDS_MAX]; /* of generation_config.json or config.json */
+} ie_model_info;
+
+const ie_model_info *ie_model_describe(const ie_model *model);
+
+/* --- Inspecting a directory ------------------------------------------------------------------------------ */
+
+typedef enum ie_problem_level { IE_PROBLEM_WARNING, IE_PROBLEM_ERROR } ie_problem_level;
+
+typedef struct ie_problem {
+  ie_problem_level level;
+  char where[256]; /* file, tensor or key */
+  char what[512];
+} ie_problem;
+
+typedef struct ie_inspection ie_inspection;
+
+/* Looks at a directory without computing anything: never fails because of what it finds, only when memory is out
+ * or the directory itself cannot be read. */
+ie_status ie_inspect_open(const char *dir, ie_inspection **out, ie_error *error);
+void ie_inspect_free(ie_inspection *inspection);
+/* Fields that could not be found out are NULL or 0. */
+const ie_model_info *ie_inspect_info(const ie_inspection *inspection);
+size_t ie_inspect_tensor_count(const ie_inspection *inspection);
+const ie_tensor_info *ie_inspect_tensor(const ie_inspection *inspection, size_t i);
+size_t ie_inspect_problem_count(const ie_inspection *inspection);
+const ie_problem *ie_inspect_problem(const ie_inspection *inspection, size_t i);
+
+/* --- Planning memory ------------------------------------------------------------------------------------- */
+
+typedef struct ie_plan_options {
+  int64_t context_tok; /* 0: the model's own context, at most 4096 */
+  int64_t sequences;   /* 0: 1 */
+  int64_t chunk_tok;   /* prompt tokens per forward; 0: the default */
+  ie_dtype kv;         /* IE_F32, IE_F16, IE_BF16; IE_DTYPE_NONE: the default of the precision */
+  size_t memory_bytes; /* limit; 0: none */
+} ie_plan_options;
+
+enum { IE_PLAN_PLACES = 8 };
+
+typedef struct ie_plan_place {
+  char tensors[64];  /* "experts", "attention", ... */
+  const char *where; /* "map", "ram", "disk" or "gpu" */
+  size_t bytes;
+} ie_plan_place;
+
+/* Bytes before anything is loaded. peak = resident weights + kv + scratch + other. */
+typedef struct ie_plan {
+  size_t weights_bytes, resident_weights_bytes, kv_bytes, scratch_bytes, other_bytes, peak_bytes, minimum_bytes;
+  bool fits;                     /* peak <= memory_bytes, or no limit was given */
+  size_t streamed_bytes_per_tok; /* read from disk for each token; 0 while all weights are resident */
+  int places;
+  ie_plan_place place[IE_PLAN_PLACES];
+} ie_plan;
+
+ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, ie_plan *out, ie_error *error);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,370 @@
+#include "formats/checkpoint.h"
+
+#include "base/buf.h"
+#include "base/file.h"
+#include "base/quote.h"
+#include "formats/iebin.h"
+#include "formats/safetensors.h"
+#include "formats/shard_index.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct ie_checkpoint {
+  ie_container container;
+  char *root;   /* DIR as it was given */
+  char *dir;    /* the folder of the weights */
+  ie_map *maps; /* (map_count) */
+  size_t map_count;
+  ie_table table;
+};
+
+static const char index_name[] = "model.safetensors.index.json";
+static const char single_name[] = "model.safetensors";
+static const char iebin_name[] = "model.ie.json";
+static const size_t max_json_bytes = (size_t)100 << 20;
+
+/* Below DIR, in the order of search. */
+static const char *const subfolders[] = {"", "hf", "hf/original", "original"};
+enum { SUBFOLDERS = sizeof subfolders / sizeof subfolders[0] };
+
+static ie_status memory_error(const char *where, ie_error *error) {
+  return ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", where);
+}
+
+static char *subfolder_path(const char *root, size_t i) {
+  return subfolders[i][0] ? ie_path_join(root, subfolders[i]) : strdup(root);
+}
+
+static bool ends_with(const char *s, const char *suffix) {
+  size_t n = strlen(s), m = strlen(suffix);
+  return n > m && strcmp(s + n - m, suffix) == 0;
+}
+
+/* A sorted list of the names in a folder that a filter lets through. */
+typedef struct name_list {
+  struct dirent **entries;
+  int count;
+} name_list;
+
+static int filter_safetensors(const struct dirent *entry) {
+  return ends_with(entry->d_name, ".safetensors");
+}
+
+static int filter_weights(const struct dirent *entry) {
+  static const char *const suffixes[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ie.json"};
+  for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++)
+    if (ends_with(entry->d_name, suffixes[i])) return 1;
+  return 0;
+}
+
+static void name_list_free(name_list *list) {
+  for (int i = 0; i < list->count; i++) free(list->entries[i]);
+  free(list->entries);
+  *list = (name_list){0};
+}
+
+/* A folder that cannot be read counts as empty. */
+static ie_status name_list_read(const char *dir, int (*filter)(const struct dirent *), name_list *out,
+                                ie_error *error) {
+  *out = (name_list){0};
+  int count = scandir(dir, &out->entries, filter, alphasort);
+  if (count < 0 && errno == ENOMEM) return memory_error(dir, error);
+  if (count > 0) out->count = count;
+  return IE_OK;
+}
+
+/* "model-00001-of-00003.safetensors" (or "model--..."): its number and how many there are. */
+static bool shard_parse(const char *name, long *number, long *total) {
+  if (strncmp(name, "model-", 6) != 0) return false;
+  name += name[6] == '-' ? 7 : 6;
+  char *end;
+  if (!isdigit((unsigned char)*name)) return false;
+  *number = strtol(name, &end, 10);
+  if (strncmp(end, "-of-", 4) != 0 || !isdigit((unsigned char)end[4])) return false;
+  *total = strtol(end + 4, &end, 10);
+  return strcmp(end, ".safetensors") == 0 && *number <= *total && *total > 0;
+}
+
+/* Maps dir/name and appends its tensors. The map's place must have been reserved. */
+static ie_status file_add(ie_checkpoint *c, const char *name, ie_error *error) {
+  char *path = ie_path_join(c->dir, name);
+  if (!path) return memory_error(c->dir, error);
+  ie_map *map = &c->maps[c->map_count];
+  ie_table table = {0};
+  ie_status status = ie_map_open(path, map, error);
+  if (status == IE_OK) {
+    c->map_count++;
+    status = ie_safetensors_parse(map->data, map->size, map->path, &table, error);
+  }
+  if (status == IE_OK) status = ie_table_move(&c->table, &table, error);
+  ie_table_free(&table);
+  free(path);
+  return status;
+}
+
+static ie_status files_add(ie_checkpoint *c, const char *const *names, size_t count, ie_error *error) {
+  c->container = IE_CONTAINER_SAFETENSORS;
+  c->maps = calloc(count ? count : 1, sizeof *c->maps);
+  if (!c->maps) return memory_error(c->dir, error);
+  for (size_t i = 0; i < count; i++) {
+    ie_status status = file_add(c, names[i], error);
+    if (status != IE_OK) return status;
+  }
+  return ie_table_seal(&c->table, error);
+}
+
+/* Every tensor of the weight map stands in the file that it names. */
+static ie_status index_check(const ie_checkpoint *c, const ie_shard_index *index, const char *path,
+                             ie_error *error) {
+  const char *name;
+  json_t *value;
+  json_object_foreach((json_t *)(uintptr_t)index->weight_map, name, value) {
+    const char *file = json_string_value(value);
+    const ie_tensor_info *tensor = ie_table_find(&c->table, name);
+    if (!tensor)
+      return ie_error_set(error, IE_FORMAT, "%s: tensor %s is missing: %s does not hold it", path,
+                          ie_quote(name).text, ie_quote(file).text);
+    const char *base = strrchr(tensor->file, '/');
+    if (strcmp(base ? base + 1 : tensor->file, file) != 0)
+      return ie_error_set(error, IE_FORMAT, "%s: tensor %s should be in %s, it is in %s", path,
+                          ie_quote(name).text, ie_quote(file).text, tensor->file);
+  }
+  return IE_OK;
+}
+
+static ie_status open_index(ie_checkpoint *c, ie_error *error) {
+  ie_buf text = {0};
+  ie_shard_index index = {0};
+  char *path = ie_path_join(c->dir, index_name);
+  if (!path) return memory_error(c->dir, error);
+  ie_status status = ie_file_read(path, max_json_bytes, &text, error);
+  if (status == IE_OK)
+    status = ie_shard_index_parse(text.data ? text.data : "", text.size, path, &index, error);
+  if (status == IE_OK) status = files_add(c, index.files, index.file_count, error);
+  if (status == IE_OK) status = index_check(c, &index, path, error);
+  ie_shard_index_free(&index);
+  ie_buf_free(&text);
+  free(path);
+  return status;
+}
+
+static ie_status open_iebin(ie_checkpoint *c, ie_error *error) {
+  c->container = IE_CONTAINER_IEBIN;
+  ie_buf text = {0};
+  ie_iebin iebin = {0};
+  char *bin_path = NULL;
+  char *path = ie_path_join(c->dir, iebin_name);
+  ie_status status = IE_OK;
+  c->maps = calloc(1, sizeof *c->maps);
+  if (!path || !c->maps) status = memory_error(c->dir, error);
+  if (status == IE_OK) status = ie_file_read(path, max_json_bytes, &text, error);
+  if (status == IE_OK) status = ie_iebin_parse(text.data ? text.data : "", text.size, path, &iebin, error);
+  if (status == IE_OK && !(bin_path = ie_path_join(c->dir, iebin.bin_name)))
+    status = memory_error(c->dir, error);
+  if (status == IE_OK) status = ie_map_open(bin_path, &c->maps[0], error);
+  if (status == IE_OK) {
+    c->map_count = 1;
+    status = ie_iebin_read_table(&iebin, c->maps[0].data, c->maps[0].size, c->maps[0].path, &c->table, error);
+  }
+  ie_iebin_free(&iebin);
+  ie_buf_free(&text);
+  free(bin_path);
+  free(path);
+  return status;
+}
+
+/* Numbered shards without an index must be complete, since nothing else says what is missing. Fills names (room for
+ * the whole list) with them; seen likewise. */
+static ie_status shards_collect(const char *dir, const name_list *list, const char **names, size_t *count,
+                                bool *seen, ie_error *error) {
+  long number, total, of = 0;
+  for (int i = 0; i < list->count; i++) {
+    const char *name = list->entries[i]->d_name;
+    if (!shard_parse(name, &number, &total)) continue;
+    if (*count > 0 && total != of)
+      return ie_error_set(error, IE_FORMAT, "%s: shards of two checkpoints: %s and %s", dir,
+                          ie_quote(names[0]).text, ie_quote(name).text);
+    of = total;
+    names[(*count)++] = name;
+    if (number <= list->count) seen[number] = true;
+  }
+  for (number = 1; number <= of; number++)
+    if (number > list->count || !seen[number])
+      return ie_error_set(error, IE_FORMAT, "%s: shard %ld of %ld is missing (there are %s ..., and no %s)",
+                          dir, number, of, ie_quote(names[0]).text, index_name);
+  return IE_OK;
+}
+
+static ie_status open_shards(ie_checkpoint *c, const name_list *list, ie_error *error) {
+  const char **names = calloc((size_t)list->count + 1, sizeof *names);
+  bool *seen = calloc((size_t)list->count + 1, sizeof *seen);
+  size_t count = 0;
+  ie_status status = IE_OK;
+  if (!names || !seen) status = memory_error(c->dir, error);
+  if (status == IE_OK) status = shards_collect(c->dir, list, names, &count, seen, error);
+  if (status == IE_OK) status = files_add(c, names, count, error);
+  free(seen);
+  free(names);
+  return status;
+}
+
+/* *there: dir holds a file of that name. */
+static ie_status look_for(const char *dir, const char *name, bool *there, ie_error *error) {
+  char *path = ie_path_join(dir, name);
+  if (!path) return memory_error(dir, error);
+  *there = ie_file_exists(path);
+  free(path);
+  return IE_OK;
+}
+
+/* Opens the container in c->dir. *found stays false when there is none; `lone` also takes a single *.safetensors of
+ * any name. */
+static ie_status open_folder(ie_checkpoint *c, bool lone, bool *found, ie_error *error) {
+  const char *const single[] = {single_name};
+  bool has_index = false, has_single = false, has_iebin = false, has_shards = false;
+  name_list list = {0};
+  ie_status status = look_for(c->dir, index_name, &has_index, error);
+  if (status == IE_OK) status = look_for(c->dir, single_name, &has_single, error);
+  if (status == IE_OK) status = look_for(c->dir, iebin_name, &has_iebin, error);
+  if (status == IE_OK) status = name_list_read(c->dir, filter_safetensors, &list, error);
+  if (status != IE_OK) return status;
+  long number, total;
+  for (int i = 0; i < list.count; i++)
+    has_shards = has_shards || shard_parse(list.entries[i]->d_name, &number, &total);
+  *found = true;
+  if (has_index) {
+    status = open_index(c, error);
+  } else if (has_single) {
+    status = files_add(c, single, 1, error);
+  } else if (has_shards) {
+    status = open_shards(c, &list, error);
+  } else if (has_iebin) {
+    status = open_iebin(c, error);
+  } else if (lone && list.count == 1) {
+    const char *const only[] = {list.entries[0]->d_name};
+    status = files_add(c, only, 1, error);
+  } else {
+    *found = false;
+  }
+  name_list_free(&list);
+  return status;
+}
+
+/* "no weights": what was looked for, and what lies there instead. */
+static ie_status nothing_found(const char *root, ie_error *error) {
+  if (!ie_folder_exists(root))
+    return ie_error_set(error, IE_IO, "%s: %s", root,
+                        ie_file_exists(root) ? "expected a model's folder, found a file" : "no such folder");
+  ie_buf seen = {0};
+  for (size_t i = 0; i < SUBFOLDERS; i++) {
+    char *dir = subfolder_path(root, i);
+    name_list list = {0};
+    if (dir) (void)name_list_read(dir, filter_weights, &list, NULL); /* it only feeds the message */
+    for (int k = 0; k < list.count; k++)
+      ie_buf_printf(&seen, "%s%s%s%s", seen.size ? ", " : "", subfolders[i], subfolders[i][0] ? "/" : "",
+                    ie_quote(list.entries[k]->d_name).text);
+    name_list_free(&list);
+    free(dir);
+  }
+  ie_status status =
+      ie_error_set(error, IE_IO,
+                   "%s: no weights: expected model.safetensors, its index or shards, or model.ie.json "
+                   "there or in hf, hf/original or original; found %s",
+                   root, seen.size ? seen.data : "no file of weights");
+  ie_buf_free(&seen);
+  return status;
+}
+
+/* Forgets what a folder without weights may have left. */
+static void checkpoint_clear(ie_checkpoint *c) {
+  ie_table_free(&c->table);
+  for (size_t i = 0; i < c->map_count; i++) ie_map_close(&c->maps[i]);
+  free(c->maps);
+  c->maps = NULL;
+  c->map_count = 0;
+  free(c->dir);
+  c->dir = NULL;
+}
+
+static ie_status checkpoint_search(ie_checkpoint *c, ie_error *error) {
+  for (int lone = 0; lone < 2; lone++) {
+    for (size_t i = 0; i < SUBFOLDERS; i++) {
+      c->dir = subfolder_path(c->root, i);
+      if (!c->dir) return memory_error(c->root, error);
+      bool found = false;
+      ie_status status = open_folder(c, lone == 1, &found, error);
+      if (found || status != IE_OK) return status;
+      checkpoint_clear(c);
+    }
+  }
+  return nothing_found(c->root, error);
+}
+
+ie_status ie_checkpoint_open(const char *dir, ie_checkpoint **out, ie_error *error) {
+  *out = NULL;
+  ie_checkpoint *c = calloc(1, sizeof *c);
+  if (!c) return memory_error(dir, error);
+  c->root = strdup(dir);
+  ie_status status = c->root ? checkpoint_search(c, error) : memory_error(dir, error);
+  if (status != IE_OK) {
+    ie_checkpoint_free(c);
+    return status;
+  }
+  *out = c;
+  return IE_OK;
+}
+
+void ie_checkpoint_free(ie_checkpoint *checkpoint) {
+  if (!checkpoint) return;
+  checkpoint_clear(checkpoint);
+  free(checkpoint->root);
+  free(checkpoint);
+}
+
+ie_container ie_checkpoint_container(const ie_checkpoint *checkpoint) {
+  return checkpoint->container;
+}
+
+const char *ie_checkpoint_dir(const ie_checkpoint *checkpoint) {
+  return checkpoint->dir;
+}
+
+size_t ie_checkpoint_count(const ie_checkpoint *checkpoint) {
+  return checkpoint->table.count;
+}
+
+const ie_tensor_info *ie_checkpoint_at(const ie_checkpoint *checkpoint, size_t i) {
+  return i < checkpoint->table.count ? &checkpoint->table.tensors[i] : NULL;
+}
+
+const ie_tensor_info *ie_checkpoint_find(const ie_checkpoint *checkpoint, const char *name) {
+  return ie_table_find(&checkpoint->table, name);
+}
+
+size_t ie_checkpoint_file_count(const ie_checkpoint *checkpoint) {
+  return checkpoint->map_count;
+}
+
+const char *ie_checkpoint_file_at(const ie_checkpoint *checkpoint, size_t i, size_t *bytes) {
+  if (i >= checkpoint->map_count) return NULL;
+  *bytes = checkpoint->maps[i].size;
+  return checkpoint->maps[i].path;
+}
+
+char *ie_checkpoint_path(const ie_checkpoint *checkpoint, const char *name) {
+  char *path = ie_path_join(checkpoint->dir, name);
+  if (path && ie_file_exists(path)) return path;
+  free(path);
+  for (size_t i = 0; i < SUBFOLDERS; i++) {
+    char *dir = subfolder_path(checkpoint->root, i);
+    path = dir ? ie_path_join(dir, name) : NULL;
+    free(dir);
+    if (path && ie_file_exists(path)) return path;
+    free(path);
+  }
+  return NULL;
+}

@@ -1,0 +1,163 @@
+#include "ops/ops.h"
+
+#include "base/size.h"
+
+#include <math.h>
+
+/* Refuses an op that the device lacks, by name. */
+#define OP_LAUNCHER(ctx, entry)                                                                                        \
+  ((ctx)->device->ops.entry != NULL ||                                                                                 \
+   (ie_ctx_fail(ctx, IE_UNSUPPORTED, "%s: device %s has no such operation", #entry, (ctx)->device->kind), false))
+
+static bool shape_is(ie_ctx *ctx, const char *op, const char *what, int64_t found, int64_t expected) {
+  if (found == expected) return true;
+  ie_ctx_fail(ctx, IE_FORMAT, "%s: %s: expected %lld, found %lld", op, what, (long long)expected, (long long)found);
+  return false;
+}
+
+static ie_tensor *tensor_2d(ie_ctx *ctx, ie_dtype dtype, int64_t rows, int64_t cols) {
+  return ie_ctx_tensor(ctx, dtype, 2, (int64_t[]){rows, cols});
+}
+
+ie_tensor *ie_op_embed(ie_ctx *ctx, const ie_weight *w, const ie_batch *batch) {
+  if (!OP_LAUNCHER(ctx, embed)) return NULL;
+  ie_tensor *y = tensor_2d(ctx, IE_F32, batch->tokens, w->cols);
+  if (y) ctx->device->ops.embed(ctx, y, w, batch);
+  return y;
+}
+
+ie_tensor *ie_op_rms_norm(ie_ctx *ctx, const ie_tensor *x, const ie_vector *weight, float eps) {
+  if (!x || !OP_LAUNCHER(ctx, rms_norm) || !shape_is(ctx, "rms_norm", "width", x->shape[x->rank - 1], weight->n))
+    return NULL;
+  ie_tensor *y = ie_ctx_tensor(ctx, IE_F32, x->rank, x->shape);
+  if (y) ctx->device->ops.rms_norm(ctx, y, x, weight, eps);
+  return y;
+}
+
+/* x as (T, K) whatever its rank: the trailing dimensions are one row. */
+static ie_tensor as_rows(const ie_tensor *x) {
+  ie_tensor rows = *x;
+  rows.rank = 2;
+  rows.shape[1] = ie_tensor_count(x) / ie_max_i64(1, x->shape[0]);
+  rows.shape[2] = rows.shape[3] = 1;
+  return rows;
+}
+
+ie_tensor *ie_op_linear(ie_ctx *ctx, const ie_tensor *x, const ie_weight *w) {
+  if (!x || !OP_LAUNCHER(ctx, linear)) return NULL;
+  ie_tensor rows = as_rows(x);
+  if (!shape_is(ctx, "linear", w->name, rows.shape[1], w->cols)) return NULL;
+  ie_tensor *y = tensor_2d(ctx, IE_F32, x->shape[0], w->rows);
+  if (y) ctx->device->ops.linear(ctx, &y, &rows, &w, /*n=*/1, /*add=*/false);
+  return y;
+}
+
+ie_qkv ie_op_qkv(ie_ctx *ctx, const ie_tensor *x, const ie_weight *wq, const ie_weight *wk, const ie_weight *wv,
+                 int64_t head_dim) {
+  ie_qkv out = {0};
+  if (!x || !OP_LAUNCHER(ctx, linear)) return out;
+  const ie_weight *w[3] = {wq, wk, wv};
+  ie_tensor *y[3];
+  for (int i = 0; i < 3; i++) {
+    if (!shape_is(ctx, "qkv", w[i]->name, x->shape[1], w[i]->cols)) return out;
+    y[i] = tensor_2d(ctx, IE_F32, x->shape[0], w[i]->rows);
+    if (!y[i]) return out;
+  }
+  ctx->device->ops.linear(ctx, y, x, w, /*n=*/3, /*add=*/false);
+  for (int i = 0; i < 3; i++) {
+    y[i]->rank = 3;
+    y[i]->shape[1] = w[i]->rows / head_dim;
+    y[i]->shape[2] = head_dim;
+  }
+  return (ie_qkv){.q = y[0], .k = y[1], .v = y[2]};
+}
+
+ie_tensor *ie_op_linear_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tensor *x, const ie_weight *w) {
+  if (!residual || !x || !OP_LAUNCHER(ctx, linear)) return NULL;
+  ie_tensor rows = as_rows(x);
+  if (!shape_is(ctx, "linear_residual", w->name, rows.shape[1], w->cols) ||
+      !shape_is(ctx, "linear_residual", "residual width", residual->shape[1], w->rows))
+    return NULL;
+  ctx->device->ops.linear(ctx, &residual, &rows, &w, /*n=*/1, /*add=*/true);
+  return residual;
+}
+
+ie_rope_table ie_op_rope_table(ie_ctx *ctx, const ie_batch *batch, const float *inv_freq, int64_t half, float scale) {
+  ie_rope_table table = {tensor_2d(ctx, IE_F32, batch->tokens, half), tensor_2d(ctx, IE_F32, batch->tokens, half)};
+  if (!table.cos || !table.sin) return (ie_rope_table){0};
+  if (ctx->dry) return table;
+  for (int64_t t = 0; t < batch->tokens; t++) {
+    for (int64_t i = 0; i < half; i++) {
+      float angle = (float)batch->position[t] * inv_freq[i];
+      ie_tensor_f32(table.cos)[t * half + i] = (float)cos((double)angle) * scale;
+      ie_tensor_f32(table.sin)[t * half + i] = (float)sin((double)angle) * scale;
+    }
+  }
+  return table;
+}
+
+ie_tensor *ie_op_rope(ie_ctx *ctx, ie_tensor *x, ie_rope_table table) {
+  if (!x || !table.cos || !OP_LAUNCHER(ctx, rope)) return NULL;
+  if (!shape_is(ctx, "rope", "head dimension", x->shape[2], 2 * table.cos->shape[1])) return NULL;
+  ctx->device->ops.rope(ctx, x, table.cos, table.sin);
+  return x;
+}
+
+void ie_op_kv_append(ie_ctx *ctx, ie_kv_layer *kv, const ie_tensor *k, const ie_tensor *v, const ie_batch *batch) {
+  if (!k || !v || !OP_LAUNCHER(ctx, kv_append)) return;
+  if (!shape_is(ctx, "kv_append", "heads", k->shape[1], kv->heads) ||
+      !shape_is(ctx, "kv_append", "head dimension", k->shape[2], kv->dim))
+    return;
+  ctx->device->ops.kv_append(ctx, kv, k, v, batch);
+}
+
+ie_tensor *ie_op_attention(ie_ctx *ctx, const ie_tensor *q, const ie_kv_layer *kv, const ie_batch *batch,
+                           const ie_attention_options *options) {
+  if (!q || !OP_LAUNCHER(ctx, attention)) return NULL;
+  if (!shape_is(ctx, "attention", "head dimension", q->shape[2], kv->dim) ||
+      !shape_is(ctx, "attention", "query heads beyond a multiple of the KV heads", q->shape[1] % kv->heads, 0) ||
+      (options->sinks.data && !shape_is(ctx, "attention", "sinks", options->sinks.n, q->shape[1])))
+    return NULL;
+  ie_tensor *y = tensor_2d(ctx, IE_F32, q->shape[0], q->shape[1] * q->shape[2]);
+  if (y) ctx->device->ops.attention(ctx, y, q, kv, batch, options);
+  return y;
+}
+
+ie_routing ie_op_route(ie_ctx *ctx, const ie_tensor *logits, const ie_route_options *options) {
+  ie_routing out = {0};
+  if (!logits || !OP_LAUNCHER(ctx, route)) return out;
+  out.expert = tensor_2d(ctx, IE_I32, logits->shape[0], options->top_k);
+  out.weight = tensor_2d(ctx, IE_F32, logits->shape[0], options->top_k);
+  if (out.expert && out.weight) ctx->device->ops.route(ctx, out.expert, out.weight, logits, options);
+  return out;
+}
+
+ie_tensor *ie_op_moe_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tensor *x, ie_routing routing,
+                              const ie_moe_options *options) {
+  if (!residual || !x || !routing.expert || !routing.weight || !OP_LAUNCHER(ctx, moe)) return NULL;
+  const ie_weight *up = options->gate_up, *down = options->down;
+  if (!shape_is(ctx, "moe", up->name, x->shape[1], up->cols) ||
+      !shape_is(ctx, "moe", down->name, down->cols * 2, up->rows) ||
+      !shape_is(ctx, "moe", "residual width", residual->shape[1], down->rows) ||
+      !shape_is(ctx, "moe", "experts", down->experts, up->experts))
+    return NULL;
+  ctx->device->ops.moe(ctx, residual, x, routing.expert, routing.weight, options);
+  return residual;
+}
+
+ie_tensor *ie_op_gather_wanted(ie_ctx *ctx, const ie_tensor *x, const ie_batch *batch) {
+  if (!x || !OP_LAUNCHER(ctx, gather_rows)) return NULL;
+  ie_tensor *y = tensor_2d(ctx, IE_F32, batch->wanted_count, x->shape[1]);
+  if (y) ctx->device->ops.gather_rows(ctx, y, x, batch->wanted);
+  return y;
+}
+
+ie_tensor *ie_op_check_finite(ie_ctx *ctx, ie_tensor *x, const char *what) {
+  if (!x || !OP_LAUNCHER(ctx, find_nonfinite)) return NULL;
+  int64_t at = ctx->device->ops.find_nonfinite(ctx, x);
+  if (at < 0) return x;
+  float bad = ie_tensor_f32(x)[at];
+  int64_t width = ie_tensor_count(x) / ie_max_i64(1, x->shape[0]);
+  return ie_ctx_fail(ctx, IE_NUMERIC, "%s: %s at token %lld of this forward, column %lld", what,
+                     isnan(bad) ? "NaN" : "infinity", (long long)(at / width), (long long)(at % width));
+}

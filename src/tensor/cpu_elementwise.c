@@ -1,0 +1,140 @@
+/* CPU launchers of the operations that touch each number once. */
+#include "tensor/device.h"
+
+#include "base/size.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Tokens per chunk so that a chunk holds about 16 KiB of f32: below that a dispatch costs more than the work. */
+static int64_t rows_per_chunk(int64_t width) { return ie_max_i64(1, 4096 / ie_max_i64(1, width)); }
+
+typedef struct embed_job {
+  const ie_kernels *kernels;
+  float *y;
+  ie_wview w;
+  const int32_t *ids;
+} embed_job;
+
+static void embed_rows(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  const embed_job *job = arg;
+  for (int64_t t = begin; t < end; t++)
+    job->kernels->decode_row(job->y + t * job->w.cols, &job->w, job->ids[t]);
+}
+
+static void cpu_embed(ie_ctx *ctx, ie_tensor *y, const ie_weight *w, const ie_batch *batch) {
+  if (ctx->dry) return;
+  embed_job job = {&ctx->device->kernels, ie_tensor_f32(y), ie_weight_view(w, 0), batch->ids};
+  ie_team_for(ctx->device->team, batch->tokens, rows_per_chunk(w->cols), embed_rows, &job);
+}
+
+static void cpu_gather_rows(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const int32_t *index) {
+  if (ctx->dry) return;
+  size_t width = (size_t)y->shape[1];
+  for (int64_t t = 0; t < y->shape[0]; t++)
+    memcpy(ie_tensor_f32(y) + (size_t)t * width, ie_tensor_f32(x) + (size_t)index[t] * width, width * sizeof(float));
+}
+
+typedef struct norm_job {
+  const ie_kernels *kernels;
+  float *y;
+  const float *x;
+  const ie_vector *weight;
+  int64_t width;
+  float eps;
+} norm_job;
+
+static void norm_rows(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  const norm_job *job = arg;
+  for (int64_t t = begin; t < end; t++)
+    job->kernels->rms_norm(job->y + t * job->width, job->x + t * job->width, job->weight->data, job->weight->dtype,
+                           job->width, job->eps);
+}
+
+static void cpu_rms_norm(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_vector *weight, float eps) {
+  if (ctx->dry) return;
+  int64_t width = x->shape[x->rank - 1];
+  norm_job job = {&ctx->device->kernels, ie_tensor_f32(y), ie_tensor_f32(x), weight, width, eps};
+  ie_team_for(ctx->device->team, ie_tensor_count(x) / width, rows_per_chunk(width), norm_rows, &job);
+}
+
+typedef struct rope_job {
+  const ie_kernels *kernels;
+  float *x;
+  const float *cos, *sin;
+  int64_t heads, dim;
+} rope_job;
+
+static void rope_rows(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  const rope_job *job = arg;
+  for (int64_t t = begin; t < end; t++)
+    for (int64_t h = 0; h < job->heads; h++)
+      job->kernels->rope_half(job->x + (t * job->heads + h) * job->dim, job->cos + t * (job->dim / 2),
+                              job->sin + t * (job->dim / 2), job->dim);
+}
+
+static void cpu_rope(ie_ctx *ctx, ie_tensor *x, const ie_tensor *cos, const ie_tensor *sin) {
+  if (ctx->dry) return;
+  rope_job job = {&ctx->device->kernels, ie_tensor_f32(x), ie_tensor_f32(cos), ie_tensor_f32(sin), x->shape[1],
+                  x->shape[2]};
+  ie_team_for(ctx->device->team, x->shape[0], rows_per_chunk(x->shape[1] * x->shape[2]), rope_rows, &job);
+}
+
+/* expf of libm may differ between machines; the kernels' SwiGLU and softmax do not use it. Here at most k numbers
+ * per token are exponentiated, in double, which every libm rounds to the same float. */
+static void route_token(const float *logits, int64_t experts, int64_t k, int32_t *expert, float *weight) {
+  for (int64_t j = 0; j < k; j++) {
+    int32_t best = -1;
+    for (int64_t e = 0; e < experts; e++) {
+      bool taken = false;
+      for (int64_t i = 0; i < j; i++) taken |= expert[i] == e;
+      if (!taken && (best < 0 || logits[e] > logits[best])) best = (int32_t)e;
+    }
+    expert[j] = best;
+    weight[j] = logits[best];
+  }
+  double sum = 0.0;
+  float top = weight[0];
+  for (int64_t j = 0; j < k; j++) sum += exp((double)weight[j] - (double)top);
+  for (int64_t j = 0; j < k; j++) weight[j] = (float)(exp((double)weight[j] - (double)top) / sum);
+}
+
+typedef struct route_job {
+  const float *logits;
+  int32_t *expert;
+  float *weight;
+  int64_t experts, k;
+} route_job;
+
+static void route_rows(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  const route_job *job = arg;
+  for (int64_t t = begin; t < end; t++)
+    route_token(job->logits + t * job->experts, job->experts, job->k, job->expert + t * job->k,
+                job->weight + t * job->k);
+}
+
+static void cpu_route(ie_ctx *ctx, ie_tensor *expert, ie_tensor *weight, const ie_tensor *logits,
+                      const ie_route_options *options) {
+  if (ctx->dry) return;
+  route_job job = {ie_tensor_f32(logits), ie_tensor_i32(expert), ie_tensor_f32(weight), logits->shape[1],
+                   options->top_k};
+  ie_team_for(ctx->device->team, logits->shape[0], /*chunk=*/16, route_rows, &job);
+}
+
+static int64_t cpu_find_nonfinite(ie_ctx *ctx, const ie_tensor *x) {
+  if (ctx->dry) return -1;
+  return ctx->device->kernels.find_nonfinite(ie_tensor_f32(x), ie_tensor_count(x));
+}
+
+void ie_cpu_fill_elementwise(ie_device_ops *ops) {
+  ops->embed = cpu_embed;
+  ops->gather_rows = cpu_gather_rows;
+  ops->rms_norm = cpu_rms_norm;
+  ops->rope = cpu_rope;
+  ops->route = cpu_route;
+  ops->find_nonfinite = cpu_find_nonfinite;
+}

@@ -1,0 +1,185 @@
+/* CPU launcher of the mixture of experts.
+ *
+ * The (token, expert) pairs are sorted by expert; each expert's tokens are gathered while they are packed, its two
+ * products run over them, and the results are added to y in the order of the router, so that nothing depends on
+ * threads or on which tokens share an expert. Three dispatches: gate and up; activation and packing; down. */
+#include "tensor/cpu_product.h"
+
+#include "base/size.h"
+
+#include <string.h>
+
+typedef struct moe_expert {
+  int64_t expert;
+  int64_t first, count; /* its pairs in the sorted order */
+  const ie_product *up_product, *down_product;
+  void *packed_x, *packed_a;
+} moe_expert;
+
+typedef struct moe_run {
+  ie_ctx *ctx;
+  const ie_moe_options *options;
+  const ie_tensor *x, *weight;
+  int64_t T, k, P, C, F; /* tokens, experts per token, pairs = T k, width, expert width */
+  int32_t *row;     /* (P) token of each pair in sorted order */
+  int32_t *sorted;  /* (T, k) where the pair (t, j) stands */
+  moe_expert *list; /* experts that have tokens */
+  int64_t experts;
+  cpu_segment *segments;
+  float *h;         /* (P, 2F) gate and up */
+  float *a;         /* (P, F) */
+  float *d;         /* (P, C) */
+  uint8_t *packed;
+  size_t packed_bytes;
+  void *scratch;
+  size_t per_thread;
+  float *y;
+} moe_run;
+
+/* Upper bound of the packed bytes of P tokens spread in any way over at most n experts. */
+static size_t packed_bound(const ie_weight *w, int64_t P, int64_t n) {
+  size_t bound = 0;
+  const ie_product *products[2] = {w->few, w->many};
+  for (int i = 0; i < 2; i++) {
+    if (!products[i]) continue;
+    size_t bytes = products[i]->pack_bytes(P + n * products[i]->pack_tok, w->cols);
+    if (bytes > bound) bound = bytes;
+  }
+  return bound + (size_t)n * IE_ARENA_ALIGN;
+}
+
+static bool scratch_bound(moe_run *run, const ie_weight *w) {
+  const ie_product *products[2] = {w->few, w->many};
+  for (int i = 0; i < 2; i++) {
+    void *own;
+    size_t bytes;
+    if (!products[i]) continue;
+    if (!cpu_run_scratch(run->ctx, products[i], run->T, w->cols, &own, &bytes)) return false;
+    if (bytes <= run->per_thread) continue;
+    run->scratch = own;
+    run->per_thread = bytes;
+  }
+  return true;
+}
+
+static bool moe_take(moe_run *run) {
+  ie_ctx *ctx = run->ctx;
+  const ie_weight *up = run->options->gate_up, *down = run->options->down;
+  int64_t n = ie_min_i64(up->experts, run->P);
+  size_t P = (size_t)run->P, F = (size_t)run->F, C = (size_t)run->C;
+  size_t bytes = packed_bound(up, run->P, n);
+  size_t down_bytes = packed_bound(down, run->P, n);
+  run->packed_bytes = bytes > down_bytes ? bytes : down_bytes;
+  return ie_ctx_scratch(ctx, P * sizeof(int32_t), (void **)&run->row) &&
+         ie_ctx_scratch(ctx, P * sizeof(int32_t), (void **)&run->sorted) &&
+         ie_ctx_scratch(ctx, (size_t)n * sizeof(moe_expert), (void **)&run->list) &&
+         ie_ctx_scratch(ctx, (size_t)n * sizeof(cpu_segment), (void **)&run->segments) &&
+         ie_ctx_scratch(ctx, P * 2 * F * sizeof(float), (void **)&run->h) &&
+         ie_ctx_scratch(ctx, P * F * sizeof(float), (void **)&run->a) &&
+         ie_ctx_scratch(ctx, P * C * sizeof(float), (void **)&run->d) &&
+         ie_ctx_scratch(ctx, run->packed_bytes, (void **)&run->packed) && scratch_bound(run, up) &&
+         scratch_bound(run, down);
+}
+
+/* Counting sort of the pairs by expert, stable in the order of the tokens. */
+static void moe_sort(moe_run *run, const int32_t *expert) {
+  int64_t E = run->options->gate_up->experts, at = 0;
+  run->experts = 0;
+  for (int64_t e = 0; e < E; e++) {
+    int64_t first = at;
+    for (int64_t p = 0; p < run->P; p++) {
+      if (expert[p] != e) continue;
+      run->sorted[p] = (int32_t)at;
+      run->row[at++] = (int32_t)(p / run->k);
+    }
+    if (at == first) continue;
+    moe_expert *m = &run->list[run->experts++];
+    *m = (moe_expert){.expert = e, .first = first, .count = at - first};
+    m->up_product = ie_weight_product(run->options->gate_up, m->count);
+    m->down_product = ie_weight_product(run->options->down, m->count);
+  }
+}
+
+static void moe_pack_x(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  moe_run *run = arg;
+  for (int64_t i = begin; i < end; i++) {
+    moe_expert *m = &run->list[i];
+    m->up_product->pack(m->packed_x, ie_tensor_f32(run->x), run->C, run->row + m->first, m->count, 0, m->count,
+                        run->C);
+  }
+}
+
+static void moe_activate(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  moe_run *run = arg;
+  const ie_kernels *kernels = &run->ctx->device->kernels;
+  for (int64_t i = begin; i < end; i++) {
+    moe_expert *m = &run->list[i];
+    float *a = run->a + m->first * run->F;
+    kernels->swiglu_clamped(a, run->h + m->first * 2 * run->F, m->count * run->F, run->options->alpha,
+                            run->options->limit);
+    m->down_product->pack(m->packed_a, a, run->F, /*x_rows=*/NULL, m->count, 0, m->count, run->F);
+  }
+}
+
+static void moe_combine(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  moe_run *run = arg;
+  const ie_kernels *kernels = &run->ctx->device->kernels;
+  for (int64_t t = begin; t < end; t++)
+    for (int64_t j = 0; j < run->k; j++)
+      kernels->axpy(run->y + t * run->C, run->d + run->sorted[t * run->k + j] * run->C,
+                    ie_tensor_f32(run->weight)[t * run->k + j], run->C);
+}
+
+/* Where each expert's packed tokens lie; both products use the same buffer, one after the other. */
+static void moe_place(moe_run *run, bool down) {
+  uint8_t *at = run->packed;
+  for (int64_t i = 0; i < run->experts; i++) {
+    moe_expert *m = &run->list[i];
+    if (down)
+      m->packed_a = at;
+    else
+      m->packed_x = at;
+    at += ie_size_align(down ? m->down_product->pack_bytes(m->count, run->F) : m->up_product->pack_bytes(m->count, run->C),
+                        IE_ARENA_ALIGN);
+  }
+}
+
+static void moe_multiply(moe_run *run, bool down) {
+  const ie_weight *w = down ? run->options->down : run->options->gate_up;
+  for (int64_t i = 0; i < run->experts; i++) {
+    moe_expert *m = &run->list[i];
+    cpu_segment *s = &run->segments[i];
+    *s = cpu_segment_make(w, m->expert, down ? m->down_product : m->up_product, m->count);
+    s->args.packed = down ? m->packed_a : m->packed_x;
+    s->args.y = (down ? run->d : run->h) + m->first * w->rows;
+    s->args.y_stride = w->rows;
+  }
+  cpu_segments_run(run->ctx, run->segments, run->experts, run->scratch, run->per_thread);
+}
+
+static void cpu_moe(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_tensor *expert, const ie_tensor *weight,
+                    const ie_moe_options *options) {
+  moe_run run = {.ctx = ctx, .options = options, .x = x, .weight = weight, .T = x->shape[0], .k = expert->shape[1]};
+  run.P = run.T * run.k;
+  run.C = x->shape[1];
+  run.F = options->down->cols;
+  ie_ctx_mark mark = ie_ctx_save(ctx);
+  if (moe_take(&run) && !ctx->dry) {
+    ie_team *team = ctx->device->team;
+    run.y = ie_tensor_f32(y);
+    moe_sort(&run, ie_tensor_i32(expert));
+    moe_place(&run, /*down=*/false);
+    ie_team_for(team, run.experts, /*chunk=*/1, moe_pack_x, &run);
+    moe_multiply(&run, /*down=*/false);
+    moe_place(&run, /*down=*/true);
+    ie_team_for(team, run.experts, /*chunk=*/1, moe_activate, &run);
+    moe_multiply(&run, /*down=*/true);
+    ie_team_for(team, run.T, /*chunk=*/4, moe_combine, &run);
+  }
+  ie_ctx_reset(ctx, mark);
+}
+
+void ie_cpu_fill_moe(ie_device_ops *ops) { ops->moe = cpu_moe; }

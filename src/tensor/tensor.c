@@ -1,0 +1,42 @@
+#include "tensor/tensor.h"
+
+#include "base/float.h"
+
+float ie_vector_at(const ie_vector *v, int64_t i) {
+  switch (v->dtype) {
+  case IE_F16: return ie_f16_to_f32(((const uint16_t *)v->data)[i]);
+  case IE_BF16: return ie_bf16_to_f32(((const uint16_t *)v->data)[i]);
+  default: return ((const float *)v->data)[i];
+  }
+}
+
+ie_wview ie_weight_view(const ie_weight *w, int64_t expert) {
+  ie_wview view = {.format = w->format, .rows = w->rows, .cols = w->cols};
+  for (int i = 0; i < 2; i++) {
+    view.row_bytes[i] = w->row_bytes[i];
+    view.part[i] = w->part[i] ? w->part[i] + (size_t)expert * w->expert_bytes[i] : NULL;
+  }
+  return view;
+}
+
+const void *ie_weight_bias(const ie_weight *w, int64_t expert) {
+  if (!w->bias) return NULL;
+  return (const uint8_t *)w->bias + (size_t)(expert * w->bias_stride) * ie_dtype_bytes(w->bias_dtype);
+}
+
+size_t ie_weight_bytes(const ie_weight *w) {
+  size_t bytes = w->bias ? (size_t)w->rows * ie_dtype_bytes(w->bias_dtype) : 0;
+  for (int i = 0; i < 2; i++)
+    if (w->part[i]) bytes += (size_t)w->rows * ie_wformat_row_bytes(w->format, i, w->cols);
+  return bytes;
+}
+
+void ie_weight_choose(ie_weight *w, const ie_kernels *kernels, ie_class cls) {
+  w->few = &kernels->few[cls][w->format];
+  w->many = kernels->many[cls][w->format].run ? &kernels->many[cls][w->format] : NULL;
+  w->many_min_tok = kernels->many_min_tok[cls][w->format];
+}
+
+const ie_product *ie_weight_product(const ie_weight *w, int64_t T) {
+  return w->many && T >= w->many_min_tok ? w->many : w->few;
+}
