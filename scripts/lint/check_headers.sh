@@ -17,7 +17,7 @@ compiles_alone() {
   done
 }
 
-mapfile -t public < <(files_in h include | sed 's|^include/||')
+files_in h include | sed 's|^include/||' | mapfile -t public
 compiles_alone "$CC" c "-std=c11 -Iinclude" "${public[@]}" | verdict "public headers compile alone as C11"
 if command -v "$CXX" >/dev/null; then
   compiles_alone "$CXX" c++ "-std=c++17 -Iinclude" "${public[@]}" | verdict "public headers compile alone as C++17"
@@ -26,7 +26,7 @@ else
 fi
 
 # Headers of the instruction sets need flags of their own; they are compiled with their folder.
-mapfile -t internal < <(files_in h src | grep -vE '^src/(kernels/(avx2|avx512|amx|neon)|cuda)/' | sed 's|^src/||')
+files_in h src | grep -vE '^src/(kernels/(avx2|avx512|amx|neon)|cuda)/' | sed 's|^src/||' | mapfile -t internal
 library_flags=$(pkg-config --cflags jansson libpcre2-8 libutf8proc nettle 2>/dev/null)
 compiles_alone "$CC" c "-std=c11 -D_GNU_SOURCE -Iinclude -Isrc $library_flags" "${internal[@]}" |
   verdict "internal headers compile alone as C11"

@@ -5,10 +5,10 @@
 
 exceptions=${LINT_EXCEPTIONS:-$LINT_DIR/exceptions.txt}
 # shellcheck disable=SC2086
-mapfile -t files < <(files_in "c h cu cuh" $C_FOLDERS)
+files_in "c h cu cuh" $C_FOLDERS | mapfile -t files
 found=()
 if [[ ${#files[@]} -gt 0 ]]; then
-  mapfile -t found < <(awk -v LINES=800 -v FUNCTION=80 -v PARAMETERS=7 -f "$LINT_DIR/sizes.awk" "${files[@]}")
+  awk -v LINES=800 -v FUNCTION=80 -v PARAMETERS=7 -f "$LINT_DIR/sizes.awk" "${files[@]}" | mapfile -t found
 fi
 
 used=()
