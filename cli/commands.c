@@ -3,6 +3,8 @@
 
 /* clang-format off */
 #define BUILT(X) \
+  X(sample) \
+  X(synth) \
   X(version) \
 
 /* Of later milestones: they answer "not built yet". Whoever builds one moves its line. */
@@ -13,10 +15,8 @@
   X(detokenize,   "detokenize",   "Token ids on stdin to text") \
   X(chat_format,  "chat-format",  "Render a conversation with the model's chat format") \
   X(chat_parse,   "chat-parse",   "Read what a model wrote back into messages") \
-  X(sample,       "sample",       "Run the sampler over rows of logits in a file") \
   X(inspect,      "inspect",      "Say what a model directory holds and what is wrong with it") \
   X(plan,         "plan",         "Say where every byte would live, before loading anything") \
-  X(synth,        "synth",        "Write a full-size checkpoint of random weights") \
   X(bench,        "bench",        "Measure, beside the machine's own ceilings") \
   X(chat,         "chat",         "Talk with a model in the terminal") \
   X(serve,        "serve",        "Serve an OpenAI-compatible HTTP interface") \

@@ -7,10 +7,10 @@ DATADIR    ?= $(PREFIX)/share
 HEADERS    := $(wildcard include/clocher/*.h)
 DEMO_FILES := $(wildcard demo/model/*)
 
-# A static link against libclocher.a needs the libraries that it was built with; a shared one does not.
+# A static link needs the required libraries; an optional one joins them when src/ first uses it.
 $(B)/clocher.pc: clocher.pc.in $(B)/flags.stamp $(B)/config.mk FORCE
 	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
-	  -e 's|@VERSION@|$(VERSION)|' -e 's|@REQUIRES@|$(LIBS_FOUND)|' $< > $@
+	  -e 's|@VERSION@|$(VERSION)|' -e 's|@REQUIRES@|$(LIBS_REQUIRED)|' $< > $@
 
 .PHONY: install uninstall
 install: all $(B)/clocher.pc ## program, libraries, headers, clocher.pc and the demo model under DESTDIR and PREFIX

@@ -10,7 +10,8 @@ setup: ## installs every package that building, testing and linting can use (apt
 
 # Runs while this file is read, because pkg-config is asked right after. Not in a sub-make, not for make -n.
 SETUP_LEVEL := $(if $(filter $(SETUP_TEST_GOALS),$(MAKECMDGOALS)),test,$(if $(filter $(SETUP_BUILD_GOALS),$(MAKECMDGOALS)),build))
-ifeq ($(MAKELEVEL)$(findstring n,$(firstword -$(MAKEFLAGS))),0)
+DRY_RUN := $(findstring n,$(filter-out --%,$(firstword $(MAKEFLAGS))))
+ifeq ($(MAKELEVEL)$(DRY_RUN),0)
 ifneq ($(SETUP_LEVEL),)
 ifneq ($(shell CC='$(CC)' scripts/setup.sh $(SETUP_LEVEL) >&2 && echo ok),ok)
 $(error The set-up is not complete; the lines above say what is missing)

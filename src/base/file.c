@@ -125,25 +125,32 @@ ie_status ie_folder_make(const char *path, ie_error *error) {
   return IE_OK;
 }
 
+/* Makes PATH.part.PID.N with the mode that open() gives: mkostemp makes 0600, and to ask for the umask is to
+ * change it for every thread for a moment. Returns the descriptor, or -1 with errno. */
+static int part_open(const char *path, ie_buf *tmp) {
+  for (unsigned n = 0; n < 1000; n++) { /* each name that is taken was left by a process that died */
+    ie_buf_clear(tmp);
+    if (!ie_buf_printf(tmp, "%s.part.%ld.%u", path, (long)getpid(), n)) return errno = ENOMEM, -1;
+    int fd = open(tmp->data, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd >= 0 || errno != EEXIST) return fd;
+  }
+  return -1;
+}
+
 ie_status ie_writer_open(const char *path, ie_writer *out, ie_error *error) {
   *out = (ie_writer){0};
   ie_buf tmp = {0};
   ie_writer w = {.path = strdup(path)};
-  ie_buf_printf(&tmp, "%s.part.XXXXXX", path);
+  int fd = w.path ? part_open(path, &tmp) : -1;
   w.tmp_path = tmp.data;
-  int fd = -1;
-  if (!w.path || tmp.failed || !w.tmp_path) {
+  if (!w.path || tmp.failed) {
     ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", path);
     goto fail;
   }
-  fd = mkostemp(w.tmp_path, O_CLOEXEC);
   if (fd < 0) {
     ie_error_set(error, IE_IO, "%s: cannot create: %s", path, strerror(errno));
     goto fail;
   }
-  mode_t mask = umask(0); /* mkostemp makes 0600; give the file what open() would have given it */
-  umask(mask);
-  (void)fchmod(fd, 0666 & ~mask);
   w.stream = fdopen(fd, "wb");
   if (!w.stream) {
     ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", path);

@@ -8,6 +8,7 @@
 #include "base/size.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 enum { ATTEND_TOK = 32 };
@@ -19,7 +20,16 @@ typedef struct append_job {
   ie_kv_layer *kv;
   const float *k, *v;
   const ie_batch *batch;
+  atomic_bool beyond_f16; /* a number that f16 cannot hold */
 } append_job;
+
+static const float f16_max = 65504.0f;
+
+static bool any_beyond(const float *x, int64_t n, float limit) {
+  bool beyond = false;
+  for (int64_t i = 0; i < n; i++) beyond |= fabsf(x[i]) > limit;
+  return beyond;
+}
 
 static size_t kv_offset(const ie_kv_layer *kv, int64_t sequence, int64_t head, int64_t slot) {
   return (size_t)(((sequence * kv->heads + head) * kv->cap + slot) * kv->dim) * ie_dtype_bytes(kv->dtype);
@@ -27,8 +37,12 @@ static size_t kv_offset(const ie_kv_layer *kv, int64_t sequence, int64_t head, i
 
 static void append_rows(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
-  const append_job *job = arg;
+  append_job *job = arg;
   const ie_kv_layer *kv = job->kv;
+  int64_t width = kv->heads * kv->dim;
+  if (kv->dtype == IE_F16 && (any_beyond(job->k + begin * width, (end - begin) * width, f16_max) ||
+                              any_beyond(job->v + begin * width, (end - begin) * width, f16_max)))
+    atomic_store(&job->beyond_f16, true);
   for (int64_t t = begin; t < end; t++) {
     for (int64_t h = 0; h < kv->heads; h++) {
       size_t to = kv_offset(kv, job->batch->sequence[t], h, job->batch->position[t] % kv->cap);
@@ -42,8 +56,16 @@ static void append_rows(void *arg, int thread, int64_t begin, int64_t end) {
 static void cpu_kv_append(ie_ctx *ctx, ie_kv_layer *kv, const ie_tensor *k, const ie_tensor *v,
                           const ie_batch *batch) {
   if (ctx->dry) return;
-  append_job job = {&ctx->device->kernels, kv, ie_tensor_f32(k), ie_tensor_f32(v), batch};
+  append_job job = {.kernels = &ctx->device->kernels,
+                    .kv = kv,
+                    .k = ie_tensor_f32(k),
+                    .v = ie_tensor_f32(v),
+                    .batch = batch};
   ie_team_for(ctx->device->team, batch->tokens, /*chunk=*/8, append_rows, &job);
+  if (atomic_load(&job.beyond_f16))
+    ie_ctx_fail(ctx, IE_NUMERIC,
+                "keys or values beyond %g do not fit a KV cache of f16; bf16 and f32 hold them",
+                (double)f16_max);
 }
 
 /* --- Attention ------------------------------------------------------------------------------------------- */
@@ -98,7 +120,8 @@ static int64_t window_start(const ie_attention_options *options, int64_t p) {
 static void block_begin(const attend_job *job, const attend_block *b, int64_t head, attend_scratch *s) {
   int64_t D = job->D, G = job->G;
   for (int64_t i = 0; i < b->count; i++)
-    memcpy(s->q + i * G * D, job->q + ((b->first + i) * job->H + head * G) * D, (size_t)(G * D) * sizeof(float));
+    memcpy(s->q + i * G * D, job->q + ((b->first + i) * job->H + head * G) * D,
+           (size_t)(G * D) * sizeof(float));
   for (int64_t n = 0; n < b->count * G; n++) {
     bool sink = job->options->sinks.data != NULL;
     s->m[n] = sink ? ie_vector_at(&job->options->sinks, head * G + n % G) : -INFINITY;
@@ -113,8 +136,17 @@ static void block_keys(const attend_job *job, const attend_block *b, int64_t hea
   const int32_t *position = job->batch->position + b->first;
   int64_t sequence = job->batch->sequence[b->first], G = job->G, N = b->count * G;
   int64_t last = position[b->count - 1], first = window_start(job->options, position[0]);
-  ie_attend_args args = {.q = s->q, .q_stride = job->D, .kv_stride = kv->dim, .kv_dtype = kv->dtype, .lo = s->lo,
-                         .hi = s->hi, .N = N, .D = job->D, .scale = job->options->scale, .m = s->m, .l = s->l,
+  ie_attend_args args = {.q = s->q,
+                         .q_stride = job->D,
+                         .kv_stride = kv->dim,
+                         .kv_dtype = kv->dtype,
+                         .lo = s->lo,
+                         .hi = s->hi,
+                         .N = N,
+                         .D = job->D,
+                         .scale = job->options->scale,
+                         .m = s->m,
+                         .l = s->l,
                          .acc = s->acc};
   args.k = (const uint8_t *)kv->k + kv_offset(kv, sequence, head, 0);
   args.v = (const uint8_t *)kv->v + kv_offset(kv, sequence, head, 0);
@@ -172,10 +204,17 @@ static void work_count(ie_ctx *ctx, const attend_job *job) {
   }
 }
 
-static void cpu_attention(ie_ctx *ctx, ie_tensor *y, const ie_tensor *q, const ie_kv_layer *kv, const ie_batch *batch,
-                          const ie_attention_options *options) {
-  attend_job job = {.ctx = ctx, .kv = kv, .batch = batch, .options = options, .q = ie_tensor_f32(q),
-                    .y = ie_tensor_f32(y), .H = q->shape[1], .D = q->shape[2], .G = q->shape[1] / kv->heads};
+static void cpu_attention(ie_ctx *ctx, ie_tensor *y, const ie_tensor *q, const ie_kv_layer *kv,
+                          const ie_batch *batch, const ie_attention_options *options) {
+  attend_job job = {.ctx = ctx,
+                    .kv = kv,
+                    .batch = batch,
+                    .options = options,
+                    .q = ie_tensor_f32(q),
+                    .y = ie_tensor_f32(y),
+                    .H = q->shape[1],
+                    .D = q->shape[2],
+                    .G = q->shape[1] / kv->heads};
   ie_ctx_mark mark = ie_ctx_save(ctx);
   void *blocks, *scratch;
   job.per_thread = scratch_bytes(ATTEND_TOK * job.G, job.D);

@@ -1,0 +1,13 @@
+/* Everything: the public headers of Clocher in one. Start with device.h, model.h and generate.h. */
+#ifndef CLOCHER_CLOCHER_H
+#define CLOCHER_CLOCHER_H
+
+#include "clocher/device.h"
+#include "clocher/generate.h"
+#include "clocher/model.h"
+#include "clocher/sample.h"
+#include "clocher/status.h"
+#include "clocher/tensor.h"
+#include "clocher/text.h"
+
+#endif

@@ -1,0 +1,45 @@
+/* Where every byte would live, before anything is loaded. */
+#include "engine/state.h"
+
+#include <stdio.h>
+
+/* The program itself, its stacks and tables, jansson's header objects: measured on gpt-oss-20b. */
+static const size_t other_bytes = 24u << 20;
+
+static void place_add(ie_plan *plan, const char *tensors, const char *where, size_t bytes) {
+  if (bytes == 0 || plan->places == IE_PLAN_PLACES) return;
+  ie_plan_place *place = &plan->place[plan->places++];
+  snprintf(place->tensors, sizeof place->tensors, "%s", tensors);
+  place->where = where;
+  place->bytes = bytes;
+}
+
+ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, ie_plan *out,
+                        ie_error *error) {
+  *out = (ie_plan){0};
+  ie_state_sizes s;
+  ie_state_options state = {.context_tok = options->context_tok,
+                            .sequences = options->sequences,
+                            .chunk_tok = options->chunk_tok,
+                            .kv = options->kv};
+  ie_status status = ie_state_size(model, &state, &s, error);
+  if (status != IE_OK) return status;
+  size_t copied = model->info.weights_copied_bytes;
+  size_t experts = model->expert_bytes > copied ? model->expert_bytes - copied : 0;
+  ie_plan plan = {.weights_bytes = model->info.weights_bytes, .kv_bytes = s.kv_bytes};
+  plan.scratch_bytes = s.scratch_bytes + s.table_bytes;
+  plan.other_bytes = other_bytes;
+  /* A transposed weight is read once from its mapping and then only from its copy. */
+  plan.resident_weights_bytes = plan.weights_bytes + copied;
+  plan.peak_bytes = plan.resident_weights_bytes + plan.kv_bytes + plan.scratch_bytes + plan.other_bytes;
+  plan.minimum_bytes = plan.peak_bytes;
+  plan.fits = options->memory_bytes == 0 || plan.peak_bytes <= options->memory_bytes;
+  place_add(&plan, "experts", "map", experts);
+  place_add(&plan, "experts transposed at load", "ram", copied);
+  place_add(&plan, "attention, norms, router, embedding and head", "map",
+            plan.weights_bytes > experts + copied ? plan.weights_bytes - experts - copied : 0);
+  place_add(&plan, "keys and values", "ram", plan.kv_bytes);
+  place_add(&plan, "activations", "ram", plan.scratch_bytes);
+  *out = plan;
+  return IE_OK;
+}

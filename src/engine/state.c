@@ -1,0 +1,398 @@
+#include "engine/state.h"
+
+#include "base/size.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { CONTEXT_DEFAULT = 4096, CHUNK_DEFAULT = 512, ROLLBACK_DEFAULT = 4096, SLOT_UNIT = 64 };
+static const int64_t logits_bytes_max = 64 << 20; /* of one forward that wants every position */
+
+/* --- Sizes ----------------------------------------------------------------------------------------------- */
+
+int64_t ie_state_slots(const ie_kv_spec *spec, int64_t context, int64_t chunk, int64_t rollback) {
+  int64_t slots = context;
+  if (spec->window > 0) slots = ie_min_i64(context, spec->window + chunk + rollback);
+  return ie_div_up(slots, SLOT_UNIT) * SLOT_UNIT;
+}
+
+/* f16 costs what bf16 costs and rounds eight times finer: on the golden models the error of class bf16 is 1.2 times
+ * that of rounding the products' inputs alone with f16 keys and values, 1.8 times with bf16 (docs/DESIGN.md). */
+static ie_dtype kv_default(ie_precision precision) {
+  return precision == IE_PRECISION_FP32 ? IE_F32 : IE_F16;
+}
+
+/* A forward over nothing: takes from a measuring arena what a real one takes. */
+static ie_status dry_run(const ie_model *model, int64_t tokens, int64_t wanted, int32_t *zeros, size_t *peak,
+                         ie_error *error) {
+  ie_ctx *ctx = calloc(1, sizeof *ctx);
+  ie_kv_layer *kv = calloc((size_t)model->info.layers, sizeof *kv);
+  if (!ctx || !kv) {
+    free(ctx);
+    free(kv);
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a dry run");
+  }
+  *ctx = (ie_ctx){.device = model->device, .arena = ie_arena_measure(), .cls = model->cls, .dry = true};
+  for (int64_t i = 0; i < model->info.layers; i++)
+    kv[i] =
+        (ie_kv_layer){.heads = model->kv[i].heads, .dim = model->kv[i].dim, .cap = SLOT_UNIT, .sequences = 1};
+  ie_batch batch = {.tokens = tokens,
+                    .ids = zeros,
+                    .position = zeros,
+                    .sequence = zeros,
+                    .wanted = zeros,
+                    .wanted_count = wanted};
+  model->arch->forward(ctx, model->net, kv, &batch, /*hooks=*/NULL);
+  ie_status status = ctx->status;
+  if (status != IE_OK) ie_error_set(error, status, "%s", ctx->error.message);
+  if (ctx->arena.peak > *peak) *peak = ctx->arena.peak;
+  free(ctx);
+  free(kv);
+  return status;
+}
+
+/* The largest arena of any number of tokens up to the largest batch: products change with the number of tokens, so
+ * the powers of two and their neighbours are tried. */
+static ie_status scratch_measure(const ie_model *model, ie_state_sizes *s, ie_error *error) {
+  int64_t largest = s->batch_max;
+  int32_t *zeros = calloc((size_t)largest, sizeof *zeros);
+  if (!zeros) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a dry run");
+  ie_status status = IE_OK;
+  for (int64_t tokens = 1; status == IE_OK; tokens = tokens * 2) {
+    int64_t t = ie_min_i64(tokens, largest);
+    status = dry_run(model, t, ie_min_i64(t, s->wanted_max), zeros, &s->scratch_bytes, error);
+    if (status == IE_OK && t > 1)
+      status = dry_run(model, t - 1, ie_min_i64(t - 1, s->wanted_max), zeros, &s->scratch_bytes, error);
+    if (t == largest) break;
+  }
+  free(zeros);
+  return status;
+}
+
+static ie_status options_check(const ie_model *model, const ie_state_options *o, ie_error *error) {
+  if (o->context_tok < 0 || o->sequences < 0 || o->chunk_tok < 0 || o->rollback_tok < -1)
+    return ie_error_set(error, IE_INVALID_ARGUMENT,
+                        "a state's context, sequences and chunk cannot be negative");
+  if (o->context_tok > model->info.context_tok)
+    return ie_error_set(error, IE_INVALID_ARGUMENT,
+                        "a context of %lld tokens was asked for, the model has %lld",
+                        (long long)o->context_tok, (long long)model->info.context_tok);
+  if (o->kv != IE_DTYPE_NONE && o->kv != IE_F32 && o->kv != IE_F16 && o->kv != IE_BF16)
+    return ie_error_set(error, IE_UNSUPPORTED, "a KV cache of %s; f32, f16 and bf16 are built",
+                        ie_dtype_name(o->kv));
+  return IE_OK;
+}
+
+ie_status ie_state_size(const ie_model *model, const ie_state_options *options, ie_state_sizes *out,
+                        ie_error *error) {
+  static const ie_state_options defaults = {0};
+  if (!options) options = &defaults;
+  *out = (ie_state_sizes){0};
+  ie_status status = options_check(model, options, error);
+  if (status != IE_OK) return status;
+  ie_state_sizes s = {.sequences = ie_max_i64(options->sequences, 1)};
+  s.context =
+      options->context_tok ? options->context_tok : ie_min_i64(model->info.context_tok, CONTEXT_DEFAULT);
+  s.chunk = ie_min_i64(options->chunk_tok ? options->chunk_tok : CHUNK_DEFAULT, s.context);
+  s.rollback = options->rollback_tok == 0 ? ROLLBACK_DEFAULT : ie_max_i64(options->rollback_tok, 0);
+  s.kv_dtype = options->kv ? options->kv : kv_default(model->info.precision);
+  s.batch_max = ie_max_i64(s.chunk, s.sequences);
+  s.wanted_max = ie_max_i64(s.sequences, ie_min_i64(s.chunk, logits_bytes_max / (4 * model->info.vocab)));
+  s.wanted_max = ie_max_i64(s.wanted_max, 1);
+  for (int64_t i = 0; i < model->info.layers; i++) {
+    const ie_kv_spec *spec = &model->kv[i];
+    size_t bytes = 2 * ie_dtype_bytes(s.kv_dtype);
+    if (!ie_size_mul(bytes, (size_t)s.sequences, &bytes) ||
+        !ie_size_mul(bytes, (size_t)spec->heads, &bytes) ||
+        !ie_size_mul(bytes, (size_t)ie_state_slots(spec, s.context, s.chunk, s.rollback), &bytes) ||
+        !ie_size_mul(bytes, (size_t)spec->dim, &bytes) || !ie_size_add(s.kv_bytes, bytes, &s.kv_bytes))
+      return ie_error_set(error, IE_OUT_OF_MEMORY, "%lld sequences of %lld tokens do not fit any memory",
+                          (long long)s.sequences, (long long)s.context);
+  }
+  s.table_bytes =
+      (size_t)s.sequences * (size_t)s.context * sizeof(int32_t) + 4 * (size_t)s.batch_max * sizeof(int32_t);
+  status = scratch_measure(model, &s, error);
+  if (status == IE_OK) *out = s;
+  return status;
+}
+
+/* --- Life ------------------------------------------------------------------------------------------------ */
+
+static void layers_place(ie_state *state, const ie_state_sizes *s) {
+  uint8_t *at = state->kv_memory;
+  for (int64_t i = 0; i < state->model->info.layers; i++) {
+    const ie_kv_spec *spec = &state->model->kv[i];
+    ie_kv_layer *layer = &state->layer[i];
+    *layer = (ie_kv_layer){
+        .dtype = s->kv_dtype, .sequences = s->sequences, .heads = spec->heads, .dim = spec->dim};
+    layer->cap = ie_state_slots(spec, s->context, s->chunk, s->rollback);
+    size_t bytes =
+        (size_t)(s->sequences * spec->heads * layer->cap * spec->dim) * ie_dtype_bytes(s->kv_dtype);
+    layer->k = at;
+    layer->v = at + bytes;
+    at += 2 * bytes;
+  }
+}
+
+ie_status ie_state_new(ie_model *model, const ie_state_options *options, ie_state **out, ie_error *error) {
+  *out = NULL;
+  ie_state_sizes s;
+  if (model->plan_only)
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "the model was opened for planning only");
+  ie_status status = ie_state_size(model, options, &s, error);
+  if (status != IE_OK) return status;
+  ie_state *state = calloc(1, sizeof *state);
+  if (!state) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a state");
+  state->model = model;
+  state->context = s.context;
+  state->sequences = s.sequences;
+  state->chunk = s.chunk;
+  state->wanted_max = s.wanted_max;
+  state->batch_max = s.batch_max;
+  state->kv_dtype = s.kv_dtype;
+  state->kv_bytes = s.kv_bytes;
+  state->layer = calloc((size_t)model->info.layers, sizeof *state->layer);
+  state->ids = calloc((size_t)s.sequences * (size_t)s.context, sizeof *state->ids);
+  state->length = calloc((size_t)s.sequences, sizeof *state->length);
+  state->high = calloc((size_t)s.sequences, sizeof *state->high);
+  state->batch_memory = calloc(4 * (size_t)s.batch_max, sizeof *state->batch_memory);
+  state->kv_memory = model->device->alloc(model->device, s.kv_bytes);
+  state->ctx = (ie_ctx){.device = model->device, .cls = model->cls};
+  if (!state->layer || !state->ids || !state->length || !state->high || !state->batch_memory ||
+      !state->kv_memory)
+    status = ie_error_set(error, IE_OUT_OF_MEMORY,
+                          "out of memory for a KV cache of %zu bytes (%lld sequences of %lld tokens)",
+                          s.kv_bytes, (long long)s.sequences, (long long)s.context);
+  if (status == IE_OK) status = ie_arena_open(s.scratch_bytes, &state->ctx.arena, error);
+  if (status != IE_OK) {
+    ie_state_free(state);
+    return status;
+  }
+  layers_place(state, &s);
+  *out = state;
+  return IE_OK;
+}
+
+void ie_state_free(ie_state *state) {
+  if (!state) return;
+  ie_arena_close(&state->ctx.arena);
+  state->model->device->dealloc(state->model->device, state->kv_memory, state->kv_bytes);
+  free(state->layer);
+  free(state->ids);
+  free(state->length);
+  free(state->high);
+  free(state->batch_memory);
+  free(state);
+}
+
+int64_t ie_state_context(const ie_state *state) {
+  return state->context;
+}
+ie_dtype ie_state_kv(const ie_state *state) {
+  return state->kv_dtype;
+}
+size_t ie_state_kv_bytes(const ie_state *state) {
+  return state->kv_bytes;
+}
+size_t ie_state_scratch_bytes(const ie_state *state) {
+  return state->ctx.arena.capacity;
+}
+int64_t ie_state_length(const ie_state *state, int64_t sequence) {
+  return state->length[sequence];
+}
+const int32_t *ie_state_ids(const ie_state *state, int64_t sequence) {
+  return state->ids + sequence * state->context;
+}
+const float *ie_state_logits(const ie_state *state) {
+  return state->logits ? state->logits + (state->logits_rows - 1) * state->model->info.vocab : NULL;
+}
+
+ie_state_work ie_state_work_done(const ie_state *state) {
+  return (ie_state_work){.weight_bytes = state->ctx.work.weight_bytes,
+                         .kv_bytes = state->ctx.work.kv_bytes,
+                         .flop = state->ctx.work.flop,
+                         .forwards = state->forwards,
+                         .tokens = state->tokens};
+}
+
+/* --- Forward --------------------------------------------------------------------------------------------- */
+
+typedef struct hidden_job {
+  const ie_append_options *options;
+  int64_t position;
+  ie_status status;
+  ie_error *error;
+} hidden_job;
+
+static void hidden_pass(void *arg, int64_t layer, const ie_tensor *x) {
+  hidden_job *job = arg;
+  if (job->status != IE_OK) return;
+  job->status = job->options->hidden(job->options->arg, layer, job->position, x->shape[0], ie_tensor_f32(x),
+                                     job->error);
+}
+
+/* One forward of the batch that stands in batch_memory. */
+static ie_status state_forward(ie_state *state, int64_t tokens, int64_t wanted, const ie_hooks *hooks,
+                               ie_error *error) {
+  ie_ctx *ctx = &state->ctx;
+  int32_t *b = state->batch_memory;
+  ie_batch batch = {.tokens = tokens,
+                    .ids = b,
+                    .position = b + state->batch_max,
+                    .sequence = b + 2 * state->batch_max,
+                    .wanted = b + 3 * state->batch_max,
+                    .wanted_count = wanted};
+  ie_ctx_reset(ctx, (ie_ctx_mark){0});
+  ctx->status = IE_OK;
+  state->logits = NULL;
+  ie_tensor *logits = state->model->arch->forward(ctx, state->model->net, state->layer, &batch, hooks);
+  if (ctx->status != IE_OK) return ie_error_set(error, ctx->status, "%s", ctx->error.message);
+  state->logits = logits ? ie_tensor_f32(logits) : NULL;
+  state->logits_rows = wanted;
+  state->forwards++;
+  state->tokens += (uint64_t)tokens;
+  return IE_OK;
+}
+
+static ie_status ids_check(const ie_state *state, const int32_t *ids, int64_t count, ie_error *error) {
+  for (int64_t i = 0; i < count; i++)
+    if (ids[i] < 0 || ids[i] >= state->model->info.vocab)
+      return ie_error_set(error, IE_INVALID_ARGUMENT, "id %d is not below the vocabulary, %lld", ids[i],
+                          (long long)state->model->info.vocab);
+  return IE_OK;
+}
+
+static ie_status sequence_check(const ie_state *state, int64_t sequence, ie_error *error) {
+  if (sequence >= 0 && sequence < state->sequences) return IE_OK;
+  return ie_error_set(error, IE_INVALID_ARGUMENT, "sequence %lld, but the state has %lld",
+                      (long long)sequence, (long long)state->sequences);
+}
+
+/* The tokens of a chunk were computed: they now belong to the sequence. */
+static void sequence_extend(ie_state *state, int64_t sequence, const int32_t *ids, int64_t count) {
+  int64_t length = state->length[sequence];
+  memcpy(state->ids + sequence * state->context + length, ids, (size_t)count * sizeof *ids);
+  state->length[sequence] = length + count;
+  state->high[sequence] = ie_max_i64(state->high[sequence], length + count);
+}
+
+static ie_status append_chunk(ie_state *state, int64_t sequence, const int32_t *ids, int64_t count, bool last,
+                              const ie_append_options *options, ie_error *error) {
+  int64_t position = state->length[sequence];
+  int32_t *b = state->batch_memory;
+  for (int64_t i = 0; i < count; i++) {
+    b[i] = ids[i];
+    b[state->batch_max + i] = (int32_t)(position + i);
+    b[2 * state->batch_max + i] = (int32_t)sequence;
+    b[3 * state->batch_max + i] = (int32_t)i;
+  }
+  int64_t wanted = options->all_logits ? count : last ? 1 : 0;
+  if (!options->all_logits) b[3 * state->batch_max] = (int32_t)(count - 1);
+  /* Written before the forward: a failed one may have overwritten slots of the rings. */
+  state->high[sequence] = ie_max_i64(state->high[sequence], position + count);
+  hidden_job job = {.options = options, .position = position, .error = error};
+  ie_hooks hooks = {.hidden = hidden_pass, .arg = &job};
+  ie_status status = state_forward(state, count, wanted, options->hidden ? &hooks : NULL, error);
+  if (status == IE_OK) status = job.status;
+  if (status == IE_OK && options->logits && wanted > 0)
+    status = options->logits(options->arg, position + count - wanted, wanted, state->logits, error);
+  if (status == IE_OK) sequence_extend(state, sequence, ids, count);
+  return status;
+}
+
+ie_status ie_state_append(ie_state *state, int64_t sequence, const int32_t *ids, int64_t count,
+                          const ie_append_options *options, ie_error *error) {
+  static const ie_append_options defaults = {0};
+  if (!options) options = &defaults;
+  ie_status status = sequence_check(state, sequence, error);
+  if (status == IE_OK && count < 1) status = ie_error_set(error, IE_INVALID_ARGUMENT, "no ids to append");
+  if (status == IE_OK) status = ids_check(state, ids, count, error);
+  if (status != IE_OK) return status;
+  if (count > state->context - state->length[sequence])
+    return ie_error_set(error, IE_LIMIT, "%lld tokens do not fit: the context is %lld and holds %lld",
+                        (long long)count, (long long)state->context, (long long)state->length[sequence]);
+  int64_t chunk = options->all_logits ? ie_min_i64(state->chunk, state->wanted_max) : state->chunk;
+  for (int64_t done = 0; done < count && status == IE_OK; done += chunk) {
+    if (options->cancelled && options->cancelled(options->cancelled_arg))
+      return ie_error_set(error, IE_CANCELLED, "cancelled after %lld of %lld tokens", (long long)done,
+                          (long long)count);
+    int64_t n = ie_min_i64(chunk, count - done);
+    status = append_chunk(state, sequence, ids + done, n, done + n == count, options, error);
+  }
+  return status;
+}
+
+ie_status ie_state_step(ie_state *state, const int32_t *sequence, const int32_t *ids, int64_t count,
+                        const float **logits, ie_error *error) {
+  *logits = NULL;
+  int32_t *b = state->batch_memory;
+  ie_status status = ids_check(state, ids, count, error);
+  if (status == IE_OK && (count < 1 || count > state->sequences))
+    status = ie_error_set(error, IE_INVALID_ARGUMENT, "a step of %lld sequences, but the state has %lld",
+                          (long long)count, (long long)state->sequences);
+  for (int64_t i = 0; i < count && status == IE_OK; i++) {
+    status = sequence_check(state, sequence[i], error);
+    for (int64_t j = 0; j < i && status == IE_OK; j++)
+      if (sequence[j] == sequence[i])
+        status =
+            ie_error_set(error, IE_INVALID_ARGUMENT, "sequence %d stands twice in one step", sequence[i]);
+    if (status != IE_OK) break;
+    if (state->length[sequence[i]] == state->context)
+      status = ie_error_set(error, IE_LIMIT, "sequence %d is full: the context is %lld", sequence[i],
+                            (long long)state->context);
+    b[i] = ids[i];
+    b[state->batch_max + i] = (int32_t)state->length[sequence[i]];
+    b[2 * state->batch_max + i] = sequence[i];
+    b[3 * state->batch_max + i] = (int32_t)i;
+    state->high[sequence[i]] = ie_max_i64(state->high[sequence[i]], state->length[sequence[i]] + 1);
+  }
+  if (status == IE_OK) status = state_forward(state, count, count, /*hooks=*/NULL, error);
+  if (status != IE_OK) return status;
+  for (int64_t i = 0; i < count; i++) sequence_extend(state, sequence[i], &ids[i], 1);
+  *logits = state->logits;
+  return IE_OK;
+}
+
+/* --- Going back ------------------------------------------------------------------------------------------ */
+
+int64_t ie_state_first_held(const ie_state *state, const ie_kv_layer *layer, int64_t sequence) {
+  return ie_max_i64(0, state->high[sequence] - layer->cap);
+}
+
+ie_status ie_state_rollback(ie_state *state, int64_t sequence, int64_t length, ie_error *error) {
+  ie_status status = sequence_check(state, sequence, error);
+  if (status != IE_OK) return status;
+  if (length < 0 || length > state->length[sequence])
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "rollback to %lld tokens, but the sequence has %lld",
+                        (long long)length, (long long)state->length[sequence]);
+  for (int64_t i = 0; i < state->model->info.layers && length > 0; i++) {
+    int64_t window = state->model->kv[i].window;
+    int64_t first = window > 0 ? ie_max_i64(0, length - window + 1) : 0;
+    if (first < ie_state_first_held(state, &state->layer[i], sequence))
+      return ie_error_set(error, IE_LIMIT,
+                          "layer %lld: its window at %lld tokens begins at position %lld, but it "
+                          "holds positions from %lld",
+                          (long long)i, (long long)length, (long long)first,
+                          (long long)ie_state_first_held(state, &state->layer[i], sequence));
+  }
+  state->length[sequence] = length;
+  if (length == 0) state->high[sequence] = 0;
+  return IE_OK;
+}
+
+ie_status ie_state_sync(ie_state *state, int64_t sequence, const int32_t *ids, int64_t count, int64_t *kept,
+                        ie_error *error) {
+  *kept = 0;
+  ie_status status = sequence_check(state, sequence, error);
+  if (status != IE_OK) return status;
+  const int32_t *held = ie_state_ids(state, sequence);
+  int64_t common = 0, limit = ie_min_i64(state->length[sequence], count - 1);
+  while (common < limit && held[common] == ids[common]) common++;
+  status = ie_state_rollback(state, sequence, common, error);
+  if (status == IE_LIMIT) {
+    common = 0;
+    status = ie_state_rollback(state, sequence, 0, error);
+  }
+  if (status == IE_OK) *kept = common;
+  return status;
+}

@@ -1,0 +1,42 @@
+/* The inside of a state: caches, the batch, the context of forwards. Public manual: clocher/generate.h. */
+#ifndef CLOCHER_ENGINE_STATE_H
+#define CLOCHER_ENGINE_STATE_H
+
+#include "clocher/generate.h"
+#include "models/arch.h"
+
+struct ie_state {
+  ie_model *model;
+  int64_t context, sequences, chunk, wanted_max;
+  ie_dtype kv_dtype;
+  ie_kv_layer *layer; /* (layers); k and v of all layers lie in one allocation */
+  void *kv_memory;
+  size_t kv_bytes;
+  int32_t *ids;    /* (sequences, context) */
+  int64_t *length; /* (sequences) */
+  int64_t *high; /* (sequences) positions written since the sequence was empty: what rings have overwritten */
+  int32_t *batch_memory; /* ids, position, sequence, wanted: (batch_max) each */
+  int64_t batch_max;
+  const float *logits; /* of the last forward: (wanted, V), in the arena */
+  int64_t logits_rows;
+  uint64_t forwards, tokens;
+  ie_ctx ctx;
+};
+
+/* Sizes of a state before it exists: the same numbers serve ie_state_new and ie_model_plan. */
+typedef struct ie_state_sizes {
+  int64_t context, sequences, chunk, rollback, wanted_max, batch_max;
+  ie_dtype kv_dtype;
+  size_t kv_bytes, scratch_bytes, table_bytes; /* caches; the arena; ids and other arrays */
+} ie_state_sizes;
+
+ie_status ie_state_size(const ie_model *model, const ie_state_options *options, ie_state_sizes *out,
+                        ie_error *error);
+
+/* Slots of a layer: a multiple of 64; window + chunk + rollback for a ring, the context for a full layer. */
+int64_t ie_state_slots(const ie_kv_spec *spec, int64_t context, int64_t chunk, int64_t rollback);
+
+/* First position of a sequence that a layer still holds. */
+int64_t ie_state_first_held(const ie_state *state, const ie_kv_layer *layer, int64_t sequence);
+
+#endif

@@ -1,0 +1,158 @@
+/* The definition of every product, in plain C. Activations: one padded row of numbers a token. Sums: f32, 32 columns
+ * at a time, and the sums of 32 added in column order. */
+#include "blocks/mxfp4.h"
+#include "kernels/products_common.h"
+
+/* Activations of all products but INT8 x MXFP4: f32 (T, K), rows padded to 64 bytes. */
+static size_t float_token_bytes(int64_t K) {
+  return ie_size_align((size_t)K * sizeof(float), 64);
+}
+static size_t float_pack_bytes(int64_t T, int64_t K) {
+  return (size_t)T * float_token_bytes(K);
+}
+
+/* Rounds one row as the class says. */
+static void round_row(float *out, const float *x, int64_t K, ie_class class) {
+  for (int64_t k0 = 0; k0 < K; k0 += IE_BLOCK_COLS) {
+    int n = (int)ie_min_i64(K - k0, IE_BLOCK_COLS);
+    int8_t q[IE_BLOCK_COLS];
+    float s = class == IE_CLASS_INT8 ? ie_quantise_block(q, x + k0, n) : 0;
+    for (int i = 0; i < n; i++) {
+      float v = x[k0 + i];
+      switch (class) {
+      case IE_CLASS_BF16: v = ie_f32_round_bf16(v); break;
+      case IE_CLASS_F16: v = ie_f32_round_f16(v); break;
+      case IE_CLASS_INT8: v = (float)q[i] * s; break;
+      default: break;
+      }
+      out[k0 + i] = v;
+    }
+  }
+}
+
+static void pack_rows(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t t0,
+                      int64_t t1, int64_t K, ie_class class) {
+  for (int64_t t = t0; t < t1; t++) {
+    float *out = (float *)((char *)packed + (size_t)t * float_token_bytes(K));
+    round_row(out, ie_pack_source(x, x_stride, x_rows, t), K, class);
+  }
+}
+
+#define DEFINE_PACK(name, class)                                                                             \
+  static void name(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,         \
+                   int64_t t0, int64_t t1, int64_t K) {                                                      \
+    (void)T;                                                                                                 \
+    pack_rows(packed, x, x_stride, x_rows, t0, t1, K, class);                                                \
+  }
+DEFINE_PACK(pack_f32, IE_CLASS_F32)
+DEFINE_PACK(pack_bf16, IE_CLASS_BF16)
+DEFINE_PACK(pack_f16, IE_CLASS_F16)
+DEFINE_PACK(pack_int8_as_f32, IE_CLASS_INT8)
+
+/* out[i] = the weight at (row, k0 + i), i < n <= 32; k0 is a multiple of 32. */
+static void decode_cols(float out[IE_BLOCK_COLS], const ie_wview *w, int64_t row, int64_t k0, int n) {
+  const uint8_t *data = w->part[0] + (size_t)row * w->row_bytes[0];
+  switch (w->format) {
+  case IE_W_F32: memcpy(out, data + 4 * k0, 4 * (size_t)n); break;
+  case IE_W_F16:
+  case IE_W_BF16:
+    for (int i = 0; i < n; i++) {
+      uint16_t h;
+      memcpy(&h, data + 2 * (k0 + i), 2);
+      out[i] = w->format == IE_W_F16 ? ie_f16_to_f32(h) : ie_bf16_to_f32(h);
+    }
+    break;
+  default: {
+    int64_t block = k0 / IE_BLOCK_COLS;
+    const uint8_t *scales = w->part[1] + (size_t)row * w->row_bytes[1];
+    ie_mxfp4_decode_block(out, data + block * IE_MXFP4_BYTES, scales[block]);
+  }
+  }
+}
+
+static void run_float(const ie_product_args *args, int64_t r0, int64_t r1, void *scratch) {
+  (void)scratch;
+  int64_t K = args->w.cols;
+  for (int64_t r = r0; r < r1; r++) {
+    float bias = ie_product_bias(args, r);
+    for (int64_t t = 0; t < args->T; t++) {
+      const float *x = (const float *)((const char *)args->packed + (size_t)t * float_token_bytes(K));
+      float sum = 0;
+      for (int64_t k0 = 0; k0 < K; k0 += IE_BLOCK_COLS) {
+        int n = (int)ie_min_i64(K - k0, IE_BLOCK_COLS);
+        float w[IE_BLOCK_COLS], part = 0;
+        decode_cols(w, &args->w, r, k0, n);
+        for (int i = 0; i < n; i++) part += x[k0 + i] * w[i];
+        sum += part;
+      }
+      ie_product_store(args, t, r, sum, bias);
+    }
+  }
+}
+
+/* Activations of INT8 x MXFP4: one block of 32 columns after the other. */
+typedef struct int8_block {
+  float scale;
+  int8_t q[IE_BLOCK_COLS];
+} int8_block;
+
+static size_t int8_token_bytes(int64_t K) {
+  return ie_size_align((size_t)(K / IE_BLOCK_COLS) * sizeof(int8_block), 64);
+}
+static size_t int8_pack_bytes(int64_t T, int64_t K) {
+  return (size_t)T * int8_token_bytes(K);
+}
+
+static void pack_int8(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
+                      int64_t t0, int64_t t1, int64_t K) {
+  (void)T;
+  for (int64_t t = t0; t < t1; t++) {
+    int8_block *out = (int8_block *)((char *)packed + (size_t)t * int8_token_bytes(K));
+    const float *row = ie_pack_source(x, x_stride, x_rows, t);
+    for (int64_t b = 0; b < K / IE_BLOCK_COLS; b++)
+      out[b].scale = ie_quantise_block(out[b].q, row + b * IE_BLOCK_COLS, IE_BLOCK_COLS);
+  }
+}
+
+/* Twice the sum of value * q over one block: an exact integer of at most 12 * 127 * 32. */
+static int dot_block(const uint8_t *w, const int8_t *q) {
+  static const int8_t twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  int sum = 0;
+  for (int i = 0; i < IE_MXFP4_BYTES; i++)
+    sum += twice[w[i] & 15] * q[2 * i] + twice[w[i] >> 4] * q[2 * i + 1];
+  return sum;
+}
+
+static void run_int8_mxfp4(const ie_product_args *args, int64_t r0, int64_t r1, void *scratch) {
+  (void)scratch;
+  int64_t blocks = args->w.cols / IE_BLOCK_COLS;
+  for (int64_t r = r0; r < r1; r++) {
+    const uint8_t *w = args->w.part[0] + (size_t)r * args->w.row_bytes[0];
+    const uint8_t *scales = args->w.part[1] + (size_t)r * args->w.row_bytes[1];
+    float bias = ie_product_bias(args, r);
+    for (int64_t t = 0; t < args->T; t++) {
+      const int8_block *x =
+          (const int8_block *)((const char *)args->packed + (size_t)t * int8_token_bytes(args->w.cols));
+      float sum = 0;
+      for (int64_t b = 0; b < blocks; b++)
+        sum += (float)dot_block(w + b * IE_MXFP4_BYTES, x[b].q) *
+               (ie_mxfp4_scales[scales[b]] * (0.5f * x[b].scale));
+      ie_product_store(args, t, r, sum, bias);
+    }
+  }
+}
+
+void ie_kernels_fill_products__scalar(ie_kernels *out) {
+  static const ie_product floats[IE_CLASS_COUNT] = {
+      [IE_CLASS_F32] = {float_pack_bytes, pack_f32, NULL, run_float, 1, 1},
+      [IE_CLASS_BF16] = {float_pack_bytes, pack_bf16, NULL, run_float, 1, 1},
+      [IE_CLASS_F16] = {float_pack_bytes, pack_f16, NULL, run_float, 1, 1},
+      [IE_CLASS_INT8] = {float_pack_bytes, pack_int8_as_f32, NULL, run_float, 1, 1},
+  };
+  for (int class = 0; class < IE_CLASS_COUNT; class ++)
+    for (int format = 0; format < IE_W_COUNT; format++) {
+      out->few[class][format] = floats[class];
+      out->many_min_tok[class][format] = INT64_MAX;
+    }
+  out->few[IE_CLASS_INT8][IE_W_MXFP4] = (ie_product){int8_pack_bytes, pack_int8, NULL, run_int8_mxfp4, 1, 1};
+}

@@ -1,0 +1,56 @@
+/* An architecture: what a model file gives to the registry, and the model that the engine runs. */
+#ifndef CLOCHER_MODELS_ARCH_H
+#define CLOCHER_MODELS_ARCH_H
+
+#include "base/json.h"
+#include "clocher/model.h"
+#include "formats/checkpoint.h"
+#include "models/bind.h"
+#include "ops/ops.h"
+
+/* What a layer's cache looks like. */
+typedef struct ie_kv_spec {
+  int64_t heads, dim;
+  int64_t window; /* positions that a query sees; 0: all */
+} ie_kv_spec;
+
+/* Called with the residual after each layer (0: the embedding), when somebody listens. */
+typedef struct ie_hooks {
+  void (*hidden)(void *arg, int64_t layer, const ie_tensor *x);
+  void *arg;
+} ie_hooks;
+
+typedef struct ie_arch {
+  const char *name;        /* "gpt-oss" */
+  const char *chat_format; /* "harmony", or NULL */
+  /* True when this file knows the checkpoint: by config.json's model_type, or by a tensor's name. */
+  bool (*recognise)(const json_t *config, const ie_checkpoint *checkpoint);
+  /* Reads the config, binds the weights, fills the description. On failure *net is NULL; the binder has the status. */
+  ie_status (*open)(ie_binder *binder, ie_json_reader *config, struct ie_model *model, void **net);
+  void (*release)(void *net);
+  /* (wanted, V) logits of the batch, or NULL when none are wanted; ctx->status says whether it worked. kv has one
+   * entry per layer. hooks may be NULL. */
+  ie_tensor *(*forward)(ie_ctx *ctx, const void *net, ie_kv_layer *kv, const ie_batch *batch,
+                        const ie_hooks *hooks);
+} ie_arch;
+
+struct ie_model {
+  ie_device *device;
+  ie_checkpoint *checkpoint;
+  const ie_arch *arch;
+  void *net;
+  ie_class cls;
+  ie_owned *owned;
+  bool plan_only;
+  ie_kv_spec *kv;      /* (info.layers), owned */
+  size_t expert_bytes; /* of the weights: stacks of experts */
+  char weights[64];
+  ie_model_info info;
+};
+
+/* All architectures, ends with NULL. registry.c. */
+extern const ie_arch *const ie_archs[];
+
+extern const ie_arch ie_arch_gptoss;
+
+#endif

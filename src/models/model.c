@@ -1,0 +1,144 @@
+#include "base/file.h"
+#include "models/arch.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CONFIG_MAX_BYTES = 16 << 20 };
+
+static const ie_class class_of[] = {[IE_PRECISION_BF16] = IE_CLASS_BF16,
+                                    [IE_PRECISION_FP32] = IE_CLASS_F32,
+                                    [IE_PRECISION_FP16] = IE_CLASS_F16,
+                                    [IE_PRECISION_INT8] = IE_CLASS_INT8};
+
+/* Appends the ids of eos_token_id (a number or a list of them) that are not there yet. */
+static ie_status stop_ids_add(const json_t *value, const char *where, ie_model_info *info, ie_error *error) {
+  size_t n = json_is_array(value) ? json_array_size(value) : 1;
+  if (!value || json_is_null(value)) return IE_OK;
+  for (size_t i = 0; i < n; i++) {
+    const json_t *one = json_is_array(value) ? json_array_get(value, i) : value;
+    if (!json_is_integer(one) || json_integer_value(one) < 0 || json_integer_value(one) > INT32_MAX)
+      return ie_error_set(error, IE_FORMAT, "%s: eos_token_id: expected ids, found %s", where,
+                          ie_json_type_name(one));
+    int32_t id = (int32_t)json_integer_value(one);
+    bool known = false;
+    for (int k = 0; k < info->stop_count; k++) known |= info->stop_ids[k] == id;
+    if (known) continue;
+    if (info->stop_count == IE_STOP_IDS_MAX)
+      return ie_error_set(error, IE_UNSUPPORTED, "%s: more than %d stop ids", where, IE_STOP_IDS_MAX);
+    info->stop_ids[info->stop_count++] = id;
+  }
+  return IE_OK;
+}
+
+/* generation_config.json decides; without it, or without ids in it, config.json does. */
+static ie_status stop_ids_read(ie_model *model, const json_t *config, const char *config_path,
+                               ie_error *error) {
+  char *path = ie_checkpoint_path(model->checkpoint, "generation_config.json");
+  ie_status status = IE_OK;
+  if (path) {
+    json_t *generation;
+    status = ie_json_read_object(path, CONFIG_MAX_BYTES, &generation, error);
+    if (status == IE_OK)
+      status = stop_ids_add(json_object_get(generation, "eos_token_id"), path, &model->info, error);
+    json_decref(generation);
+    free(path);
+  }
+  if (status == IE_OK && model->info.stop_count == 0)
+    status = stop_ids_add(json_object_get(config, "eos_token_id"), config_path, &model->info, error);
+  return status;
+}
+
+static const ie_arch *arch_find(const json_t *config, const ie_checkpoint *checkpoint) {
+  for (int i = 0; ie_archs[i]; i++)
+    if (ie_archs[i]->recognise(config, checkpoint)) return ie_archs[i];
+  return NULL;
+}
+
+static ie_status arch_unknown(const json_t *config, const char *path, ie_error *error) {
+  char known[256] = "";
+  for (int i = 0; ie_archs[i]; i++) {
+    size_t at = strlen(known);
+    snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", ie_archs[i]->name);
+  }
+  const char *type = json_string_value(json_object_get(config, "model_type"));
+  return ie_error_set(error, IE_UNSUPPORTED, "%s: model_type '%s' is not built; known architectures: %s",
+                      path, type ? type : "(missing)", known);
+}
+
+/* "mxfp4+bf16": the formats in use, smallest first. */
+static void weights_label(unsigned formats, char *out, size_t size) {
+  static const ie_wformat order[] = {IE_W_MXFP4, IE_W_BF16, IE_W_F16, IE_W_F32};
+  out[0] = '\0';
+  for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
+    size_t at = strlen(out);
+    if (formats >> order[i] & 1u)
+      snprintf(out + at, size - at, "%s%s", at ? "+" : "", ie_wformat_describe(order[i])->name);
+  }
+}
+
+static ie_status model_bind(ie_model *model, const json_t *config, const char *path, ie_error *error) {
+  ie_binder binder = {.device = model->device,
+                      .checkpoint = model->checkpoint,
+                      .cls = model->cls,
+                      .deterministic = model->info.deterministic,
+                      .plan_only = model->plan_only,
+                      .error = error};
+  ie_json_reader reader = {.object = config, .where = path, .error = error};
+  ie_status status = model->arch->open(&binder, &reader, model, &model->net);
+  model->owned = binder.owned;
+  model->info.architecture = model->arch->name;
+  model->info.chat_format = model->arch->chat_format;
+  model->info.dir = ie_checkpoint_dir(model->checkpoint);
+  model->info.weights_bytes = binder.bound_bytes;
+  model->info.weights_copied_bytes = binder.owned_bytes;
+  weights_label(binder.formats, model->weights, sizeof model->weights);
+  model->info.weights = model->weights;
+  return status;
+}
+
+ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_options *options, ie_model **out,
+                        ie_error *error) {
+  static const ie_model_options defaults = {0};
+  if (!options) options = &defaults;
+  *out = NULL;
+  json_t *config = NULL;
+  char *path = NULL;
+  ie_model *model = calloc(1, sizeof *model);
+  if (!model) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a model");
+  model->device = device;
+  model->cls = class_of[options->precision];
+  model->plan_only = options->plan_only;
+  model->info.precision = options->precision;
+  model->info.deterministic = options->deterministic;
+  ie_status status = ie_checkpoint_open(dir, &model->checkpoint, error);
+  if (status == IE_OK && !(path = ie_checkpoint_path(model->checkpoint, "config.json")))
+    status = ie_error_set(error, IE_IO, "%s: config.json is missing", dir);
+  if (status == IE_OK) status = ie_json_read_object(path, CONFIG_MAX_BYTES, &config, error);
+  if (status == IE_OK && !(model->arch = arch_find(config, model->checkpoint)))
+    status = arch_unknown(config, path, error);
+  if (status == IE_OK) status = model_bind(model, config, path, error);
+  if (status == IE_OK) status = stop_ids_read(model, config, path, error);
+  json_decref(config);
+  free(path);
+  if (status != IE_OK) {
+    ie_model_free(model);
+    return status;
+  }
+  *out = model;
+  return IE_OK;
+}
+
+void ie_model_free(ie_model *model) {
+  if (!model) return;
+  if (model->net) model->arch->release(model->net);
+  ie_owned_free(model->device, model->owned);
+  ie_checkpoint_free(model->checkpoint);
+  free(model->kv);
+  free(model);
+}
+
+const ie_model_info *ie_model_describe(const ie_model *model) {
+  return &model->info;
+}
