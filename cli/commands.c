@@ -3,6 +3,8 @@
 
 /* clang-format off */
 #define BUILT(X) \
+  X(tokenize) \
+  X(detokenize) \
   X(sample) \
   X(synth) \
   X(version) \
@@ -11,8 +13,6 @@
 #define PLANNED(X) \
   X(run,          "run",          "Generate text from a model directory") \
   X(logits,       "logits",       "Write the logits of every position to a file") \
-  X(tokenize,     "tokenize",     "Text on stdin to token ids") \
-  X(detokenize,   "detokenize",   "Token ids on stdin to text") \
   X(chat_format,  "chat-format",  "Render a conversation with the model's chat format") \
   X(chat_parse,   "chat-parse",   "Read what a model wrote back into messages") \
   X(inspect,      "inspect",      "Say what a model directory holds and what is wrong with it") \
