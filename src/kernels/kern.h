@@ -43,7 +43,7 @@ typedef struct ie_wview {
 
 typedef struct ie_product_args {
   ie_wview w;
-  const void *packed;  /* what ie_product.pack made of T rows of x */
+  const void *packed; /* what ie_product.pack made of T rows of x */
   int64_t T;
   float *y;            /* y[t * y_stride + r] for t < T, r0 <= r < r1 */
   int64_t y_stride;    /* in elements */
@@ -83,9 +83,9 @@ typedef struct ie_attend_args {
   const int32_t *lo; /* (N): query n sees keys lo[n] <= s < hi[n]; may be empty */
   const int32_t *hi; /* (N): 0 <= lo, hi <= S */
   int64_t N, S, D;
-  float scale;       /* logit = scale * (q . k) */
-  float *m, *l;      /* (N) running maximum and sum */
-  float *acc;        /* (N, D) running weighted sum of values, contiguous */
+  float scale;  /* logit = scale * (q . k) */
+  float *m, *l; /* (N) running maximum and sum */
+  float *acc;   /* (N, D) running weighted sum of values, contiguous */
 } ie_attend_args;
 
 /* --- The table -------------------------------------------------------------------------------------------- */

@@ -7,7 +7,9 @@
 #include <string.h>
 
 /* Tokens per chunk so that a chunk holds about 16 KiB of f32: below that a dispatch costs more than the work. */
-static int64_t rows_per_chunk(int64_t width) { return ie_max_i64(1, 4096 / ie_max_i64(1, width)); }
+static int64_t rows_per_chunk(int64_t width) {
+  return ie_max_i64(1, 4096 / ie_max_i64(1, width));
+}
 
 typedef struct embed_job {
   const ie_kernels *kernels;
@@ -33,7 +35,8 @@ static void cpu_gather_rows(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const
   if (ctx->dry) return;
   size_t width = (size_t)y->shape[1];
   for (int64_t t = 0; t < y->shape[0]; t++)
-    memcpy(ie_tensor_f32(y) + (size_t)t * width, ie_tensor_f32(x) + (size_t)index[t] * width, width * sizeof(float));
+    memcpy(ie_tensor_f32(y) + (size_t)t * width, ie_tensor_f32(x) + (size_t)index[t] * width,
+           width * sizeof(float));
 }
 
 typedef struct norm_job {
@@ -49,8 +52,8 @@ static void norm_rows(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   const norm_job *job = arg;
   for (int64_t t = begin; t < end; t++)
-    job->kernels->rms_norm(job->y + t * job->width, job->x + t * job->width, job->weight->data, job->weight->dtype,
-                           job->width, job->eps);
+    job->kernels->rms_norm(job->y + t * job->width, job->x + t * job->width, job->weight->data,
+                           job->weight->dtype, job->width, job->eps);
 }
 
 static void cpu_rms_norm(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_vector *weight, float eps) {
@@ -78,8 +81,8 @@ static void rope_rows(void *arg, int thread, int64_t begin, int64_t end) {
 
 static void cpu_rope(ie_ctx *ctx, ie_tensor *x, const ie_tensor *cos, const ie_tensor *sin) {
   if (ctx->dry) return;
-  rope_job job = {&ctx->device->kernels, ie_tensor_f32(x), ie_tensor_f32(cos), ie_tensor_f32(sin), x->shape[1],
-                  x->shape[2]};
+  rope_job job = {&ctx->device->kernels, ie_tensor_f32(x), ie_tensor_f32(cos),
+                  ie_tensor_f32(sin),    x->shape[1],      x->shape[2]};
   ie_team_for(ctx->device->team, x->shape[0], rows_per_chunk(x->shape[1] * x->shape[2]), rope_rows, &job);
 }
 
