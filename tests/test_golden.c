@@ -2,16 +2,16 @@
  * arithmetic classes, for every golden model and every instruction set of this machine. */
 #include "support/golden.h"
 
-#include <stdarg.h>
+#include <math.h>
 #include <setjmp.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
-
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static const double logits_tolerance = 1e-4; /* of the largest logit, class fp32 */
 static const float gap_decided = 2e-4f;      /* below it two ids are equally good */
@@ -96,8 +96,10 @@ static void greedy_ids_equal(void **state) {
     const golden_case *c = &s->golden->cases[i];
     ie_state *st;
     ie_generate_result r;
-    assert_int_equal(ie_state_new(model, &(ie_state_options){.context_tok = c->T + c->new_tok}, &st, &error), IE_OK);
-    ie_generate_options o = {.prompt = c->ids, .prompt_count = c->T, .max_new = c->new_tok, .sample = {.greedy = true}};
+    assert_int_equal(ie_state_new(model, &(ie_state_options){.context_tok = c->T + c->new_tok}, &st, &error),
+                     IE_OK);
+    ie_generate_options o = {
+        .prompt = c->ids, .prompt_count = c->T, .max_new = c->new_tok, .sample = {.greedy = true}};
     if (ie_generate(st, 0, &o, &r, &error) != IE_OK) fail_msg("%s", error.message);
     assert_int_equal(r.ids.count, c->new_tok);
     for (int64_t k = 0; k < c->new_tok && c->gap[k] >= gap_decided; k++)
@@ -123,12 +125,13 @@ static void class_within_rounding(const subject *s, ie_precision precision, doub
   for (int64_t t = 0; t < c->T; t++) {
     errors[t] = 0;
     for (int64_t v = 0; v < c->V; v++)
-      errors[t] = fmax(errors[t], fabs((double)logits[t * c->V + v] - (double)c->logits[t * c->V + v]) / largest);
+      errors[t] =
+          fmax(errors[t], fabs((double)logits[t * c->V + v] - (double)c->logits[t * c->V + v]) / largest);
   }
   qsort(errors, (size_t)c->T, sizeof *errors, ascending);
   double median = errors[c->T / 2];
-  print_message("    %s %s: median error %.4f, allowed %.4f\n", s->golden->name, ie_precision_name(precision), median,
-                2 * rounding + 1e-3);
+  print_message("    %s %s: median error %.4f, allowed %.4f\n", s->golden->name, ie_precision_name(precision),
+                median, 2 * rounding + 1e-3);
   assert_true(median <= 2 * rounding + 1e-3);
   free(errors);
   free(logits);
@@ -181,8 +184,10 @@ int main(void) {
   }
   for (int s = 0; s < n; s++)
     for (int c = 0; c < CHECKS; c++, t++) {
-      snprintf(names[t], sizeof names[t], "%s %s %s", checks[c].name, subjects[s].golden->name, subjects[s].isa);
-      tests[t] = (struct CMUnitTest){.name = names[t], .test_func = checks[c].function, .initial_state = &subjects[s]};
+      snprintf(names[t], sizeof names[t], "%s %s %s", checks[c].name, subjects[s].golden->name,
+               subjects[s].isa);
+      tests[t] = (struct CMUnitTest){
+          .name = names[t], .test_func = checks[c].function, .initial_state = &subjects[s]};
     }
   int failed = count == 0 ? 1 : _cmocka_run_group_tests("golden", tests, (size_t)t, NULL, NULL);
   for (int m = 0; m < count; m++) golden_close(&models[m]);

@@ -3,17 +3,17 @@
  * the twin tolerance (docs/testing.md). */
 #include "support/golden.h"
 
-#include <stdarg.h>
+#include <math.h>
 #include <setjmp.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
-
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include <cmocka.h>
 
 typedef struct subject {
   golden_model *golden;
@@ -51,12 +51,15 @@ static void append(ie_state *state, int64_t sequence, const int32_t *ids, int64_
 }
 
 /* The longest case, whose prompt is longer than every window. */
-static const golden_case *longest(const subject *s) { return &s->golden->cases[s->golden->count - 1]; }
+static const golden_case *longest(const subject *s) {
+  return &s->golden->cases[s->golden->count - 1];
+}
 
 static void threads_agree_to_the_bit(void **state) {
   const subject *s = *state;
   const golden_case *c = longest(s);
-  static const ie_precision classes[] = {IE_PRECISION_FP32, IE_PRECISION_BF16, IE_PRECISION_FP16, IE_PRECISION_INT8};
+  static const ie_precision classes[] = {IE_PRECISION_FP32, IE_PRECISION_BF16, IE_PRECISION_FP16,
+                                         IE_PRECISION_INT8};
   for (size_t p = 0; p < sizeof classes / sizeof classes[0]; p++) {
     float *first = NULL;
     for (int threads = 1; threads <= 5; threads += threads == 1 ? 1 : 3) {
@@ -84,9 +87,42 @@ static void chunks_agree(void **state) {
     float *logits = golden_logits(s->model, c->ids, c->T, chunks[i]);
     double error = golden_error(logits, whole, c->T * c->V);
     free(logits);
-    if (!(error <= s->tolerance)) fail_msg("%s chunk %lld: %.1e", s->golden->name, (long long)chunks[i], error);
+    if (!(error <= s->tolerance))
+      fail_msg("%s chunk %lld: %.1e", s->golden->name, (long long)chunks[i], error);
   }
   free(whole);
+}
+
+/* With `deterministic`, in every class: chunks and threads to the bit. */
+static void deterministic_agrees_to_the_bit(void **state) {
+  const subject *s = *state;
+  const golden_case *c = longest(s);
+  static const struct {
+    int threads;
+    int64_t chunk;
+  } ways[] = {{2, 0}, {1, 1}, {3, 7}, {2, 33}};
+  for (int precision = IE_PRECISION_BF16; precision <= IE_PRECISION_INT8; precision++) {
+    float *first = NULL;
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+      ie_error error = {0};
+      ie_model *model;
+      ie_device *device = open_device(NULL, ways[i].threads);
+      ie_model_options options = {.precision = (ie_precision)precision, .deterministic = true};
+      if (ie_model_open(device, s->golden->dir, &options, &model, &error) != IE_OK)
+        fail_msg("%s", error.message);
+      float *logits = golden_logits(model, c->ids, c->T, ways[i].chunk);
+      if (first && memcmp(first, logits, (size_t)(c->T * c->V) * sizeof(float)) != 0)
+        fail_msg("%s %s: %d threads, chunk %d differ", s->golden->name,
+                 ie_precision_name((ie_precision)precision), ways[i].threads, (int)ways[i].chunk);
+      if (first)
+        free(logits);
+      else
+        first = logits;
+      ie_model_free(model);
+      ie_device_free(device);
+    }
+    free(first);
+  }
 }
 
 static void instruction_sets_agree(void **state) {
@@ -154,7 +190,8 @@ static void rollback_and_prefix_reuse_agree(void **state) {
   ie_state_free(reused);
 
   /* Without room to go back, rings are honest: rollback refuses, sync starts again, the logits are the same. */
-  ie_state *tight = open_state(s->model, &(ie_state_options){.context_tok = c->T, .chunk_tok = 1, .rollback_tok = -1});
+  ie_state *tight =
+      open_state(s->model, &(ie_state_options){.context_tok = c->T, .chunk_tok = 1, .rollback_tok = -1});
   append(tight, 0, c->ids, c->T);
   assert_int_equal(ie_state_rollback(tight, 0, 1, &error), IE_LIMIT);
   assert_int_equal(ie_state_length(tight, 0), c->T);
@@ -199,7 +236,9 @@ static void restored_state_continues(void **state) {
   unlink(path);
 }
 
-static bool count_down(void *arg) { return --*(int *)arg < 0; }
+static bool count_down(void *arg) {
+  return --*(int *)arg < 0;
+}
 
 static void limits_are_refused_before_computing(void **state) {
   const subject *s = *state;
@@ -230,6 +269,7 @@ static const struct {
 } checks[] = {
     {"threads_agree_to_the_bit", threads_agree_to_the_bit},
     {"chunks_agree", chunks_agree},
+    {"deterministic_agrees_to_the_bit", deterministic_agrees_to_the_bit},
     {"instruction_sets_agree", instruction_sets_agree},
     {"steps_of_several_sequences_agree", steps_of_several_sequences_agree},
     {"rollback_and_prefix_reuse_agree", rollback_and_prefix_reuse_agree},
@@ -263,7 +303,8 @@ int main(void) {
     }
     for (int c = 0; c < CHECKS; c++, t++) {
       snprintf(names[t], sizeof names[t], "%s %s", checks[c].name, models[m].name);
-      tests[t] = (struct CMUnitTest){.name = names[t], .test_func = checks[c].function, .initial_state = &subjects[m]};
+      tests[t] = (struct CMUnitTest){
+          .name = names[t], .test_func = checks[c].function, .initial_state = &subjects[m]};
     }
   }
   int failed = _cmocka_run_group_tests("twins", tests, (size_t)t, NULL, NULL);

@@ -34,10 +34,10 @@ bool ie_precision_from_name(const char *name, ie_precision *out);
 typedef struct ie_device ie_device;
 
 typedef struct ie_device_options {
-  const char *kind;     /* "auto" (NULL), "cpu"; "cuda", "cuda:N" and "ze" answer IE_UNSUPPORTED when not built */
-  const char *isa;      /* "scalar", "avx2", "avx512", "amx"; NULL: the best that the machine has. IE_DEVICE when
+  const char *kind; /* "auto" (NULL), "cpu"; "cuda", "cuda:N" and "ze" answer IE_UNSUPPORTED when not built */
+  const char *isa;  /* "scalar", "avx2", "avx512", "amx"; NULL: the best that the machine has. IE_DEVICE when
                            the machine lacks it */
-  int threads;          /* 0: the cores this process may use */
+  int threads;      /* 0: the cores this process may use */
   const char *affinity; /* "auto" (NULL), "none", "compact", "scatter" */
 } ie_device_options;
 

@@ -42,16 +42,17 @@ int64_t ie_state_length(const ie_state *state, int64_t sequence);
 const int32_t *ie_state_ids(const ie_state *state, int64_t sequence);
 
 /* Called with the logits of consecutive positions: (count, vocab), valid during the call. */
-typedef ie_status (*ie_logits_fn)(void *arg, int64_t position, int64_t count, const float *logits, ie_error *error);
-/* Called with the residual stream: layer 0 is the embedding, layer l what layer l - 1 left: (count, width). */
-typedef ie_status (*ie_hidden_fn)(void *arg, int64_t layer, int64_t position, int64_t count, const float *hidden,
+typedef ie_status (*ie_logits_fn)(void *arg, int64_t position, int64_t count, const float *logits,
                                   ie_error *error);
+/* Called with the residual stream: layer 0 is the embedding, layer l what layer l - 1 left: (count, width). */
+typedef ie_status (*ie_hidden_fn)(void *arg, int64_t layer, int64_t position, int64_t count,
+                                  const float *hidden, ie_error *error);
 
 typedef struct ie_append_options {
-  bool all_logits;      /* logits of every position instead of the last one */
-  ie_logits_fn logits;  /* may be NULL */
-  ie_hidden_fn hidden;  /* may be NULL */
-  void *arg;            /* of both */
+  bool all_logits;     /* logits of every position instead of the last one */
+  ie_logits_fn logits; /* may be NULL */
+  ie_hidden_fn hidden; /* may be NULL */
+  void *arg;           /* of both */
   /* Asked before each chunk; true: the call ends with IE_CANCELLED after the chunks that were computed. */
   bool (*cancelled)(void *arg);
   void *cancelled_arg;
@@ -114,31 +115,31 @@ typedef struct ie_generate_options {
   const int32_t *prompt; /* (prompt_count) */
   int64_t prompt_count;
   int64_t max_new;
-  ie_sample_params sample;        /* all-zero: the distribution as it is; greedy: sample.greedy */
-  uint64_t row;                   /* tells the rows of a batch apart: part of what a draw depends on */
-  const ie_tokenizer *tokenizer;  /* NULL: no text, no stop strings */
-  const char *const *stop;        /* (stop_count) strings that end the text and are not part of it */
+  ie_sample_params sample;       /* all-zero: the distribution as it is; greedy: sample.greedy */
+  uint64_t row;                  /* tells the rows of a batch apart: part of what a draw depends on */
+  const ie_tokenizer *tokenizer; /* NULL: no text, no stop strings */
+  const char *const *stop;       /* (stop_count) strings that end the text and are not part of it */
   size_t stop_count;
-  bool ignore_eos;                /* the model's stop ids are ordinary tokens */
-  bool skip_special;              /* leave special tokens out of the text */
-  int logprobs;                   /* K > 0: keep the logprob of each new id and of the K best */
-  ie_token_fn on_token;           /* may be NULL */
+  bool ignore_eos;      /* the model's stop ids are ordinary tokens */
+  bool skip_special;    /* leave special tokens out of the text */
+  int logprobs;         /* K > 0: keep the logprob of each new id and of the K best */
+  ie_token_fn on_token; /* may be NULL */
   void *arg;
-  bool (*cancelled)(void *arg);   /* may be NULL; asked between forwards */
+  bool (*cancelled)(void *arg); /* may be NULL; asked between forwards */
   void *cancelled_arg;
 } ie_generate_options;
 
 typedef struct ie_generate_result {
-  ie_ids ids;             /* the new ids; a stop id that ended it is the last one */
-  ie_bytes text;          /* without the stop string */
+  ie_ids ids;    /* the new ids; a stop id that ended it is the last one */
+  ie_bytes text; /* without the stop string */
   ie_stop_reason reason;
   int64_t computed_prompt_tok, reused_prompt_tok;
-  double prefill_s;       /* from the call to the logits of the last prompt token */
-  double first_token_s;   /* from the call to the first id */
-  double decode_s;        /* from the first id to the end */
-  double *token_s;        /* (ids.count) seconds that each id took; the first one contains the prefill */
-  ie_logprob *logprob;    /* (ids.count) of the chosen ids; NULL unless asked for */
-  ie_logprob *top;        /* (ids.count, logprobs) best first */
+  double prefill_s;     /* from the call to the logits of the last prompt token */
+  double first_token_s; /* from the call to the first id */
+  double decode_s;      /* from the first id to the end */
+  double *token_s;      /* (ids.count) seconds that each id took; the first one contains the prefill */
+  ie_logprob *logprob;  /* (ids.count) of the chosen ids; NULL unless asked for */
+  ie_logprob *top;      /* (ids.count, logprobs) best first */
 } ie_generate_result;
 
 /* Reads the prompt into a sequence (reusing what it already holds of it) and generates. *result is all zero on

@@ -26,7 +26,12 @@ typedef struct ie_model ie_model;
 
 typedef struct ie_model_options {
   ie_precision precision;
-  bool plan_only; /* bind for ie_model_plan alone: nothing is transposed or copied, and nothing can be computed */
+  bool
+      deterministic; /* logits equal to the bit for any chunk size, batch and number of threads: every product uses
+                         the kernels whose rows do not depend on how many rows are computed together. Costs the
+                         matrix units in prefill */
+  bool
+      plan_only; /* bind for ie_model_plan alone: nothing is transposed or copied, and nothing can be computed */
 } ie_model_options;
 
 /* Opens, checks and binds a model. options may be NULL (bf16). IE_FORMAT names the file, tensor or key at fault;
@@ -45,8 +50,9 @@ typedef struct ie_model_info {
   const char *weights;      /* encodings, such as "mxfp4+bf16" */
   const char *dir;          /* folder of the weights */
   ie_precision precision;
+  bool deterministic;
   int64_t parameters, active_parameters; /* active: used for one token */
-  size_t weights_bytes;        /* of all tensors of the checkpoint that the model uses */
+  size_t weights_bytes;                  /* of all tensors of the checkpoint that the model uses */
   size_t weights_copied_bytes; /* of those, in memory of their own (transposed at load) instead of mapped */
   int64_t layers, width, vocab, context_tok; /* context: the largest number of positions */
   int stop_count;
@@ -98,7 +104,8 @@ typedef struct ie_plan_place {
 
 /* Bytes before anything is loaded. peak = resident weights + kv + scratch + other. */
 typedef struct ie_plan {
-  size_t weights_bytes, resident_weights_bytes, kv_bytes, scratch_bytes, other_bytes, peak_bytes, minimum_bytes;
+  size_t weights_bytes, resident_weights_bytes, kv_bytes, scratch_bytes, other_bytes, peak_bytes,
+      minimum_bytes;
   bool fits;                     /* peak <= memory_bytes, or no limit was given */
   size_t streamed_bytes_per_tok; /* read from disk for each token; 0 while all weights are resident */
   int places;

@@ -41,7 +41,8 @@ typedef struct ie_error {
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif
-ie_status ie_error_set(ie_error *error, ie_status status, const char *format, ...);
+ie_status
+ie_error_set(ie_error *error, ie_status status, const char *format, ...);
 
 /* A short English name, such as "out of memory". Never NULL. */
 const char *ie_status_name(ie_status status);

@@ -41,12 +41,14 @@ typedef struct ie_bytes {
   size_t capacity;
 } ie_bytes;
 
+ie_status ie_bytes_append(ie_bytes *bytes, const void *data, size_t size, ie_error *error);
 void ie_bytes_free(ie_bytes *bytes);
 
 typedef struct ie_tokenizer ie_tokenizer;
 
 typedef struct ie_tokenizer_options {
-  const char *encoding;  /* for a .tiktoken rank file: o200k_harmony, qwen2.5, qwen3, nanochat or llama3; else NULL */
+  const char
+      *encoding; /* for a .tiktoken rank file: o200k_harmony, qwen2.5, qwen3, nanochat or llama3; else NULL */
   const char *cache_dir; /* folder for the packs of big tokenizers; NULL: no cache is read or written */
 } ie_tokenizer_options;
 
@@ -92,8 +94,8 @@ const char *ie_tokenizer_token(const ie_tokenizer *tokenizer, int32_t id, size_t
 int32_t ie_tokenizer_special_id(const ie_tokenizer *tokenizer, const char *content);
 
 /* Appends the bytes of ids to *out; skip_special leaves out tokens with special = true. */
-ie_status ie_tokenizer_decode(const ie_tokenizer *tokenizer, const int32_t *ids, size_t count, bool skip_special,
-                              ie_bytes *out, ie_error *error);
+ie_status ie_tokenizer_decode(const ie_tokenizer *tokenizer, const int32_t *ids, size_t count,
+                              bool skip_special, ie_bytes *out, ie_error *error);
 
 /* Streaming: holds back the bytes of an unfinished UTF-8 character, never half a character is shown. */
 typedef struct ie_detokenizer {
@@ -103,8 +105,8 @@ typedef struct ie_detokenizer {
 } ie_detokenizer; /* all-zero (but skip_special) is the start */
 
 /* Appends to *out what may be shown after this id (golden/text section 7). */
-ie_status ie_detokenizer_push(ie_detokenizer *stream, const ie_tokenizer *tokenizer, int32_t id, ie_bytes *out,
-                              ie_error *error);
+ie_status ie_detokenizer_push(ie_detokenizer *stream, const ie_tokenizer *tokenizer, int32_t id,
+                              ie_bytes *out, ie_error *error);
 /* Appends what is still held at the end. */
 ie_status ie_detokenizer_finish(ie_detokenizer *stream, ie_bytes *out, ie_error *error);
 

@@ -36,9 +36,13 @@ bool ie_buf_append(ie_buf *buf, const void *bytes, size_t size) {
   return true;
 }
 
-bool ie_buf_append_str(ie_buf *buf, const char *str) { return ie_buf_append(buf, str, strlen(str)); }
+bool ie_buf_append_str(ie_buf *buf, const char *str) {
+  return ie_buf_append(buf, str, strlen(str));
+}
 
-bool ie_buf_append_char(ie_buf *buf, char c) { return ie_buf_append(buf, &c, 1); }
+bool ie_buf_append_char(ie_buf *buf, char c) {
+  return ie_buf_append(buf, &c, 1);
+}
 
 bool ie_buf_printf(ie_buf *buf, const char *format, ...) {
   va_list args, again;

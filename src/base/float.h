@@ -17,7 +17,9 @@ static inline float ie_f32_from_bits(uint32_t u) {
   return x;
 }
 
-static inline float ie_bf16_to_f32(uint16_t h) { return ie_f32_from_bits((uint32_t)h << 16); }
+static inline float ie_bf16_to_f32(uint16_t h) {
+  return ie_f32_from_bits((uint32_t)h << 16);
+}
 
 /* Round to nearest even; NaN stays NaN (made quiet). */
 static inline uint16_t ie_f32_to_bf16(float x) {
@@ -26,7 +28,9 @@ static inline uint16_t ie_f32_to_bf16(float x) {
   return (uint16_t)((u + 0x7FFFu + ((u >> 16) & 1u)) >> 16);
 }
 
-static inline float ie_f32_round_bf16(float x) { return ie_bf16_to_f32(ie_f32_to_bf16(x)); }
+static inline float ie_f32_round_bf16(float x) {
+  return ie_bf16_to_f32(ie_f32_to_bf16(x));
+}
 
 static inline float ie_f16_to_f32(uint16_t h) {
   uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
@@ -53,6 +57,8 @@ static inline uint16_t ie_f32_to_f16(float x) {
   return (uint16_t)(sign | ((u - 0x38000000u) >> 13)); /* a carry may give the infinity code */
 }
 
-static inline float ie_f32_round_f16(float x) { return ie_f16_to_f32(ie_f32_to_f16(x)); }
+static inline float ie_f32_round_f16(float x) {
+  return ie_f16_to_f32(ie_f32_to_f16(x));
+}
 
 #endif

@@ -26,7 +26,8 @@ ie_status ie_json_read_object(const char *path, size_t max_bytes, json_t **out, 
   if (status == IE_OK) status = ie_json_parse(text.data ? text.data : "", text.size, 0, path, out, error);
   ie_buf_free(&text);
   if (status == IE_OK && !json_is_object(*out)) {
-    status = ie_error_set(error, IE_FORMAT, "%s: expected a JSON object, found %s", path, ie_json_type_name(*out));
+    status =
+        ie_error_set(error, IE_FORMAT, "%s: expected a JSON object, found %s", path, ie_json_type_name(*out));
     json_decref(*out);
     *out = NULL;
   }
@@ -55,7 +56,8 @@ static const json_t *reader_get(ie_json_reader *reader, const char *key) {
   return json_is_null(value) ? NULL : value;
 }
 
-static void reader_type_error(ie_json_reader *reader, const char *key, const char *expected, const json_t *value) {
+static void reader_type_error(ie_json_reader *reader, const char *key, const char *expected,
+                              const json_t *value) {
   reader->status = ie_error_set(reader->error, IE_FORMAT, "%s: %s: expected %s, found %s", reader->where, key,
                                 expected, ie_json_type_name(value));
 }
@@ -74,8 +76,9 @@ int64_t ie_json_int(ie_json_reader *reader, const char *key, int64_t fallback, i
     return fallback;
   }
   if (n < min || n > max) {
-    reader->status = ie_error_set(reader->error, IE_FORMAT, "%s: %s: expected a number from %lld to %lld, found %lld",
-                                  reader->where, key, (long long)min, (long long)max, (long long)n);
+    reader->status =
+        ie_error_set(reader->error, IE_FORMAT, "%s: %s: expected a number from %lld to %lld, found %lld",
+                     reader->where, key, (long long)min, (long long)max, (long long)n);
     return fallback;
   }
   return n;
@@ -96,8 +99,9 @@ double ie_json_number(ie_json_reader *reader, const char *key, double fallback, 
   }
   double x = json_number_value(value);
   if (!(x >= min && x <= max) || !isfinite(x)) {
-    reader->status = ie_error_set(reader->error, IE_FORMAT, "%s: %s: expected a number from %g to %g, found %g",
-                                  reader->where, key, min, max, x);
+    reader->status =
+        ie_error_set(reader->error, IE_FORMAT, "%s: %s: expected a number from %g to %g, found %g",
+                     reader->where, key, min, max, x);
     return fallback;
   }
   return x;

@@ -23,10 +23,18 @@ static inline bool ie_size_add(size_t a, size_t b, size_t *out) {
 }
 
 /* a rounded up to a multiple of align, a power of two. The caller guarantees that a + align fits. */
-static inline size_t ie_size_align(size_t a, size_t align) { return (a + align - 1) & ~(align - 1); }
+static inline size_t ie_size_align(size_t a, size_t align) {
+  return (a + align - 1) & ~(align - 1);
+}
 
-static inline int64_t ie_div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static inline int64_t ie_min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t ie_max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t ie_div_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+static inline int64_t ie_min_i64(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+static inline int64_t ie_max_i64(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
 
 #endif

@@ -9,8 +9,10 @@
 #include <string.h>
 
 const char *ie_stop_reason_name(ie_stop_reason reason) {
-  static const char *const names[] = {
-      [IE_STOP_LENGTH] = "length", [IE_STOP_EOS] = "eos", [IE_STOP_STRING] = "stop", [IE_STOP_CANCELLED] = "cancelled"};
+  static const char *const names[] = {[IE_STOP_LENGTH] = "length",
+                                      [IE_STOP_EOS] = "eos",
+                                      [IE_STOP_STRING] = "stop",
+                                      [IE_STOP_CANCELLED] = "cancelled"};
   return (unsigned)reason <= IE_STOP_CANCELLED ? names[reason] : "unknown";
 }
 
@@ -32,7 +34,7 @@ typedef struct generation {
   ie_sampler *sampler;
   int32_t *history; /* (prompt_count + max_new) the prompt and what was written */
   ie_detokenizer stream;
-  size_t shown;   /* bytes of the text that were given to on_token */
+  size_t shown; /* bytes of the text that were given to on_token */
   double started, last;
   int32_t top_ids[IE_SAMPLE_TOP_MAX];
   float top_logprobs[IE_SAMPLE_TOP_MAX];
@@ -116,7 +118,8 @@ static bool text_show(generation *g, int32_t id, size_t held) {
   size_t begin = g->shown;
   if (end > begin) g->shown = end;
   if (!g->options->on_token) return true;
-  return g->options->on_token(g->options->arg, id, text->size ? text->data + begin : "", end > begin ? end - begin : 0);
+  return g->options->on_token(g->options->arg, id, text->size ? text->data + begin : "",
+                              end > begin ? end - begin : 0);
 }
 
 /* Adds the text of an id; *stopped when a stop string is complete or the caller stops. */
@@ -189,7 +192,8 @@ static ie_status prompt_read(generation *g, ie_error *error) {
 
 /* Text that was held back, when nothing more will come: not after a stop string, which nothing may follow. */
 static ie_status text_finish(generation *g, ie_error *error) {
-  if (g->result->reason == IE_STOP_STRING || !g->options->tokenizer || g->result->ids.count == 0) return IE_OK;
+  if (g->result->reason == IE_STOP_STRING || !g->options->tokenizer || g->result->ids.count == 0)
+    return IE_OK;
   ie_status status = ie_detokenizer_finish(&g->stream, &g->result->text, error);
   if (status == IE_OK && g->shown < g->result->text.size)
     text_show(g, g->result->ids.ids[g->result->ids.count - 1], /*held=*/0);
@@ -198,15 +202,18 @@ static ie_status text_finish(generation *g, ie_error *error) {
 
 static ie_status options_check(const ie_state *state, const ie_generate_options *o, ie_error *error) {
   if (o->prompt_count < 1) return ie_error_set(error, IE_INVALID_ARGUMENT, "the prompt is empty");
-  if (o->max_new < 0) return ie_error_set(error, IE_INVALID_ARGUMENT, "max_new is %lld", (long long)o->max_new);
+  if (o->max_new < 0)
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "max_new is %lld", (long long)o->max_new);
   if (o->logprobs < 0 || o->logprobs > IE_SAMPLE_TOP_MAX || o->logprobs > state->model->info.vocab)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "logprobs: expected 0 to %d, found %d", IE_SAMPLE_TOP_MAX,
                         o->logprobs);
   if (o->stop_count > 0 && !o->tokenizer)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "stop strings need a tokenizer");
   if (o->prompt_count > state->context || o->max_new > state->context - o->prompt_count)
-    return ie_error_set(error, IE_LIMIT, "the prompt has %lld tokens and %lld new ones were asked for: %lld, but the "
-                        "context is %lld", (long long)o->prompt_count, (long long)o->max_new,
+    return ie_error_set(error, IE_LIMIT,
+                        "the prompt has %lld tokens and %lld new ones were asked for: %lld, but the "
+                        "context is %lld",
+                        (long long)o->prompt_count, (long long)o->max_new,
                         (long long)(o->prompt_count + o->max_new), (long long)state->context);
   return IE_OK;
 }

@@ -14,11 +14,14 @@ static void place_add(ie_plan *plan, const char *tensors, const char *where, siz
   place->bytes = bytes;
 }
 
-ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, ie_plan *out, ie_error *error) {
+ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, ie_plan *out,
+                        ie_error *error) {
   *out = (ie_plan){0};
   ie_state_sizes s;
-  ie_state_options state = {.context_tok = options->context_tok, .sequences = options->sequences,
-                            .chunk_tok = options->chunk_tok, .kv = options->kv};
+  ie_state_options state = {.context_tok = options->context_tok,
+                            .sequences = options->sequences,
+                            .chunk_tok = options->chunk_tok,
+                            .kv = options->kv};
   ie_status status = ie_state_size(model, &state, &s, error);
   if (status != IE_OK) return status;
   size_t copied = model->info.weights_copied_bytes;

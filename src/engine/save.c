@@ -30,7 +30,8 @@ static void fingerprint(const ie_model *model, uint8_t digest[IE_SHA256_BYTES]) 
 }
 
 /* Copies positions first .. end of one head between the ring and dense memory. */
-static void head_copy(const ie_kv_layer *layer, uint8_t *cache, uint8_t *dense, int64_t first, int64_t end, bool out) {
+static void head_copy(const ie_kv_layer *layer, uint8_t *cache, uint8_t *dense, int64_t first, int64_t end,
+                      bool out) {
   size_t row = (size_t)layer->dim * ie_dtype_bytes(layer->dtype);
   for (int64_t p = first; p < end;) {
     int64_t slot = p % layer->cap, n = ie_min_i64(end - p, layer->cap - slot);
@@ -43,8 +44,8 @@ static void head_copy(const ie_kv_layer *layer, uint8_t *cache, uint8_t *dense, 
   }
 }
 
-static void layer_copy(const ie_kv_layer *layer, void *cache, int64_t sequence, void *dense, int64_t first, int64_t end,
-                       bool out) {
+static void layer_copy(const ie_kv_layer *layer, void *cache, int64_t sequence, void *dense, int64_t first,
+                       int64_t end, bool out) {
   size_t row = (size_t)layer->dim * ie_dtype_bytes(layer->dtype);
   for (int64_t h = 0; h < layer->heads; h++)
     head_copy(layer, (uint8_t *)cache + (size_t)((sequence * layer->heads + h) * layer->cap) * row,
@@ -53,8 +54,8 @@ static void layer_copy(const ie_kv_layer *layer, void *cache, int64_t sequence, 
 
 ie_status ie_state_save(const ie_state *state, int64_t sequence, const char *path, ie_error *error) {
   if (sequence < 0 || sequence >= state->sequences)
-    return ie_error_set(error, IE_INVALID_ARGUMENT, "sequence %lld, but the state has %lld", (long long)sequence,
-                        (long long)state->sequences);
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "sequence %lld, but the state has %lld",
+                        (long long)sequence, (long long)state->sequences);
   int64_t layers = state->model->info.layers, n = state->length[sequence];
   size_t count = 3 + 2 * (size_t)layers;
   uint8_t digest[IE_SHA256_BYTES];
@@ -68,15 +69,20 @@ ie_status ie_state_save(const ie_state *state, int64_t sequence, const char *pat
     status = ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory for a copy of the cache", path);
     goto cleanup;
   }
-  t[0] = (ie_tensor_out){.name = "state", .dtype = IE_U8, .rank = 1, .shape = {IE_SHA256_BYTES}, .data = digest};
+  t[0] =
+      (ie_tensor_out){.name = "state", .dtype = IE_U8, .rank = 1, .shape = {IE_SHA256_BYTES}, .data = digest};
   t[1] = (ie_tensor_out){.name = "first", .dtype = IE_I64, .rank = 1, .shape = {layers}, .data = first};
-  t[2] = (ie_tensor_out){.name = "ids", .dtype = IE_I32, .rank = 1, .shape = {n}, .data = ie_state_ids(state, sequence)};
+  t[2] = (ie_tensor_out){
+      .name = "ids", .dtype = IE_I32, .rank = 1, .shape = {n}, .data = ie_state_ids(state, sequence)};
   for (int64_t i = 0; i < 2 * layers; i++) {
     const ie_kv_layer *layer = &state->layer[i / 2];
     first[i / 2] = ie_min_i64(ie_state_first_held(state, layer, sequence), n);
     snprintf(names[3 + i], NAME_BYTES, "%c.%lld", i % 2 ? 'v' : 'k', (long long)(i / 2));
-    t[3 + i] = (ie_tensor_out){.name = names[3 + i], .dtype = layer->dtype, .rank = 3,
-                               .shape = {layer->heads, n - first[i / 2], layer->dim}, .data = at};
+    t[3 + i] = (ie_tensor_out){.name = names[3 + i],
+                               .dtype = layer->dtype,
+                               .rank = 3,
+                               .shape = {layer->heads, n - first[i / 2], layer->dim},
+                               .data = at};
     layer_copy(layer, i % 2 ? layer->v : layer->k, sequence, at, first[i / 2], n, /*out=*/true);
     at += (size_t)(layer->heads * (n - first[i / 2]) * layer->dim) * ie_dtype_bytes(layer->dtype);
   }
@@ -89,92 +95,102 @@ cleanup:
   return status;
 }
 
+/* A saved sequence that is being read. */
+typedef struct saved {
+  const ie_tensor_file *file;
+  const char *path;
+  const int32_t *ids;   /* (n) */
+  const int64_t *first; /* (layers) */
+  int64_t n;
+} saved;
+
 /* The tensor of that name, type and shape (rank 1 to 3), or NULL with the error. */
-static const ie_tensor_info *saved_find(const ie_tensor_file *file, const char *path, const ie_tensor_out *want,
-                                        ie_error *error) {
-  const ie_tensor_info *t = ie_tensor_file_get(file, want->name);
+static const ie_tensor_info *saved_find(const saved *in, const ie_tensor_out *want, ie_error *error) {
+  const ie_tensor_info *t = ie_tensor_file_get(in->file, want->name);
   bool good = t && t->dtype == want->dtype && t->rank == want->rank &&
               (uintptr_t)t->data % ie_dtype_bytes(t->dtype) == 0;
   for (int i = 0; good && i < want->rank; i++) good = want->shape[i] < 0 || t->shape[i] == want->shape[i];
   if (good) return t;
-  ie_error_set(error, IE_FORMAT, "%s: not a saved state of this model and KV type: tensor %s is missing or has another "
-               "type or shape", path, want->name);
+  ie_error_set(error, IE_FORMAT,
+               "%s: not a saved state of this model and KV type: tensor %s is missing or has another "
+               "type or shape",
+               in->path, want->name);
   return NULL;
 }
 
-static ie_status saved_header(const ie_state *state, const ie_tensor_file *file, const char *path,
-                              const ie_tensor_info **ids, const int64_t **first, ie_error *error) {
+static ie_status saved_header(const ie_state *state, saved *in, ie_error *error) {
   int64_t layers = state->model->info.layers;
   uint8_t digest[IE_SHA256_BYTES];
-  const ie_tensor_info *mark = saved_find(
-      file, path, &(ie_tensor_out){.name = "state", .dtype = IE_U8, .rank = 1, .shape = {IE_SHA256_BYTES}}, error);
-  const ie_tensor_info *starts = mark ? saved_find(
-      file, path, &(ie_tensor_out){.name = "first", .dtype = IE_I64, .rank = 1, .shape = {layers}}, error) : NULL;
-  *ids = starts ? saved_find(file, path, &(ie_tensor_out){.name = "ids", .dtype = IE_I32, .rank = 1, .shape = {-1}},
-                             error) : NULL;
-  if (!*ids) return IE_FORMAT;
+  const ie_tensor_out want_mark = {.name = "state", .dtype = IE_U8, .rank = 1, .shape = {IE_SHA256_BYTES}};
+  const ie_tensor_out want_first = {.name = "first", .dtype = IE_I64, .rank = 1, .shape = {layers}};
+  const ie_tensor_out want_ids = {.name = "ids", .dtype = IE_I32, .rank = 1, .shape = {-1}};
+  const ie_tensor_info *mark = saved_find(in, &want_mark, error);
+  const ie_tensor_info *first = mark ? saved_find(in, &want_first, error) : NULL;
+  const ie_tensor_info *ids = first ? saved_find(in, &want_ids, error) : NULL;
+  if (!ids) return IE_FORMAT;
+  in->ids = ids->data;
+  in->first = first->data;
+  in->n = ids->shape[0];
   fingerprint(state->model, digest);
   if (memcmp(mark->data, digest, sizeof digest) != 0)
-    return ie_error_set(error, IE_FORMAT, "%s: saved from another model", path);
-  if ((*ids)->shape[0] > state->context)
-    return ie_error_set(error, IE_LIMIT, "%s: holds %lld tokens, but the context is %lld", path,
-                        (long long)(*ids)->shape[0], (long long)state->context);
-  *first = starts->data;
-  const int32_t *id = (*ids)->data;
-  for (int64_t i = 0; i < (*ids)->shape[0]; i++)
-    if (id[i] < 0 || id[i] >= state->model->info.vocab)
-      return ie_error_set(error, IE_FORMAT, "%s: id %d is not below the vocabulary", path, id[i]);
+    return ie_error_set(error, IE_FORMAT, "%s: saved from another model", in->path);
+  if (in->n > state->context)
+    return ie_error_set(error, IE_LIMIT, "%s: holds %lld tokens, but the context is %lld", in->path,
+                        (long long)in->n, (long long)state->context);
+  for (int64_t i = 0; i < in->n; i++)
+    if (in->ids[i] < 0 || in->ids[i] >= state->model->info.vocab)
+      return ie_error_set(error, IE_FORMAT, "%s: id %d is not below the vocabulary", in->path, in->ids[i]);
   return IE_OK;
 }
 
 /* Checks (copy = false) or restores (copy = true) the layers. A file from a state with a longer ring gives the part
- * that this one can hold; a shorter one may lack what the window needs, which is refused. */
-static ie_status saved_layers(ie_state *state, int64_t sequence, const ie_tensor_file *file, const char *path,
-                              int64_t n, const int64_t *first, bool copy, ie_error *error) {
+ * that this one can hold; one from a shorter ring may lack what the window needs, which is refused. */
+static ie_status saved_layers(ie_state *state, int64_t sequence, const saved *in, bool copy,
+                              ie_error *error) {
   for (int64_t i = 0; i < 2 * state->model->info.layers; i++) {
     const ie_kv_layer *layer = &state->layer[i / 2];
-    int64_t window = state->model->kv[i / 2].window, f = first[i / 2];
+    int64_t window = state->model->kv[i / 2].window, first = in->first[i / 2];
     char name[NAME_BYTES];
     snprintf(name, sizeof name, "%c.%lld", i % 2 ? 'v' : 'k', (long long)(i / 2));
-    if (f < 0 || f > n || f > (window > 0 ? ie_max_i64(0, n - window + 1) : 0))
-      return ie_error_set(error, IE_FORMAT, "%s: layer %lld begins at position %lld, too late for %lld tokens", path,
-                          (long long)(i / 2), (long long)f, (long long)n);
-    const ie_tensor_info *t = saved_find(
-        file, path, &(ie_tensor_out){.name = name, .dtype = layer->dtype, .rank = 3,
-                                     .shape = {layer->heads, n - f, layer->dim}}, error);
+    if (first < 0 || first > in->n || first > (window > 0 ? ie_max_i64(0, in->n - window + 1) : 0))
+      return ie_error_set(error, IE_FORMAT,
+                          "%s: layer %lld begins at position %lld, too late for %lld tokens", in->path,
+                          (long long)(i / 2), (long long)first, (long long)in->n);
+    const ie_tensor_out want = {
+        .name = name, .dtype = layer->dtype, .rank = 3, .shape = {layer->heads, in->n - first, layer->dim}};
+    const ie_tensor_info *t = saved_find(in, &want, error);
     if (!t) return IE_FORMAT;
-    if (!copy) continue;
     /* Positions older than the ring are written first and overwritten by the newer ones. */
-    layer_copy(layer, i % 2 ? layer->v : layer->k, sequence, (void *)(uintptr_t)t->data, f, n, /*out=*/false);
+    if (copy)
+      layer_copy(layer, i % 2 ? layer->v : layer->k, sequence, (void *)(uintptr_t)t->data, first, in->n,
+                 /*out=*/false);
   }
   return IE_OK;
 }
 
 /* What the restored sequence cannot go back beyond: the latest beginning of any layer. */
-static int64_t saved_high(const ie_state *state, int64_t n, const int64_t *first) {
-  int64_t high = n;
+static int64_t saved_high(const ie_state *state, const saved *in) {
+  int64_t high = in->n;
   for (int64_t i = 0; i < state->model->info.layers; i++)
-    if (first[i] > 0) high = ie_max_i64(high, first[i] + state->layer[i].cap);
+    if (in->first[i] > 0) high = ie_max_i64(high, in->first[i] + state->layer[i].cap);
   return high;
 }
 
 ie_status ie_state_load(ie_state *state, int64_t sequence, const char *path, ie_error *error) {
   if (sequence < 0 || sequence >= state->sequences)
-    return ie_error_set(error, IE_INVALID_ARGUMENT, "sequence %lld, but the state has %lld", (long long)sequence,
-                        (long long)state->sequences);
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "sequence %lld, but the state has %lld",
+                        (long long)sequence, (long long)state->sequences);
   ie_tensor_file *file;
-  const ie_tensor_info *ids = NULL;
-  const int64_t *first = NULL;
   ie_status status = ie_tensor_file_open(path, &file, error);
   if (status != IE_OK) return status;
-  status = saved_header(state, file, path, &ids, &first, error);
-  int64_t n = status == IE_OK ? ids->shape[0] : 0;
-  if (status == IE_OK) status = saved_layers(state, sequence, file, path, n, first, /*copy=*/false, error);
-  if (status == IE_OK) status = saved_layers(state, sequence, file, path, n, first, /*copy=*/true, error);
+  saved in = {.file = file, .path = path};
+  status = saved_header(state, &in, error);
+  if (status == IE_OK) status = saved_layers(state, sequence, &in, /*copy=*/false, error);
+  if (status == IE_OK) status = saved_layers(state, sequence, &in, /*copy=*/true, error);
   if (status == IE_OK) {
-    memcpy(state->ids + sequence * state->context, ids->data, (size_t)n * sizeof(int32_t));
-    state->length[sequence] = n;
-    state->high[sequence] = saved_high(state, n, first);
+    memcpy(state->ids + sequence * state->context, in.ids, (size_t)in.n * sizeof(int32_t));
+    state->length[sequence] = in.n;
+    state->high[sequence] = saved_high(state, &in);
   }
   ie_tensor_file_free(file);
   return status;

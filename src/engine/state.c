@@ -18,7 +18,9 @@ int64_t ie_state_slots(const ie_kv_spec *spec, int64_t context, int64_t chunk, i
 
 /* f16 costs what bf16 costs and rounds eight times finer: on the golden models the error of class bf16 is 1.2 times
  * that of rounding the products' inputs alone with f16 keys and values, 1.8 times with bf16 (docs/DESIGN.md). */
-static ie_dtype kv_default(ie_precision precision) { return precision == IE_PRECISION_FP32 ? IE_F32 : IE_F16; }
+static ie_dtype kv_default(ie_precision precision) {
+  return precision == IE_PRECISION_FP32 ? IE_F32 : IE_F16;
+}
 
 /* A forward over nothing: takes from a measuring arena what a real one takes. */
 static ie_status dry_run(const ie_model *model, int64_t tokens, int64_t wanted, int32_t *zeros, size_t *peak,
@@ -32,8 +34,13 @@ static ie_status dry_run(const ie_model *model, int64_t tokens, int64_t wanted, 
   }
   *ctx = (ie_ctx){.device = model->device, .arena = ie_arena_measure(), .cls = model->cls, .dry = true};
   for (int64_t i = 0; i < model->info.layers; i++)
-    kv[i] = (ie_kv_layer){.heads = model->kv[i].heads, .dim = model->kv[i].dim, .cap = SLOT_UNIT, .sequences = 1};
-  ie_batch batch = {.tokens = tokens, .ids = zeros, .position = zeros, .sequence = zeros, .wanted = zeros,
+    kv[i] =
+        (ie_kv_layer){.heads = model->kv[i].heads, .dim = model->kv[i].dim, .cap = SLOT_UNIT, .sequences = 1};
+  ie_batch batch = {.tokens = tokens,
+                    .ids = zeros,
+                    .position = zeros,
+                    .sequence = zeros,
+                    .wanted = zeros,
                     .wanted_count = wanted};
   model->arch->forward(ctx, model->net, kv, &batch, /*hooks=*/NULL);
   ie_status status = ctx->status;
@@ -64,23 +71,28 @@ static ie_status scratch_measure(const ie_model *model, ie_state_sizes *s, ie_er
 
 static ie_status options_check(const ie_model *model, const ie_state_options *o, ie_error *error) {
   if (o->context_tok < 0 || o->sequences < 0 || o->chunk_tok < 0 || o->rollback_tok < -1)
-    return ie_error_set(error, IE_INVALID_ARGUMENT, "a state's context, sequences and chunk cannot be negative");
+    return ie_error_set(error, IE_INVALID_ARGUMENT,
+                        "a state's context, sequences and chunk cannot be negative");
   if (o->context_tok > model->info.context_tok)
-    return ie_error_set(error, IE_INVALID_ARGUMENT, "a context of %lld tokens was asked for, the model has %lld",
+    return ie_error_set(error, IE_INVALID_ARGUMENT,
+                        "a context of %lld tokens was asked for, the model has %lld",
                         (long long)o->context_tok, (long long)model->info.context_tok);
   if (o->kv != IE_DTYPE_NONE && o->kv != IE_F32 && o->kv != IE_F16 && o->kv != IE_BF16)
-    return ie_error_set(error, IE_UNSUPPORTED, "a KV cache of %s; f32, f16 and bf16 are built", ie_dtype_name(o->kv));
+    return ie_error_set(error, IE_UNSUPPORTED, "a KV cache of %s; f32, f16 and bf16 are built",
+                        ie_dtype_name(o->kv));
   return IE_OK;
 }
 
-ie_status ie_state_size(const ie_model *model, const ie_state_options *options, ie_state_sizes *out, ie_error *error) {
+ie_status ie_state_size(const ie_model *model, const ie_state_options *options, ie_state_sizes *out,
+                        ie_error *error) {
   static const ie_state_options defaults = {0};
   if (!options) options = &defaults;
   *out = (ie_state_sizes){0};
   ie_status status = options_check(model, options, error);
   if (status != IE_OK) return status;
   ie_state_sizes s = {.sequences = ie_max_i64(options->sequences, 1)};
-  s.context = options->context_tok ? options->context_tok : ie_min_i64(model->info.context_tok, CONTEXT_DEFAULT);
+  s.context =
+      options->context_tok ? options->context_tok : ie_min_i64(model->info.context_tok, CONTEXT_DEFAULT);
   s.chunk = ie_min_i64(options->chunk_tok ? options->chunk_tok : CHUNK_DEFAULT, s.context);
   s.rollback = options->rollback_tok == 0 ? ROLLBACK_DEFAULT : ie_max_i64(options->rollback_tok, 0);
   s.kv_dtype = options->kv ? options->kv : kv_default(model->info.precision);
@@ -90,13 +102,15 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
   for (int64_t i = 0; i < model->info.layers; i++) {
     const ie_kv_spec *spec = &model->kv[i];
     size_t bytes = 2 * ie_dtype_bytes(s.kv_dtype);
-    if (!ie_size_mul(bytes, (size_t)s.sequences, &bytes) || !ie_size_mul(bytes, (size_t)spec->heads, &bytes) ||
+    if (!ie_size_mul(bytes, (size_t)s.sequences, &bytes) ||
+        !ie_size_mul(bytes, (size_t)spec->heads, &bytes) ||
         !ie_size_mul(bytes, (size_t)ie_state_slots(spec, s.context, s.chunk, s.rollback), &bytes) ||
         !ie_size_mul(bytes, (size_t)spec->dim, &bytes) || !ie_size_add(s.kv_bytes, bytes, &s.kv_bytes))
       return ie_error_set(error, IE_OUT_OF_MEMORY, "%lld sequences of %lld tokens do not fit any memory",
                           (long long)s.sequences, (long long)s.context);
   }
-  s.table_bytes = (size_t)s.sequences * (size_t)s.context * sizeof(int32_t) + 4 * (size_t)s.batch_max * sizeof(int32_t);
+  s.table_bytes =
+      (size_t)s.sequences * (size_t)s.context * sizeof(int32_t) + 4 * (size_t)s.batch_max * sizeof(int32_t);
   status = scratch_measure(model, &s, error);
   if (status == IE_OK) *out = s;
   return status;
@@ -109,9 +123,11 @@ static void layers_place(ie_state *state, const ie_state_sizes *s) {
   for (int64_t i = 0; i < state->model->info.layers; i++) {
     const ie_kv_spec *spec = &state->model->kv[i];
     ie_kv_layer *layer = &state->layer[i];
-    *layer = (ie_kv_layer){.dtype = s->kv_dtype, .sequences = s->sequences, .heads = spec->heads, .dim = spec->dim};
+    *layer = (ie_kv_layer){
+        .dtype = s->kv_dtype, .sequences = s->sequences, .heads = spec->heads, .dim = spec->dim};
     layer->cap = ie_state_slots(spec, s->context, s->chunk, s->rollback);
-    size_t bytes = (size_t)(s->sequences * spec->heads * layer->cap * spec->dim) * ie_dtype_bytes(s->kv_dtype);
+    size_t bytes =
+        (size_t)(s->sequences * spec->heads * layer->cap * spec->dim) * ie_dtype_bytes(s->kv_dtype);
     layer->k = at;
     layer->v = at + bytes;
     at += 2 * bytes;
@@ -121,7 +137,8 @@ static void layers_place(ie_state *state, const ie_state_sizes *s) {
 ie_status ie_state_new(ie_model *model, const ie_state_options *options, ie_state **out, ie_error *error) {
   *out = NULL;
   ie_state_sizes s;
-  if (model->plan_only) return ie_error_set(error, IE_INVALID_ARGUMENT, "the model was opened for planning only");
+  if (model->plan_only)
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "the model was opened for planning only");
   ie_status status = ie_state_size(model, options, &s, error);
   if (status != IE_OK) return status;
   ie_state *state = calloc(1, sizeof *state);
@@ -141,10 +158,11 @@ ie_status ie_state_new(ie_model *model, const ie_state_options *options, ie_stat
   state->batch_memory = calloc(4 * (size_t)s.batch_max, sizeof *state->batch_memory);
   state->kv_memory = model->device->alloc(model->device, s.kv_bytes);
   state->ctx = (ie_ctx){.device = model->device, .cls = model->cls};
-  if (!state->layer || !state->ids || !state->length || !state->high || !state->batch_memory || !state->kv_memory)
+  if (!state->layer || !state->ids || !state->length || !state->high || !state->batch_memory ||
+      !state->kv_memory)
     status = ie_error_set(error, IE_OUT_OF_MEMORY,
-                          "out of memory for a KV cache of %zu bytes (%lld sequences of %lld tokens)", s.kv_bytes,
-                          (long long)s.sequences, (long long)s.context);
+                          "out of memory for a KV cache of %zu bytes (%lld sequences of %lld tokens)",
+                          s.kv_bytes, (long long)s.sequences, (long long)s.context);
   if (status == IE_OK) status = ie_arena_open(s.scratch_bytes, &state->ctx.arena, error);
   if (status != IE_OK) {
     ie_state_free(state);
@@ -167,11 +185,21 @@ void ie_state_free(ie_state *state) {
   free(state);
 }
 
-int64_t ie_state_context(const ie_state *state) { return state->context; }
-ie_dtype ie_state_kv(const ie_state *state) { return state->kv_dtype; }
-size_t ie_state_kv_bytes(const ie_state *state) { return state->kv_bytes; }
-size_t ie_state_scratch_bytes(const ie_state *state) { return state->ctx.arena.capacity; }
-int64_t ie_state_length(const ie_state *state, int64_t sequence) { return state->length[sequence]; }
+int64_t ie_state_context(const ie_state *state) {
+  return state->context;
+}
+ie_dtype ie_state_kv(const ie_state *state) {
+  return state->kv_dtype;
+}
+size_t ie_state_kv_bytes(const ie_state *state) {
+  return state->kv_bytes;
+}
+size_t ie_state_scratch_bytes(const ie_state *state) {
+  return state->ctx.arena.capacity;
+}
+int64_t ie_state_length(const ie_state *state, int64_t sequence) {
+  return state->length[sequence];
+}
 const int32_t *ie_state_ids(const ie_state *state, int64_t sequence) {
   return state->ids + sequence * state->context;
 }
@@ -199,8 +227,8 @@ typedef struct hidden_job {
 static void hidden_pass(void *arg, int64_t layer, const ie_tensor *x) {
   hidden_job *job = arg;
   if (job->status != IE_OK) return;
-  job->status =
-      job->options->hidden(job->options->arg, layer, job->position, x->shape[0], ie_tensor_f32(x), job->error);
+  job->status = job->options->hidden(job->options->arg, layer, job->position, x->shape[0], ie_tensor_f32(x),
+                                     job->error);
 }
 
 /* One forward of the batch that stands in batch_memory. */
@@ -236,8 +264,8 @@ static ie_status ids_check(const ie_state *state, const int32_t *ids, int64_t co
 
 static ie_status sequence_check(const ie_state *state, int64_t sequence, ie_error *error) {
   if (sequence >= 0 && sequence < state->sequences) return IE_OK;
-  return ie_error_set(error, IE_INVALID_ARGUMENT, "sequence %lld, but the state has %lld", (long long)sequence,
-                      (long long)state->sequences);
+  return ie_error_set(error, IE_INVALID_ARGUMENT, "sequence %lld, but the state has %lld",
+                      (long long)sequence, (long long)state->sequences);
 }
 
 /* The tokens of a chunk were computed: they now belong to the sequence. */
@@ -306,7 +334,8 @@ ie_status ie_state_step(ie_state *state, const int32_t *sequence, const int32_t 
     status = sequence_check(state, sequence[i], error);
     for (int64_t j = 0; j < i && status == IE_OK; j++)
       if (sequence[j] == sequence[i])
-        status = ie_error_set(error, IE_INVALID_ARGUMENT, "sequence %d stands twice in one step", sequence[i]);
+        status =
+            ie_error_set(error, IE_INVALID_ARGUMENT, "sequence %d stands twice in one step", sequence[i]);
     if (status != IE_OK) break;
     if (state->length[sequence[i]] == state->context)
       status = ie_error_set(error, IE_LIMIT, "sequence %d is full: the context is %lld", sequence[i],
@@ -340,8 +369,10 @@ ie_status ie_state_rollback(ie_state *state, int64_t sequence, int64_t length, i
     int64_t window = state->model->kv[i].window;
     int64_t first = window > 0 ? ie_max_i64(0, length - window + 1) : 0;
     if (first < ie_state_first_held(state, &state->layer[i], sequence))
-      return ie_error_set(error, IE_LIMIT, "layer %lld: its window at %lld tokens begins at position %lld, but it "
-                          "holds positions from %lld", (long long)i, (long long)length, (long long)first,
+      return ie_error_set(error, IE_LIMIT,
+                          "layer %lld: its window at %lld tokens begins at position %lld, but it "
+                          "holds positions from %lld",
+                          (long long)i, (long long)length, (long long)first,
                           (long long)ie_state_first_held(state, &state->layer[i], sequence));
   }
   state->length[sequence] = length;

@@ -12,9 +12,9 @@ struct ie_state {
   ie_kv_layer *layer; /* (layers); k and v of all layers lie in one allocation */
   void *kv_memory;
   size_t kv_bytes;
-  int32_t *ids;     /* (sequences, context) */
-  int64_t *length;  /* (sequences) */
-  int64_t *high;    /* (sequences) positions written since the sequence was empty: what rings have overwritten */
+  int32_t *ids;    /* (sequences, context) */
+  int64_t *length; /* (sequences) */
+  int64_t *high; /* (sequences) positions written since the sequence was empty: what rings have overwritten */
   int32_t *batch_memory; /* ids, position, sequence, wanted: (batch_max) each */
   int64_t batch_max;
   const float *logits; /* of the last forward: (wanted, V), in the arena */
@@ -30,7 +30,8 @@ typedef struct ie_state_sizes {
   size_t kv_bytes, scratch_bytes, table_bytes; /* caches; the arena; ids and other arrays */
 } ie_state_sizes;
 
-ie_status ie_state_size(const ie_model *model, const ie_state_options *options, ie_state_sizes *out, ie_error *error);
+ie_status ie_state_size(const ie_model *model, const ie_state_options *options, ie_state_sizes *out,
+                        ie_error *error);
 
 /* Slots of a layer: a multiple of 64; window + chunk + rollback for a ring, the context for a full layer. */
 int64_t ie_state_slots(const ie_kv_spec *spec, int64_t context, int64_t chunk, int64_t rollback);

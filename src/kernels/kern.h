@@ -43,7 +43,7 @@ typedef struct ie_wview {
 
 typedef struct ie_product_args {
   ie_wview w;
-  const void *packed;  /* what ie_product.pack made of T rows of x */
+  const void *packed; /* what ie_product.pack made of T rows of x */
   int64_t T;
   float *y;            /* y[t * y_stride + r] for t < T, r0 <= r < r1 */
   int64_t y_stride;    /* in elements */
@@ -83,9 +83,9 @@ typedef struct ie_attend_args {
   const int32_t *lo; /* (N): query n sees keys lo[n] <= s < hi[n]; may be empty */
   const int32_t *hi; /* (N): 0 <= lo, hi <= S */
   int64_t N, S, D;
-  float scale;       /* logit = scale * (q . k) */
-  float *m, *l;      /* (N) running maximum and sum */
-  float *acc;        /* (N, D) running weighted sum of values, contiguous */
+  float scale;  /* logit = scale * (q . k) */
+  float *m, *l; /* (N) running maximum and sum */
+  float *acc;   /* (N, D) running weighted sum of values, contiguous */
 } ie_attend_args;
 
 /* --- The table -------------------------------------------------------------------------------------------- */
@@ -101,8 +101,6 @@ typedef struct ie_kernels {
 
   void (*attend)(const ie_attend_args *args);
 
-  /* Rows to f32: y[c] = the weight at (row, c), exact. */
-  void (*decode_row)(float *y, const ie_wview *w, int64_t row);
   /* y = x / sqrt(mean(x^2) + eps) * weight; weight (n) of weight_dtype or NULL (= 1). The mean is taken over f32
    * partial sums in a fixed order. y may be x. */
   void (*rms_norm)(float *y, const float *x, const void *weight, ie_dtype weight_dtype, int64_t n, float eps);

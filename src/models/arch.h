@@ -30,7 +30,8 @@ typedef struct ie_arch {
   void (*release)(void *net);
   /* (wanted, V) logits of the batch, or NULL when none are wanted; ctx->status says whether it worked. kv has one
    * entry per layer. hooks may be NULL. */
-  ie_tensor *(*forward)(ie_ctx *ctx, const void *net, ie_kv_layer *kv, const ie_batch *batch, const ie_hooks *hooks);
+  ie_tensor *(*forward)(ie_ctx *ctx, const void *net, ie_kv_layer *kv, const ie_batch *batch,
+                        const ie_hooks *hooks);
 } ie_arch;
 
 struct ie_model {
@@ -41,7 +42,7 @@ struct ie_model {
   ie_class cls;
   ie_owned *owned;
   bool plan_only;
-  ie_kv_spec *kv;  /* (info.layers), owned */
+  ie_kv_spec *kv;      /* (info.layers), owned */
   size_t expert_bytes; /* of the weights: stacks of experts */
   char weights[64];
   ie_model_info info;

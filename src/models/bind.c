@@ -29,8 +29,8 @@ static const ie_tensor_info *bind_find(ie_binder *b, const char *name, const int
   for (int i = 0; same && i < rank; i++) same = t->shape[i] == shape[i];
   if (!same) {
     shape_text(t->shape, t->rank, found);
-    b->status = ie_error_set(b->error, IE_FORMAT, "%s: tensor %s: expected shape %s, found %s", t->file, name, expected,
-                             found);
+    b->status = ie_error_set(b->error, IE_FORMAT, "%s: tensor %s: expected shape %s, found %s", t->file, name,
+                             expected, found);
     return NULL;
   }
   b->bound_bytes += t->bytes;
@@ -41,11 +41,12 @@ static const ie_tensor_info *bind_find(ie_binder *b, const char *name, const int
 static bool bind_float(ie_binder *b, const ie_tensor_info *t) {
   bool known = t->dtype == IE_F32 || t->dtype == IE_F16 || t->dtype == IE_BF16;
   if (!known)
-    b->status = ie_error_set(b->error, IE_UNSUPPORTED, "%s: tensor %s: expected F32, F16 or BF16, found %s", t->file,
-                             t->name, ie_dtype_name(t->dtype));
+    b->status = ie_error_set(b->error, IE_UNSUPPORTED, "%s: tensor %s: expected F32, F16 or BF16, found %s",
+                             t->file, t->name, ie_dtype_name(t->dtype));
   else if ((uintptr_t)t->data % ie_dtype_bytes(t->dtype) != 0)
-    b->status = ie_error_set(b->error, IE_FORMAT, "%s: tensor %s: its data at byte %llu is not aligned to %zu bytes",
-                             t->file, t->name, (unsigned long long)t->offset, ie_dtype_bytes(t->dtype));
+    b->status =
+        ie_error_set(b->error, IE_FORMAT, "%s: tensor %s: its data at byte %llu is not aligned to %zu bytes",
+                     t->file, t->name, (unsigned long long)t->offset, ie_dtype_bytes(t->dtype));
   return b->status == IE_OK;
 }
 
@@ -57,6 +58,7 @@ static void weight_finish(ie_binder *b, const ie_bind_entry *e, ie_weight *w) {
   for (int i = 0; i < 2; i++) w->row_bytes[i] = ie_wformat_row_bytes(w->format, i, w->cols);
   for (int i = 0; i < 2; i++) w->expert_bytes[i] = w->row_bytes[i] * (size_t)w->rows;
   ie_weight_choose(w, &b->device->kernels, e->f32 ? IE_CLASS_F32 : b->cls);
+  if (b->deterministic) w->many = NULL; /* a row of `few` does not depend on its neighbours */
   int64_t count = w->experts * w->rows * w->cols;
   b->parameters += count;
   if (w->experts > 1) b->expert_parameters += count;
@@ -77,7 +79,8 @@ static void bind_rows(ie_binder *b, const char *name, const ie_bind_entry *e, ie
   int64_t first = e->kind == IE_BIND_ROWS && e->first ? b->dims[e->first] : 0;
   const ie_tensor_info *t = bind_find(b, name, (int64_t[]){total, cols}, 2);
   if (!t || !bind_float(b, t)) return;
-  *w = (ie_weight){.name = t->name, .format = float_format(t->dtype), .experts = 1, .rows = rows, .cols = cols};
+  *w = (ie_weight){
+      .name = t->name, .format = float_format(t->dtype), .experts = 1, .rows = rows, .cols = cols};
   w->part[0] = (const uint8_t *)t->data + (size_t)first * (size_t)cols * ie_dtype_bytes(t->dtype);
   weight_finish(b, e, w);
   if (total != rows) b->bound_bytes -= t->bytes - (size_t)rows * w->row_bytes[0];
@@ -104,8 +107,9 @@ static void bind_mxfp4(ie_binder *b, const char *name, const ie_bind_entry *e, i
   const ie_tensor_info *t[2];
   const char *suffix[2] = {e->blocks, e->scales};
   if (cols % 32 != 0) {
-    b->status = ie_error_set(b->error, IE_FORMAT, "%s: tensor %s: MXFP4 needs a multiple of 32 columns, found %lld",
-                             ie_checkpoint_dir(b->checkpoint), name, (long long)cols);
+    b->status =
+        ie_error_set(b->error, IE_FORMAT, "%s: tensor %s: MXFP4 needs a multiple of 32 columns, found %lld",
+                     ie_checkpoint_dir(b->checkpoint), name, (long long)cols);
     return;
   }
   for (int i = 0; i < 2; i++) {
@@ -114,8 +118,8 @@ static void bind_mxfp4(ie_binder *b, const char *name, const ie_bind_entry *e, i
     t[i] = bind_find(b, full, (int64_t[]){experts, rows, cols / 32, 16}, i == 0 ? 4 : 3);
     if (!t[i]) return;
     if (t[i]->dtype != IE_U8) {
-      b->status = ie_error_set(b->error, IE_FORMAT, "%s: tensor %s: expected U8, found %s", t[i]->file, t[i]->name,
-                               ie_dtype_name(t[i]->dtype));
+      b->status = ie_error_set(b->error, IE_FORMAT, "%s: tensor %s: expected U8, found %s", t[i]->file,
+                               t[i]->name, ie_dtype_name(t[i]->dtype));
       return;
     }
   }
@@ -158,7 +162,8 @@ static void *owned_alloc(ie_binder *b, size_t bytes) {
   void *memory = owned ? b->device->alloc(b->device, bytes) : NULL;
   if (!memory) {
     free(owned);
-    b->status = ie_error_set(b->error, IE_OUT_OF_MEMORY, "out of memory for %zu bytes of transposed weights", bytes);
+    b->status =
+        ie_error_set(b->error, IE_OUT_OF_MEMORY, "out of memory for %zu bytes of transposed weights", bytes);
     return NULL;
   }
   *owned = (ie_owned){.memory = memory, .bytes = bytes, .next = b->owned};
@@ -170,7 +175,8 @@ static void bind_experts(ie_binder *b, const char *name, const ie_bind_entry *e,
   int64_t experts = b->dims[e->experts], rows = b->dims[e->rows], cols = b->dims[e->cols];
   const ie_tensor_info *t = bind_find(b, name, (int64_t[]){experts, cols, rows}, 3);
   if (!t || !bind_float(b, t)) return;
-  *w = (ie_weight){.name = t->name, .format = float_format(t->dtype), .experts = experts, .rows = rows, .cols = cols};
+  *w = (ie_weight){
+      .name = t->name, .format = float_format(t->dtype), .experts = experts, .rows = rows, .cols = cols};
   weight_finish(b, e, w);
   b->owned_bytes += t->bytes;
   if (b->plan_only) return;

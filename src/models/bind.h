@@ -21,9 +21,10 @@ typedef struct ie_binder {
   ie_device *device;
   const ie_checkpoint *checkpoint;
   ie_class cls;
-  bool plan_only; /* transposed weights get no memory */
+  bool deterministic;
+  bool plan_only;      /* transposed weights get no memory */
   const int64_t *dims; /* the model's dimensions, by the model's own index; dims[0] = 1 */
-  ie_owned *owned; /* handed to the model */
+  ie_owned *owned;     /* handed to the model */
   size_t owned_bytes, bound_bytes;
   int64_t parameters;        /* elements of all bound tensors */
   int64_t expert_parameters; /* of those in stacks of experts */
@@ -33,23 +34,23 @@ typedef struct ie_binder {
 } ie_binder;
 
 typedef enum ie_bind_kind {
-  IE_BIND_VECTOR,        /* ie_vector (cols): a norm's weight, sinks */
-  IE_BIND_MATRIX,        /* ie_weight (rows, cols), f32, f16 or bf16 */
-  IE_BIND_ROWS,          /* ie_weight: rows first .. first + rows of a matrix (total, cols) */
-  IE_BIND_BIAS,          /* the bias (experts, rows) of the ie_weight in the same field */
-  IE_BIND_BIAS_ROWS,     /* elements first .. first + rows of a vector (total) */
-  IE_BIND_MXFP4,         /* ie_weight (experts, rows, cols): name + blocks and scales suffixes */
-  IE_BIND_EXPERTS,       /* ie_weight (experts, rows, cols) stored (experts, cols, rows): transposed once */
+  IE_BIND_VECTOR,    /* ie_vector (cols): a norm's weight, sinks */
+  IE_BIND_MATRIX,    /* ie_weight (rows, cols), f32, f16 or bf16 */
+  IE_BIND_ROWS,      /* ie_weight: rows first .. first + rows of a matrix (total, cols) */
+  IE_BIND_BIAS,      /* the bias (experts, rows) of the ie_weight in the same field */
+  IE_BIND_BIAS_ROWS, /* elements first .. first + rows of a vector (total) */
+  IE_BIND_MXFP4,     /* ie_weight (experts, rows, cols): name + blocks and scales suffixes */
+  IE_BIND_EXPERTS,   /* ie_weight (experts, rows, cols) stored (experts, cols, rows): transposed once */
 } ie_bind_kind;
 
 typedef struct ie_bind_entry {
-  const char *name;        /* printf format with one %d where the layer stands */
+  const char *name; /* printf format with one %d where the layer stands */
   ie_bind_kind kind;
-  size_t field;            /* offset in the struct that is filled */
+  size_t field;                /* offset in the struct that is filled */
   uint8_t experts, rows, cols; /* indices into dims; 0 means 1 */
-  uint8_t total, first;    /* IE_BIND_ROWS: indices into dims; first = 0 means row 0 */
+  uint8_t total, first;        /* IE_BIND_ROWS: indices into dims; first = 0 means row 0 */
   const char *blocks, *scales; /* IE_BIND_MXFP4: suffixes */
-  bool f32;                /* products of class fp32 whatever the model's class (routers) */
+  bool f32;                    /* products of class fp32 whatever the model's class (routers) */
 } ie_bind_entry;
 
 /* Binds n entries into *target, for one layer. */

@@ -108,14 +108,18 @@ static void config_dims(ie_json_reader *c, gptoss *m, bool original) {
   if (m->swiglu_limit == 0) m->swiglu_limit = INFINITY;
   if (c->status != IE_OK) return;
   if (m->H % m->HK != 0)
-    c->status = ie_error_set(c->error, IE_FORMAT, "%s: num_attention_heads is %lld, expected a multiple of "
-                             "num_key_value_heads, %lld", c->where, (long long)m->H, (long long)m->HK);
+    c->status = ie_error_set(c->error, IE_FORMAT,
+                             "%s: num_attention_heads is %lld, expected a multiple of "
+                             "num_key_value_heads, %lld",
+                             c->where, (long long)m->H, (long long)m->HK);
   else if (m->D % 2 != 0)
     c->status = ie_error_set(c->error, IE_FORMAT, "%s: head_dim is %lld, expected an even number", c->where,
                              (long long)m->D);
   else if (ie_json_bool(c, "tie_word_embeddings", false))
-    c->status = ie_error_set(c->error, IE_UNSUPPORTED, "%s: tie_word_embeddings is true; gpt-oss has an output matrix "
-                             "of its own", c->where);
+    c->status = ie_error_set(c->error, IE_UNSUPPORTED,
+                             "%s: tie_word_embeddings is true; gpt-oss has an output matrix "
+                             "of its own",
+                             c->where);
 }
 
 static void config_rope(ie_json_reader *c, gptoss *m, bool original) {
@@ -145,16 +149,19 @@ static void config_windows(ie_json_reader *c, gptoss *m) {
   const json_t *types = ie_json_array(c, "layer_types");
   if (c->status != IE_OK) return;
   if (types && (int64_t)json_array_size(types) != m->layers) {
-    c->status = ie_error_set(c->error, IE_FORMAT, "%s: layer_types has %zu entries, expected num_hidden_layers, %lld",
-                             c->where, json_array_size(types), (long long)m->layers);
+    c->status =
+        ie_error_set(c->error, IE_FORMAT, "%s: layer_types has %zu entries, expected num_hidden_layers, %lld",
+                     c->where, json_array_size(types), (long long)m->layers);
     return;
   }
   for (int64_t i = 0; i < m->layers; i++) {
     const char *type = types ? json_string_value(json_array_get(types, (size_t)i)) : NULL;
     bool sliding = types ? type && !strcmp(type, "sliding_attention") : i % 2 == 0;
     if (types && !sliding && (!type || strcmp(type, "full_attention") != 0)) {
-      c->status = ie_error_set(c->error, IE_FORMAT, "%s: layer_types[%lld]: expected sliding_attention or "
-                               "full_attention, found %s", c->where, (long long)i, type ? type : "no string");
+      c->status = ie_error_set(c->error, IE_FORMAT,
+                               "%s: layer_types[%lld]: expected sliding_attention or "
+                               "full_attention, found %s",
+                               c->where, (long long)i, type ? type : "no string");
       return;
     }
     m->layer[i].window = sliding ? window : 0;
@@ -169,39 +176,90 @@ enum { ONE, DC, DHD, DKD, DQKV, DK0, DV0, DH, DE, DF, DF2, DV, DIMS };
 #define M(field) offsetof(gptoss, field)
 
 static const ie_bind_entry hf_layer[] = {
-    {.name = "model.layers.%d.input_layernorm.weight", .kind = IE_BIND_VECTOR, .field = L(attn_norm), .cols = DC},
-    {.name = "model.layers.%d.self_attn.q_proj.weight", .kind = IE_BIND_MATRIX, .field = L(q), .rows = DHD, .cols = DC},
-    {.name = "model.layers.%d.self_attn.k_proj.weight", .kind = IE_BIND_MATRIX, .field = L(k), .rows = DKD, .cols = DC},
-    {.name = "model.layers.%d.self_attn.v_proj.weight", .kind = IE_BIND_MATRIX, .field = L(v), .rows = DKD, .cols = DC},
-    {.name = "model.layers.%d.self_attn.o_proj.weight", .kind = IE_BIND_MATRIX, .field = L(o), .rows = DC, .cols = DHD},
+    {.name = "model.layers.%d.input_layernorm.weight",
+     .kind = IE_BIND_VECTOR,
+     .field = L(attn_norm),
+     .cols = DC},
+    {.name = "model.layers.%d.self_attn.q_proj.weight",
+     .kind = IE_BIND_MATRIX,
+     .field = L(q),
+     .rows = DHD,
+     .cols = DC},
+    {.name = "model.layers.%d.self_attn.k_proj.weight",
+     .kind = IE_BIND_MATRIX,
+     .field = L(k),
+     .rows = DKD,
+     .cols = DC},
+    {.name = "model.layers.%d.self_attn.v_proj.weight",
+     .kind = IE_BIND_MATRIX,
+     .field = L(v),
+     .rows = DKD,
+     .cols = DC},
+    {.name = "model.layers.%d.self_attn.o_proj.weight",
+     .kind = IE_BIND_MATRIX,
+     .field = L(o),
+     .rows = DC,
+     .cols = DHD},
     {.name = "model.layers.%d.self_attn.q_proj.bias", .kind = IE_BIND_BIAS, .field = L(q), .rows = DHD},
     {.name = "model.layers.%d.self_attn.k_proj.bias", .kind = IE_BIND_BIAS, .field = L(k), .rows = DKD},
     {.name = "model.layers.%d.self_attn.v_proj.bias", .kind = IE_BIND_BIAS, .field = L(v), .rows = DKD},
     {.name = "model.layers.%d.self_attn.o_proj.bias", .kind = IE_BIND_BIAS, .field = L(o), .rows = DC},
     {.name = "model.layers.%d.self_attn.sinks", .kind = IE_BIND_VECTOR, .field = L(sinks), .cols = DH},
-    {.name = "model.layers.%d.post_attention_layernorm.weight", .kind = IE_BIND_VECTOR, .field = L(mlp_norm),
+    {.name = "model.layers.%d.post_attention_layernorm.weight",
+     .kind = IE_BIND_VECTOR,
+     .field = L(mlp_norm),
      .cols = DC},
-    {.name = "model.layers.%d.mlp.router.weight", .kind = IE_BIND_MATRIX, .field = L(router), .rows = DE, .cols = DC,
+    {.name = "model.layers.%d.mlp.router.weight",
+     .kind = IE_BIND_MATRIX,
+     .field = L(router),
+     .rows = DE,
+     .cols = DC,
      .f32 = true},
     {.name = "model.layers.%d.mlp.router.bias", .kind = IE_BIND_BIAS, .field = L(router), .rows = DE},
 };
 static const ie_bind_entry hf_bias[] = {
-    {.name = "model.layers.%d.mlp.experts.gate_up_proj_bias", .kind = IE_BIND_BIAS, .field = L(gate_up), .experts = DE,
+    {.name = "model.layers.%d.mlp.experts.gate_up_proj_bias",
+     .kind = IE_BIND_BIAS,
+     .field = L(gate_up),
+     .experts = DE,
      .rows = DF2},
-    {.name = "model.layers.%d.mlp.experts.down_proj_bias", .kind = IE_BIND_BIAS, .field = L(down), .experts = DE,
+    {.name = "model.layers.%d.mlp.experts.down_proj_bias",
+     .kind = IE_BIND_BIAS,
+     .field = L(down),
+     .experts = DE,
      .rows = DC},
 };
 static const ie_bind_entry hf_mxfp4[] = {
-    {.name = "model.layers.%d.mlp.experts.gate_up_proj", .kind = IE_BIND_MXFP4, .field = L(gate_up), .experts = DE,
-     .rows = DF2, .cols = DC, .blocks = "_blocks", .scales = "_scales"},
-    {.name = "model.layers.%d.mlp.experts.down_proj", .kind = IE_BIND_MXFP4, .field = L(down), .experts = DE,
-     .rows = DC, .cols = DF, .blocks = "_blocks", .scales = "_scales"},
+    {.name = "model.layers.%d.mlp.experts.gate_up_proj",
+     .kind = IE_BIND_MXFP4,
+     .field = L(gate_up),
+     .experts = DE,
+     .rows = DF2,
+     .cols = DC,
+     .blocks = "_blocks",
+     .scales = "_scales"},
+    {.name = "model.layers.%d.mlp.experts.down_proj",
+     .kind = IE_BIND_MXFP4,
+     .field = L(down),
+     .experts = DE,
+     .rows = DC,
+     .cols = DF,
+     .blocks = "_blocks",
+     .scales = "_scales"},
 };
 static const ie_bind_entry hf_input_first[] = {
-    {.name = "model.layers.%d.mlp.experts.gate_up_proj", .kind = IE_BIND_EXPERTS, .field = L(gate_up), .experts = DE,
-     .rows = DF2, .cols = DC},
-    {.name = "model.layers.%d.mlp.experts.down_proj", .kind = IE_BIND_EXPERTS, .field = L(down), .experts = DE,
-     .rows = DC, .cols = DF},
+    {.name = "model.layers.%d.mlp.experts.gate_up_proj",
+     .kind = IE_BIND_EXPERTS,
+     .field = L(gate_up),
+     .experts = DE,
+     .rows = DF2,
+     .cols = DC},
+    {.name = "model.layers.%d.mlp.experts.down_proj",
+     .kind = IE_BIND_EXPERTS,
+     .field = L(down),
+     .experts = DE,
+     .rows = DC,
+     .cols = DF},
 };
 static const ie_bind_entry hf_model[] = {
     {.name = "model.embed_tokens.weight", .kind = IE_BIND_MATRIX, .field = M(embed), .rows = DV, .cols = DC},
@@ -211,27 +269,66 @@ static const ie_bind_entry hf_model[] = {
 
 static const ie_bind_entry original_layer[] = {
     {.name = "block.%d.attn.norm.scale", .kind = IE_BIND_VECTOR, .field = L(attn_norm), .cols = DC},
-    {.name = "block.%d.attn.qkv.weight", .kind = IE_BIND_ROWS, .field = L(q), .rows = DHD, .cols = DC, .total = DQKV},
-    {.name = "block.%d.attn.qkv.weight", .kind = IE_BIND_ROWS, .field = L(k), .rows = DKD, .cols = DC, .total = DQKV,
+    {.name = "block.%d.attn.qkv.weight",
+     .kind = IE_BIND_ROWS,
+     .field = L(q),
+     .rows = DHD,
+     .cols = DC,
+     .total = DQKV},
+    {.name = "block.%d.attn.qkv.weight",
+     .kind = IE_BIND_ROWS,
+     .field = L(k),
+     .rows = DKD,
+     .cols = DC,
+     .total = DQKV,
      .first = DK0},
-    {.name = "block.%d.attn.qkv.weight", .kind = IE_BIND_ROWS, .field = L(v), .rows = DKD, .cols = DC, .total = DQKV,
+    {.name = "block.%d.attn.qkv.weight",
+     .kind = IE_BIND_ROWS,
+     .field = L(v),
+     .rows = DKD,
+     .cols = DC,
+     .total = DQKV,
      .first = DV0},
     {.name = "block.%d.attn.qkv.bias", .kind = IE_BIND_BIAS_ROWS, .field = L(q), .rows = DHD, .total = DQKV},
-    {.name = "block.%d.attn.qkv.bias", .kind = IE_BIND_BIAS_ROWS, .field = L(k), .rows = DKD, .total = DQKV,
+    {.name = "block.%d.attn.qkv.bias",
+     .kind = IE_BIND_BIAS_ROWS,
+     .field = L(k),
+     .rows = DKD,
+     .total = DQKV,
      .first = DK0},
-    {.name = "block.%d.attn.qkv.bias", .kind = IE_BIND_BIAS_ROWS, .field = L(v), .rows = DKD, .total = DQKV,
+    {.name = "block.%d.attn.qkv.bias",
+     .kind = IE_BIND_BIAS_ROWS,
+     .field = L(v),
+     .rows = DKD,
+     .total = DQKV,
      .first = DV0},
     {.name = "block.%d.attn.out.weight", .kind = IE_BIND_MATRIX, .field = L(o), .rows = DC, .cols = DHD},
     {.name = "block.%d.attn.out.bias", .kind = IE_BIND_BIAS, .field = L(o), .rows = DC},
     {.name = "block.%d.attn.sinks", .kind = IE_BIND_VECTOR, .field = L(sinks), .cols = DH},
     {.name = "block.%d.mlp.norm.scale", .kind = IE_BIND_VECTOR, .field = L(mlp_norm), .cols = DC},
-    {.name = "block.%d.mlp.gate.weight", .kind = IE_BIND_MATRIX, .field = L(router), .rows = DE, .cols = DC,
+    {.name = "block.%d.mlp.gate.weight",
+     .kind = IE_BIND_MATRIX,
+     .field = L(router),
+     .rows = DE,
+     .cols = DC,
      .f32 = true},
     {.name = "block.%d.mlp.gate.bias", .kind = IE_BIND_BIAS, .field = L(router), .rows = DE},
-    {.name = "block.%d.mlp.mlp1_weight", .kind = IE_BIND_MXFP4, .field = L(gate_up), .experts = DE, .rows = DF2,
-     .cols = DC, .blocks = ".blocks", .scales = ".scales"},
-    {.name = "block.%d.mlp.mlp2_weight", .kind = IE_BIND_MXFP4, .field = L(down), .experts = DE, .rows = DC, .cols = DF,
-     .blocks = ".blocks", .scales = ".scales"},
+    {.name = "block.%d.mlp.mlp1_weight",
+     .kind = IE_BIND_MXFP4,
+     .field = L(gate_up),
+     .experts = DE,
+     .rows = DF2,
+     .cols = DC,
+     .blocks = ".blocks",
+     .scales = ".scales"},
+    {.name = "block.%d.mlp.mlp2_weight",
+     .kind = IE_BIND_MXFP4,
+     .field = L(down),
+     .experts = DE,
+     .rows = DC,
+     .cols = DF,
+     .blocks = ".blocks",
+     .scales = ".scales"},
     {.name = "block.%d.mlp.mlp1_bias", .kind = IE_BIND_BIAS, .field = L(gate_up), .experts = DE, .rows = DF2},
     {.name = "block.%d.mlp.mlp2_bias", .kind = IE_BIND_BIAS, .field = L(down), .experts = DE, .rows = DC},
 };
@@ -245,8 +342,9 @@ static const ie_bind_entry original_model[] = {
 
 static void bind(ie_binder *b, gptoss *m, bool original) {
   const int64_t HD = m->H * m->D, KD = m->HK * m->D;
-  const int64_t dims[DIMS] = {[ONE] = 1,   [DC] = m->C,       [DHD] = HD,  [DKD] = KD, [DQKV] = HD + 2 * KD, [DK0] = HD,
-                              [DV0] = HD + KD, [DH] = m->H, [DE] = m->E, [DF] = m->F, [DF2] = 2 * m->F,      [DV] = m->V};
+  const int64_t dims[DIMS] = {
+      [ONE] = 1,       [DC] = m->C, [DHD] = HD,  [DKD] = KD,  [DQKV] = HD + 2 * KD, [DK0] = HD,
+      [DV0] = HD + KD, [DH] = m->H, [DE] = m->E, [DF] = m->F, [DF2] = 2 * m->F,     [DV] = m->V};
   b->dims = dims;
   bool mxfp4 = ie_checkpoint_find(b->checkpoint, "model.layers.0.mlp.experts.gate_up_proj_blocks") != NULL;
   for (int64_t i = 0; i < m->layers && b->status == IE_OK; i++) {

@@ -8,16 +8,16 @@
 #include <string.h>
 
 struct ie_inspection {
-  ie_device *device; /* one scalar thread: binding needs a kernel table, and computes nothing */
-  ie_model *model;   /* NULL when it could not be bound */
+  ie_device *device;         /* one scalar thread: binding needs a kernel table, and computes nothing */
+  ie_model *model;           /* NULL when it could not be bound */
   ie_checkpoint *checkpoint; /* of its own when there is no model */
   ie_model_info info;
   ie_problem *problems;
   size_t problem_count;
 };
 
-__attribute__((format(printf, 4, 5))) static void problem_add(ie_inspection *inspection, ie_problem_level level,
-                                                              const char *where, const char *format, ...) {
+__attribute__((format(printf, 4, 5))) static void
+problem_add(ie_inspection *inspection, ie_problem_level level, const char *where, const char *format, ...) {
   size_t n = inspection->problem_count;
   ie_problem *grown = realloc(inspection->problems, (n + 1) * sizeof *grown);
   if (!grown) return; /* out of memory: the problems found so far stand */
@@ -56,8 +56,8 @@ static void tensors_check(ie_inspection *inspection) {
     scales_check(inspection, t);
     size_t align = ie_dtype_bytes(t->dtype);
     if (align > 1 && t->offset % align != 0)
-      problem_add(inspection, IE_PROBLEM_WARNING, t->name, "its data at byte %llu is not aligned to %zu bytes",
-                  (unsigned long long)t->offset, align);
+      problem_add(inspection, IE_PROBLEM_WARNING, t->name,
+                  "its data at byte %llu is not aligned to %zu bytes", (unsigned long long)t->offset, align);
   }
   if (inspection->model && inspection->model->info.weights_copied_bytes > 0)
     problem_add(inspection, IE_PROBLEM_WARNING, "experts",
@@ -68,10 +68,12 @@ static void tensors_check(ie_inspection *inspection) {
 static void files_check(ie_inspection *inspection, const char *dir) {
   char *path = ie_checkpoint_path(inspected(inspection), "generation_config.json");
   if (!path)
-    problem_add(inspection, IE_PROBLEM_WARNING, "generation_config.json", "missing: stop ids come from config.json");
+    problem_add(inspection, IE_PROBLEM_WARNING, "generation_config.json",
+                "missing: stop ids come from config.json");
   free(path);
   if (inspection->model && inspection->model->info.stop_count == 0)
-    problem_add(inspection, IE_PROBLEM_WARNING, dir, "no stop ids: generation ends at the given number of tokens only");
+    problem_add(inspection, IE_PROBLEM_WARNING, dir,
+                "no stop ids: generation ends at the given number of tokens only");
 }
 
 ie_status ie_inspect_open(const char *dir, ie_inspection **out, ie_error *error) {
@@ -80,12 +82,14 @@ ie_status ie_inspect_open(const char *dir, ie_inspection **out, ie_error *error)
   ie_inspection *inspection = calloc(1, sizeof *inspection);
   if (!inspection) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory");
   ie_error why = {0};
-  ie_status status = ie_device_open(&(ie_device_options){.isa = "scalar", .threads = 1}, &inspection->device, error);
+  ie_status status =
+      ie_device_open(&(ie_device_options){.isa = "scalar", .threads = 1}, &inspection->device, error);
   if (status != IE_OK) {
     free(inspection);
     return status;
   }
-  status = ie_model_open(inspection->device, dir, &(ie_model_options){.plan_only = true}, &inspection->model, &why);
+  status = ie_model_open(inspection->device, dir, &(ie_model_options){.plan_only = true}, &inspection->model,
+                         &why);
   if (status == IE_OK) {
     inspection->info = inspection->model->info;
   } else {
@@ -111,7 +115,9 @@ void ie_inspect_free(ie_inspection *inspection) {
   free(inspection);
 }
 
-const ie_model_info *ie_inspect_info(const ie_inspection *inspection) { return &inspection->info; }
+const ie_model_info *ie_inspect_info(const ie_inspection *inspection) {
+  return &inspection->info;
+}
 
 size_t ie_inspect_tensor_count(const ie_inspection *inspection) {
   return inspected(inspection) ? ie_checkpoint_count(inspected(inspection)) : 0;
@@ -121,5 +127,9 @@ const ie_tensor_info *ie_inspect_tensor(const ie_inspection *inspection, size_t 
   return ie_checkpoint_at(inspected(inspection), i);
 }
 
-size_t ie_inspect_problem_count(const ie_inspection *inspection) { return inspection->problem_count; }
-const ie_problem *ie_inspect_problem(const ie_inspection *inspection, size_t i) { return &inspection->problems[i]; }
+size_t ie_inspect_problem_count(const ie_inspection *inspection) {
+  return inspection->problem_count;
+}
+const ie_problem *ie_inspect_problem(const ie_inspection *inspection, size_t i) {
+  return &inspection->problems[i];
+}

@@ -19,7 +19,8 @@ static ie_status stop_ids_add(const json_t *value, const char *where, ie_model_i
   for (size_t i = 0; i < n; i++) {
     const json_t *one = json_is_array(value) ? json_array_get(value, i) : value;
     if (!json_is_integer(one) || json_integer_value(one) < 0 || json_integer_value(one) > INT32_MAX)
-      return ie_error_set(error, IE_FORMAT, "%s: eos_token_id: expected ids, found %s", where, ie_json_type_name(one));
+      return ie_error_set(error, IE_FORMAT, "%s: eos_token_id: expected ids, found %s", where,
+                          ie_json_type_name(one));
     int32_t id = (int32_t)json_integer_value(one);
     bool known = false;
     for (int k = 0; k < info->stop_count; k++) known |= info->stop_ids[k] == id;
@@ -32,13 +33,15 @@ static ie_status stop_ids_add(const json_t *value, const char *where, ie_model_i
 }
 
 /* generation_config.json decides; without it, or without ids in it, config.json does. */
-static ie_status stop_ids_read(ie_model *model, const json_t *config, const char *config_path, ie_error *error) {
+static ie_status stop_ids_read(ie_model *model, const json_t *config, const char *config_path,
+                               ie_error *error) {
   char *path = ie_checkpoint_path(model->checkpoint, "generation_config.json");
   ie_status status = IE_OK;
   if (path) {
     json_t *generation;
     status = ie_json_read_object(path, CONFIG_MAX_BYTES, &generation, error);
-    if (status == IE_OK) status = stop_ids_add(json_object_get(generation, "eos_token_id"), path, &model->info, error);
+    if (status == IE_OK)
+      status = stop_ids_add(json_object_get(generation, "eos_token_id"), path, &model->info, error);
     json_decref(generation);
     free(path);
   }
@@ -60,8 +63,8 @@ static ie_status arch_unknown(const json_t *config, const char *path, ie_error *
     snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", ie_archs[i]->name);
   }
   const char *type = json_string_value(json_object_get(config, "model_type"));
-  return ie_error_set(error, IE_UNSUPPORTED, "%s: model_type '%s' is not built; known architectures: %s", path,
-                      type ? type : "(missing)", known);
+  return ie_error_set(error, IE_UNSUPPORTED, "%s: model_type '%s' is not built; known architectures: %s",
+                      path, type ? type : "(missing)", known);
 }
 
 /* "mxfp4+bf16": the formats in use, smallest first. */
@@ -79,6 +82,7 @@ static ie_status model_bind(ie_model *model, const json_t *config, const char *p
   ie_binder binder = {.device = model->device,
                       .checkpoint = model->checkpoint,
                       .cls = model->cls,
+                      .deterministic = model->info.deterministic,
                       .plan_only = model->plan_only,
                       .error = error};
   ie_json_reader reader = {.object = config, .where = path, .error = error};
@@ -107,6 +111,7 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
   model->cls = class_of[options->precision];
   model->plan_only = options->plan_only;
   model->info.precision = options->precision;
+  model->info.deterministic = options->deterministic;
   ie_status status = ie_checkpoint_open(dir, &model->checkpoint, error);
   if (status == IE_OK && !(path = ie_checkpoint_path(model->checkpoint, "config.json")))
     status = ie_error_set(error, IE_IO, "%s: config.json is missing", dir);
@@ -134,4 +139,6 @@ void ie_model_free(ie_model *model) {
   free(model);
 }
 
-const ie_model_info *ie_model_describe(const ie_model *model) { return &model->info; }
+const ie_model_info *ie_model_describe(const ie_model *model) {
+  return &model->info;
+}

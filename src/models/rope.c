@@ -99,8 +99,10 @@ void ie_rope_read(ie_json_reader *config, int64_t dim, double theta_default, int
     ie_rope_plain(theta, dim, out);
     for (int64_t i = 0; i < out->half; i++) out->inv_freq[i] = (float)(out->inv_freq[i] / factor);
   } else {
-    inner.status = ie_error_set(config->error, IE_UNSUPPORTED, "%s: rope_type '%s' is not supported, only default, "
-                                "linear, yarn and llama3", config->where, type);
+    inner.status = ie_error_set(config->error, IE_UNSUPPORTED,
+                                "%s: rope_type '%s' is not supported, only default, "
+                                "linear, yarn and llama3",
+                                config->where, type);
   }
   config->status = inner.status;
 }

@@ -11,9 +11,9 @@
 enum { IE_ROPE_HALF_MAX = 512 }; /* half of the largest head dimension */
 
 typedef struct ie_rope {
-  int64_t half;                      /* D/2 */
-  float inv_freq[IE_ROPE_HALF_MAX];  /* (half) radians per position */
-  float attention_factor;            /* cos and sin are multiplied by it (YaRN's "mscale"); else 1 */
+  int64_t half;                     /* D/2 */
+  float inv_freq[IE_ROPE_HALF_MAX]; /* (half) radians per position */
+  float attention_factor;           /* cos and sin are multiplied by it (YaRN's "mscale"); else 1 */
 } ie_rope;
 
 typedef struct ie_yarn {

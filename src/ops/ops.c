@@ -5,13 +5,15 @@
 #include <math.h>
 
 /* Refuses an op that the device lacks, by name. */
-#define OP_LAUNCHER(ctx, entry)                                                                                        \
-  ((ctx)->device->ops.entry != NULL ||                                                                                 \
-   (ie_ctx_fail(ctx, IE_UNSUPPORTED, "%s: device %s has no such operation", #entry, (ctx)->device->kind), false))
+#define OP_LAUNCHER(ctx, entry)                                                                              \
+  ((ctx)->device->ops.entry != NULL ||                                                                       \
+   (ie_ctx_fail(ctx, IE_UNSUPPORTED, "%s: device %s has no such operation", #entry, (ctx)->device->kind),    \
+    false))
 
 static bool shape_is(ie_ctx *ctx, const char *op, const char *what, int64_t found, int64_t expected) {
   if (found == expected) return true;
-  ie_ctx_fail(ctx, IE_FORMAT, "%s: %s: expected %lld, found %lld", op, what, (long long)expected, (long long)found);
+  ie_ctx_fail(ctx, IE_FORMAT, "%s: %s: expected %lld, found %lld", op, what, (long long)expected,
+              (long long)found);
   return false;
 }
 
@@ -27,7 +29,8 @@ ie_tensor *ie_op_embed(ie_ctx *ctx, const ie_weight *w, const ie_batch *batch) {
 }
 
 ie_tensor *ie_op_rms_norm(ie_ctx *ctx, const ie_tensor *x, const ie_vector *weight, float eps) {
-  if (!x || !OP_LAUNCHER(ctx, rms_norm) || !shape_is(ctx, "rms_norm", "width", x->shape[x->rank - 1], weight->n))
+  if (!x || !OP_LAUNCHER(ctx, rms_norm) ||
+      !shape_is(ctx, "rms_norm", "width", x->shape[x->rank - 1], weight->n))
     return NULL;
   ie_tensor *y = ie_ctx_tensor(ctx, IE_F32, x->rank, x->shape);
   if (y) ctx->device->ops.rms_norm(ctx, y, x, weight, eps);
@@ -52,8 +55,8 @@ ie_tensor *ie_op_linear(ie_ctx *ctx, const ie_tensor *x, const ie_weight *w) {
   return y;
 }
 
-ie_qkv ie_op_qkv(ie_ctx *ctx, const ie_tensor *x, const ie_weight *wq, const ie_weight *wk, const ie_weight *wv,
-                 int64_t head_dim) {
+ie_qkv ie_op_qkv(ie_ctx *ctx, const ie_tensor *x, const ie_weight *wq, const ie_weight *wk,
+                 const ie_weight *wv, int64_t head_dim) {
   ie_qkv out = {0};
   if (!x || !OP_LAUNCHER(ctx, linear)) return out;
   const ie_weight *w[3] = {wq, wk, wv};
@@ -82,8 +85,10 @@ ie_tensor *ie_op_linear_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tens
   return residual;
 }
 
-ie_rope_table ie_op_rope_table(ie_ctx *ctx, const ie_batch *batch, const float *inv_freq, int64_t half, float scale) {
-  ie_rope_table table = {tensor_2d(ctx, IE_F32, batch->tokens, half), tensor_2d(ctx, IE_F32, batch->tokens, half)};
+ie_rope_table ie_op_rope_table(ie_ctx *ctx, const ie_batch *batch, const float *inv_freq, int64_t half,
+                               float scale) {
+  ie_rope_table table = {tensor_2d(ctx, IE_F32, batch->tokens, half),
+                         tensor_2d(ctx, IE_F32, batch->tokens, half)};
   if (!table.cos || !table.sin) return (ie_rope_table){0};
   if (ctx->dry) return table;
   for (int64_t t = 0; t < batch->tokens; t++) {
@@ -103,7 +108,8 @@ ie_tensor *ie_op_rope(ie_ctx *ctx, ie_tensor *x, ie_rope_table table) {
   return x;
 }
 
-void ie_op_kv_append(ie_ctx *ctx, ie_kv_layer *kv, const ie_tensor *k, const ie_tensor *v, const ie_batch *batch) {
+void ie_op_kv_append(ie_ctx *ctx, ie_kv_layer *kv, const ie_tensor *k, const ie_tensor *v,
+                     const ie_batch *batch) {
   if (!k || !v || !OP_LAUNCHER(ctx, kv_append)) return;
   if (!shape_is(ctx, "kv_append", "heads", k->shape[1], kv->heads) ||
       !shape_is(ctx, "kv_append", "head dimension", k->shape[2], kv->dim))
@@ -115,7 +121,8 @@ ie_tensor *ie_op_attention(ie_ctx *ctx, const ie_tensor *q, const ie_kv_layer *k
                            const ie_attention_options *options) {
   if (!q || !OP_LAUNCHER(ctx, attention)) return NULL;
   if (!shape_is(ctx, "attention", "head dimension", q->shape[2], kv->dim) ||
-      !shape_is(ctx, "attention", "query heads beyond a multiple of the KV heads", q->shape[1] % kv->heads, 0) ||
+      !shape_is(ctx, "attention", "query heads beyond a multiple of the KV heads", q->shape[1] % kv->heads,
+                0) ||
       (options->sinks.data && !shape_is(ctx, "attention", "sinks", options->sinks.n, q->shape[1])))
     return NULL;
   ie_tensor *y = tensor_2d(ctx, IE_F32, q->shape[0], q->shape[1] * q->shape[2]);

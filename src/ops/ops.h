@@ -24,8 +24,8 @@ ie_tensor *ie_op_linear(ie_ctx *ctx, const ie_tensor *x, const ie_weight *w);
 typedef struct ie_qkv {
   ie_tensor *q, *k, *v;
 } ie_qkv;
-ie_qkv ie_op_qkv(ie_ctx *ctx, const ie_tensor *x, const ie_weight *wq, const ie_weight *wk, const ie_weight *wv,
-                 int64_t head_dim);
+ie_qkv ie_op_qkv(ie_ctx *ctx, const ie_tensor *x, const ie_weight *wq, const ie_weight *wk,
+                 const ie_weight *wv, int64_t head_dim);
 
 /* In place: residual (T, R) += x (T, K) W^T + b. Returns residual. */
 ie_tensor *ie_op_linear_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tensor *x, const ie_weight *w);
@@ -35,13 +35,15 @@ ie_tensor *ie_op_linear_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tens
 typedef struct ie_rope_table {
   ie_tensor *cos, *sin;
 } ie_rope_table;
-ie_rope_table ie_op_rope_table(ie_ctx *ctx, const ie_batch *batch, const float *inv_freq, int64_t half, float scale);
+ie_rope_table ie_op_rope_table(ie_ctx *ctx, const ie_batch *batch, const float *inv_freq, int64_t half,
+                               float scale);
 
 /* In place: rotates the pairs (i, i + D/2) of x (T, H, D). Su et al. 2021, half-split. Returns x. */
 ie_tensor *ie_op_rope(ie_ctx *ctx, ie_tensor *x, ie_rope_table table);
 
 /* In place: puts k and v (T, HK, D) into their slots. */
-void ie_op_kv_append(ie_ctx *ctx, ie_kv_layer *kv, const ie_tensor *k, const ie_tensor *v, const ie_batch *batch);
+void ie_op_kv_append(ie_ctx *ctx, ie_kv_layer *kv, const ie_tensor *k, const ie_tensor *v,
+                     const ie_batch *batch);
 
 /* (T, H D): attention of q (T, H, D) over the cached keys of each token's sequence. */
 ie_tensor *ie_op_attention(ie_ctx *ctx, const ie_tensor *q, const ie_kv_layer *kv, const ie_batch *batch,

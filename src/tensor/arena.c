@@ -6,7 +6,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-ie_arena ie_arena_measure(void) { return (ie_arena){.capacity = SIZE_MAX / 2, .measuring = true}; }
+ie_arena ie_arena_measure(void) {
+  return (ie_arena){.capacity = SIZE_MAX / 2, .measuring = true};
+}
 
 ie_status ie_arena_open(size_t bytes, ie_arena *out, ie_error *error) {
   *out = (ie_arena){0};
@@ -28,7 +30,8 @@ bool ie_arena_take(ie_arena *arena, size_t bytes, void **out) {
   *out = NULL;
   size_t end;
   if (bytes > SIZE_MAX / 4) return false;
-  if (!ie_size_add(arena->used, ie_size_align(bytes, IE_ARENA_ALIGN), &end) || end > arena->capacity) return false;
+  if (!ie_size_add(arena->used, ie_size_align(bytes, IE_ARENA_ALIGN), &end) || end > arena->capacity)
+    return false;
   if (!arena->measuring) *out = arena->base + arena->used;
   arena->used = end;
   if (end > arena->peak) arena->peak = end;

@@ -32,8 +32,12 @@ void ie_arena_close(ie_arena *arena);
 bool ie_arena_take(ie_arena *arena, size_t bytes, void **out);
 
 typedef size_t ie_arena_mark;
-static inline ie_arena_mark ie_arena_save(const ie_arena *arena) { return arena->used; }
+static inline ie_arena_mark ie_arena_save(const ie_arena *arena) {
+  return arena->used;
+}
 /* Gives back everything taken since the mark. */
-static inline void ie_arena_reset(ie_arena *arena, ie_arena_mark mark) { arena->used = mark; }
+static inline void ie_arena_reset(ie_arena *arena, ie_arena_mark mark) {
+  arena->used = mark;
+}
 
 #endif

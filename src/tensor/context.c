@@ -40,13 +40,15 @@ bool ie_ctx_scratch(ie_ctx *ctx, size_t bytes, void **out) {
 
 ie_tensor *ie_ctx_tensor(ie_ctx *ctx, ie_dtype dtype, int rank, const int64_t *shape) {
   if (ctx->status != IE_OK) return NULL;
-  if (ctx->node_count == IE_CTX_NODES) return ie_ctx_fail(ctx, IE_INTERNAL, "more than %d tensors", IE_CTX_NODES);
+  if (ctx->node_count == IE_CTX_NODES)
+    return ie_ctx_fail(ctx, IE_INTERNAL, "more than %d tensors", IE_CTX_NODES);
   ie_tensor t = {.dtype = dtype, .rank = rank, .shape = {1, 1, 1, 1}};
   size_t bytes = ie_dtype_bytes(dtype);
   for (int i = 0; i < rank; i++) {
     t.shape[i] = shape[i];
     if (shape[i] < 0 || !ie_size_mul(bytes, (size_t)shape[i], &bytes))
-      return ie_ctx_fail(ctx, IE_INTERNAL, "a tensor of %lld entries in dimension %d", (long long)shape[i], i);
+      return ie_ctx_fail(ctx, IE_INTERNAL, "a tensor of %lld entries in dimension %d", (long long)shape[i],
+                         i);
   }
   if (!ie_ctx_scratch(ctx, bytes, &t.data)) return NULL;
   ie_tensor *node = &ctx->nodes[ctx->node_count++];

@@ -56,11 +56,15 @@ static void append_rows(void *arg, int thread, int64_t begin, int64_t end) {
 static void cpu_kv_append(ie_ctx *ctx, ie_kv_layer *kv, const ie_tensor *k, const ie_tensor *v,
                           const ie_batch *batch) {
   if (ctx->dry) return;
-  append_job job = {.kernels = &ctx->device->kernels, .kv = kv, .k = ie_tensor_f32(k), .v = ie_tensor_f32(v),
+  append_job job = {.kernels = &ctx->device->kernels,
+                    .kv = kv,
+                    .k = ie_tensor_f32(k),
+                    .v = ie_tensor_f32(v),
                     .batch = batch};
   ie_team_for(ctx->device->team, batch->tokens, /*chunk=*/8, append_rows, &job);
   if (atomic_load(&job.beyond_f16))
-    ie_ctx_fail(ctx, IE_NUMERIC, "keys or values beyond %g do not fit a KV cache of f16; bf16 and f32 hold them",
+    ie_ctx_fail(ctx, IE_NUMERIC,
+                "keys or values beyond %g do not fit a KV cache of f16; bf16 and f32 hold them",
                 (double)f16_max);
 }
 
@@ -116,7 +120,8 @@ static int64_t window_start(const ie_attention_options *options, int64_t p) {
 static void block_begin(const attend_job *job, const attend_block *b, int64_t head, attend_scratch *s) {
   int64_t D = job->D, G = job->G;
   for (int64_t i = 0; i < b->count; i++)
-    memcpy(s->q + i * G * D, job->q + ((b->first + i) * job->H + head * G) * D, (size_t)(G * D) * sizeof(float));
+    memcpy(s->q + i * G * D, job->q + ((b->first + i) * job->H + head * G) * D,
+           (size_t)(G * D) * sizeof(float));
   for (int64_t n = 0; n < b->count * G; n++) {
     bool sink = job->options->sinks.data != NULL;
     s->m[n] = sink ? ie_vector_at(&job->options->sinks, head * G + n % G) : -INFINITY;
@@ -131,8 +136,17 @@ static void block_keys(const attend_job *job, const attend_block *b, int64_t hea
   const int32_t *position = job->batch->position + b->first;
   int64_t sequence = job->batch->sequence[b->first], G = job->G, N = b->count * G;
   int64_t last = position[b->count - 1], first = window_start(job->options, position[0]);
-  ie_attend_args args = {.q = s->q, .q_stride = job->D, .kv_stride = kv->dim, .kv_dtype = kv->dtype, .lo = s->lo,
-                         .hi = s->hi, .N = N, .D = job->D, .scale = job->options->scale, .m = s->m, .l = s->l,
+  ie_attend_args args = {.q = s->q,
+                         .q_stride = job->D,
+                         .kv_stride = kv->dim,
+                         .kv_dtype = kv->dtype,
+                         .lo = s->lo,
+                         .hi = s->hi,
+                         .N = N,
+                         .D = job->D,
+                         .scale = job->options->scale,
+                         .m = s->m,
+                         .l = s->l,
                          .acc = s->acc};
   args.k = (const uint8_t *)kv->k + kv_offset(kv, sequence, head, 0);
   args.v = (const uint8_t *)kv->v + kv_offset(kv, sequence, head, 0);
@@ -190,10 +204,17 @@ static void work_count(ie_ctx *ctx, const attend_job *job) {
   }
 }
 
-static void cpu_attention(ie_ctx *ctx, ie_tensor *y, const ie_tensor *q, const ie_kv_layer *kv, const ie_batch *batch,
-                          const ie_attention_options *options) {
-  attend_job job = {.ctx = ctx, .kv = kv, .batch = batch, .options = options, .q = ie_tensor_f32(q),
-                    .y = ie_tensor_f32(y), .H = q->shape[1], .D = q->shape[2], .G = q->shape[1] / kv->heads};
+static void cpu_attention(ie_ctx *ctx, ie_tensor *y, const ie_tensor *q, const ie_kv_layer *kv,
+                          const ie_batch *batch, const ie_attention_options *options) {
+  attend_job job = {.ctx = ctx,
+                    .kv = kv,
+                    .batch = batch,
+                    .options = options,
+                    .q = ie_tensor_f32(q),
+                    .y = ie_tensor_f32(y),
+                    .H = q->shape[1],
+                    .D = q->shape[2],
+                    .G = q->shape[1] / kv->heads};
   ie_ctx_mark mark = ie_ctx_save(ctx);
   void *blocks, *scratch;
   job.per_thread = scratch_bytes(ATTEND_TOK * job.G, job.D);

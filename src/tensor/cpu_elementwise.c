@@ -2,12 +2,15 @@
 #include "tensor/device.h"
 
 #include "base/size.h"
+#include "blocks/mxfp4.h"
 
 #include <math.h>
 #include <string.h>
 
 /* Tokens per chunk so that a chunk holds about 16 KiB of f32: below that a dispatch costs more than the work. */
-static int64_t rows_per_chunk(int64_t width) { return ie_max_i64(1, 4096 / ie_max_i64(1, width)); }
+static int64_t rows_per_chunk(int64_t width) {
+  return ie_max_i64(1, 4096 / ie_max_i64(1, width));
+}
 
 typedef struct embed_job {
   const ie_kernels *kernels;
@@ -16,11 +19,24 @@ typedef struct embed_job {
   const int32_t *ids;
 } embed_job;
 
+/* One row to f32, exact. */
+static void row_decode(const ie_kernels *kernels, float *y, const ie_wview *w, int64_t row) {
+  static const ie_dtype dtypes[] = {[IE_W_F32] = IE_F32, [IE_W_F16] = IE_F16, [IE_W_BF16] = IE_BF16};
+  const uint8_t *values = w->part[0] + (size_t)row * w->row_bytes[0];
+  if (w->format != IE_W_MXFP4) {
+    kernels->load(y, values, dtypes[w->format], w->cols);
+    return;
+  }
+  const uint8_t *scales = w->part[1] + (size_t)row * w->row_bytes[1];
+  for (int64_t b = 0; b < w->cols / IE_MXFP4_COLS; b++)
+    ie_mxfp4_decode_block(y + b * IE_MXFP4_COLS, values + b * IE_MXFP4_BYTES, scales[b]);
+}
+
 static void embed_rows(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   const embed_job *job = arg;
   for (int64_t t = begin; t < end; t++)
-    job->kernels->decode_row(job->y + t * job->w.cols, &job->w, job->ids[t]);
+    row_decode(job->kernels, job->y + t * job->w.cols, &job->w, job->ids[t]);
 }
 
 static void cpu_embed(ie_ctx *ctx, ie_tensor *y, const ie_weight *w, const ie_batch *batch) {
@@ -33,7 +49,8 @@ static void cpu_gather_rows(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const
   if (ctx->dry) return;
   size_t width = (size_t)y->shape[1];
   for (int64_t t = 0; t < y->shape[0]; t++)
-    memcpy(ie_tensor_f32(y) + (size_t)t * width, ie_tensor_f32(x) + (size_t)index[t] * width, width * sizeof(float));
+    memcpy(ie_tensor_f32(y) + (size_t)t * width, ie_tensor_f32(x) + (size_t)index[t] * width,
+           width * sizeof(float));
 }
 
 typedef struct norm_job {
@@ -49,8 +66,8 @@ static void norm_rows(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   const norm_job *job = arg;
   for (int64_t t = begin; t < end; t++)
-    job->kernels->rms_norm(job->y + t * job->width, job->x + t * job->width, job->weight->data, job->weight->dtype,
-                           job->width, job->eps);
+    job->kernels->rms_norm(job->y + t * job->width, job->x + t * job->width, job->weight->data,
+                           job->weight->dtype, job->width, job->eps);
 }
 
 static void cpu_rms_norm(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_vector *weight, float eps) {
@@ -78,8 +95,8 @@ static void rope_rows(void *arg, int thread, int64_t begin, int64_t end) {
 
 static void cpu_rope(ie_ctx *ctx, ie_tensor *x, const ie_tensor *cos, const ie_tensor *sin) {
   if (ctx->dry) return;
-  rope_job job = {&ctx->device->kernels, ie_tensor_f32(x), ie_tensor_f32(cos), ie_tensor_f32(sin), x->shape[1],
-                  x->shape[2]};
+  rope_job job = {&ctx->device->kernels, ie_tensor_f32(x), ie_tensor_f32(cos),
+                  ie_tensor_f32(sin),    x->shape[1],      x->shape[2]};
   ie_team_for(ctx->device->team, x->shape[0], rows_per_chunk(x->shape[1] * x->shape[2]), rope_rows, &job);
 }
 

@@ -51,4 +51,6 @@ static void cpu_linear(ie_ctx *ctx, ie_tensor *const *y, const ie_tensor *x, con
   ie_ctx_reset(ctx, mark);
 }
 
-void ie_cpu_fill_linear(ie_device_ops *ops) { ops->linear = cpu_linear; }
+void ie_cpu_fill_linear(ie_device_ops *ops) {
+  ops->linear = cpu_linear;
+}

@@ -21,14 +21,14 @@ typedef struct moe_run {
   const ie_moe_options *options;
   const ie_tensor *x, *weight;
   int64_t T, k, P, C, F; /* tokens, experts per token, pairs = T k, width, expert width */
-  int32_t *row;     /* (P) token of each pair in sorted order */
-  int32_t *sorted;  /* (T, k) where the pair (t, j) stands */
-  moe_expert *list; /* experts that have tokens */
+  int32_t *row;          /* (P) token of each pair in sorted order */
+  int32_t *sorted;       /* (T, k) where the pair (t, j) stands */
+  moe_expert *list;      /* experts that have tokens */
   int64_t experts;
   cpu_segment *segments;
-  float *h;         /* (P, 2F) gate and up */
-  float *a;         /* (P, F) */
-  float *d;         /* (P, C) */
+  float *h; /* (P, 2F) gate and up */
+  float *a; /* (P, F) */
+  float *d; /* (P, C) */
   uint8_t *packed;
   size_t packed_bytes;
   void *scratch;
@@ -105,8 +105,8 @@ static void moe_pack_x(void *arg, int thread, int64_t begin, int64_t end) {
   moe_run *run = arg;
   for (int64_t i = begin; i < end; i++) {
     moe_expert *m = &run->list[i];
-    m->up_product->pack(m->packed_x, ie_tensor_f32(run->x), run->C, run->row + m->first, m->count, 0, m->count,
-                        run->C);
+    m->up_product->pack(m->packed_x, ie_tensor_f32(run->x), run->C, run->row + m->first, m->count, 0,
+                        m->count, run->C);
   }
 }
 
@@ -142,7 +142,8 @@ static void moe_place(moe_run *run, bool down) {
       m->packed_a = at;
     else
       m->packed_x = at;
-    at += ie_size_align(down ? m->down_product->pack_bytes(m->count, run->F) : m->up_product->pack_bytes(m->count, run->C),
+    at += ie_size_align(down ? m->down_product->pack_bytes(m->count, run->F)
+                             : m->up_product->pack_bytes(m->count, run->C),
                         IE_ARENA_ALIGN);
   }
 }
@@ -160,9 +161,10 @@ static void moe_multiply(moe_run *run, bool down) {
   cpu_segments_run(run->ctx, run->segments, run->experts, run->scratch, run->per_thread);
 }
 
-static void cpu_moe(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_tensor *expert, const ie_tensor *weight,
-                    const ie_moe_options *options) {
-  moe_run run = {.ctx = ctx, .options = options, .x = x, .weight = weight, .T = x->shape[0], .k = expert->shape[1]};
+static void cpu_moe(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_tensor *expert,
+                    const ie_tensor *weight, const ie_moe_options *options) {
+  moe_run run = {
+      .ctx = ctx, .options = options, .x = x, .weight = weight, .T = x->shape[0], .k = expert->shape[1]};
   run.P = run.T * run.k;
   run.C = x->shape[1];
   run.F = options->down->cols;
@@ -182,4 +184,6 @@ static void cpu_moe(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_tens
   ie_ctx_reset(ctx, mark);
 }
 
-void ie_cpu_fill_moe(ie_device_ops *ops) { ops->moe = cpu_moe; }
+void ie_cpu_fill_moe(ie_device_ops *ops) {
+  ops->moe = cpu_moe;
+}

@@ -8,13 +8,13 @@ enum { BLOCK_BYTES = 192 << 10, BLOCK_ROWS_MANY = 64, PACK_SERIAL = 1 << 15 };
 
 cpu_segment cpu_segment_make(const ie_weight *w, int64_t expert, const ie_product *product, int64_t T) {
   cpu_segment s = {.product = product};
-  s.args = (ie_product_args){.w = ie_weight_view(w, expert),
-                             .T = T,
-                             .bias = ie_weight_bias(w, expert),
-                             .bias_dtype = w->bias_dtype};
+  s.args = (ie_product_args){
+      .w = ie_weight_view(w, expert), .T = T, .bias = ie_weight_bias(w, expert), .bias_dtype = w->bias_dtype};
   int64_t row_bytes = (int64_t)(w->row_bytes[0] + w->row_bytes[1]);
-  int64_t rows = product == w->many ? BLOCK_ROWS_MANY : BLOCK_BYTES / ie_max_i64(1, row_bytes * ie_max_i64(1, T / 4));
-  int64_t unit = product->row_multiple > 16 ? product->row_multiple : 16 / product->row_multiple * product->row_multiple;
+  int64_t rows =
+      product == w->many ? BLOCK_ROWS_MANY : BLOCK_BYTES / ie_max_i64(1, row_bytes * ie_max_i64(1, T / 4));
+  int64_t unit =
+      product->row_multiple > 16 ? product->row_multiple : 16 / product->row_multiple * product->row_multiple;
   if (unit < product->row_multiple) unit = product->row_multiple;
   s.block_rows = ie_max_i64(1, rows / unit) * unit;
   return s;
@@ -35,8 +35,8 @@ static void pack_groups(void *arg, int thread, int64_t begin, int64_t end) {
   job->product->pack(job->packed, job->x, job->x_stride, /*x_rows=*/NULL, job->T, t0, t1, job->K);
 }
 
-void cpu_pack(ie_team *team, const ie_product *product, void *packed, const float *x, int64_t x_stride, int64_t T,
-              int64_t K) {
+void cpu_pack(ie_team *team, const ie_product *product, void *packed, const float *x, int64_t x_stride,
+              int64_t T, int64_t K) {
   if (T * K <= PACK_SERIAL) {
     product->pack(packed, x, x_stride, /*x_rows=*/NULL, T, 0, T, K);
     return;
@@ -45,7 +45,8 @@ void cpu_pack(ie_team *team, const ie_product *product, void *packed, const floa
   ie_team_for(team, ie_div_up(T, product->pack_tok), /*chunk=*/1, pack_groups, &job);
 }
 
-bool cpu_run_scratch(ie_ctx *ctx, const ie_product *product, int64_t T, int64_t K, void **scratch, size_t *per_thread) {
+bool cpu_run_scratch(ie_ctx *ctx, const ie_product *product, int64_t T, int64_t K, void **scratch,
+                     size_t *per_thread) {
   *per_thread = product->scratch_bytes ? ie_size_align(product->scratch_bytes(T, K), IE_ARENA_ALIGN) : 0;
   return ie_ctx_scratch(ctx, *per_thread * (size_t)ie_team_size(ctx->device->team), scratch);
 }

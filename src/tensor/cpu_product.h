@@ -16,11 +16,12 @@ typedef struct cpu_segment {
 cpu_segment cpu_segment_make(const ie_weight *w, int64_t expert, const ie_product *product, int64_t T);
 
 /* Packs T tokens of x with `product`; large inputs are shared out over the team. */
-void cpu_pack(ie_team *team, const ie_product *product, void *packed, const float *x, int64_t x_stride, int64_t T,
-              int64_t K);
+void cpu_pack(ie_team *team, const ie_product *product, void *packed, const float *x, int64_t x_stride,
+              int64_t T, int64_t K);
 
 /* Scratch for one call of cpu_segments_run, of all threads together; takes it from the arena. */
-bool cpu_run_scratch(ie_ctx *ctx, const ie_product *product, int64_t T, int64_t K, void **scratch, size_t *per_thread);
+bool cpu_run_scratch(ie_ctx *ctx, const ie_product *product, int64_t T, int64_t K, void **scratch,
+                     size_t *per_thread);
 
 /* Runs all blocks of n segments in one dispatch. */
 void cpu_segments_run(ie_ctx *ctx, cpu_segment *segments, int64_t n, void *scratch, size_t per_thread);

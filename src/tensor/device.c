@@ -4,8 +4,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
-static const char *const precision_names[] = {
-    [IE_PRECISION_BF16] = "bf16", [IE_PRECISION_FP32] = "fp32", [IE_PRECISION_FP16] = "fp16", [IE_PRECISION_INT8] = "int8"};
+static const char *const precision_names[] = {[IE_PRECISION_BF16] = "bf16",
+                                              [IE_PRECISION_FP32] = "fp32",
+                                              [IE_PRECISION_FP16] = "fp16",
+                                              [IE_PRECISION_INT8] = "int8"};
 
 const char *ie_precision_name(ie_precision precision) {
   return (unsigned)precision <= IE_PRECISION_INT8 ? precision_names[precision] : "unknown";
@@ -32,7 +34,9 @@ static void cpu_dealloc(ie_device *device, void *memory, size_t bytes) {
   if (memory) munmap(memory, bytes ? bytes : 1);
 }
 
-static void cpu_release(ie_device *device) { ie_team_free(device->team); }
+static void cpu_release(ie_device *device) {
+  ie_team_free(device->team);
+}
 
 /* The level named by the caller, or the best. */
 static ie_status isa_choose(const char *name, ie_isa *out, ie_error *error) {
@@ -40,11 +44,11 @@ static ie_status isa_choose(const char *name, ie_isa *out, ie_error *error) {
   if (!name || !*name) return IE_OK;
   int level = ie_isa_from_name(name);
   if (level < 0)
-    return ie_error_set(error, IE_INVALID_ARGUMENT, "unknown instruction set '%s', expected scalar, avx2, avx512 or amx",
-                        name);
+    return ie_error_set(error, IE_INVALID_ARGUMENT,
+                        "unknown instruction set '%s', expected scalar, avx2, avx512 or amx", name);
   if (level > (int)*out)
-    return ie_error_set(error, IE_DEVICE, "instruction set %s was asked for, but this machine has at most %s", name,
-                        ie_isa_name(*out));
+    return ie_error_set(error, IE_DEVICE, "instruction set %s was asked for, but this machine has at most %s",
+                        name, ie_isa_name(*out));
   *out = (ie_isa)level;
   return IE_OK;
 }
@@ -52,8 +56,10 @@ static ie_status isa_choose(const char *name, ie_isa *out, ie_error *error) {
 static ie_status kind_check(const char *kind, ie_error *error) {
   if (!kind || !strcmp(kind, "auto") || !strcmp(kind, "cpu")) return IE_OK;
   if (!strncmp(kind, "cuda", 4) || !strcmp(kind, "ze"))
-    return ie_error_set(error, IE_UNSUPPORTED, "device '%s': this build has no support for it, only cpu", kind);
-  return ie_error_set(error, IE_INVALID_ARGUMENT, "unknown device '%s', expected auto, cpu, cuda, cuda:N or ze", kind);
+    return ie_error_set(error, IE_UNSUPPORTED, "device '%s': this build has no support for it, only cpu",
+                        kind);
+  return ie_error_set(error, IE_INVALID_ARGUMENT,
+                      "unknown device '%s', expected auto, cpu, cuda, cuda:N or ze", kind);
 }
 
 ie_status ie_device_open(const ie_device_options *options, ie_device **out, ie_error *error) {
@@ -75,7 +81,8 @@ ie_status ie_device_open(const ie_device_options *options, ie_device **out, ie_e
   ie_cpu_fill_linear(&device->ops);
   ie_cpu_fill_attention(&device->ops);
   ie_cpu_fill_moe(&device->ops);
-  status = ie_team_new(options->threads, options->affinity ? options->affinity : "auto", &device->team, error);
+  status =
+      ie_team_new(options->threads, options->affinity ? options->affinity : "auto", &device->team, error);
   if (status != IE_OK) {
     free(device);
     return status;
@@ -90,9 +97,15 @@ void ie_device_free(ie_device *device) {
   free(device);
 }
 
-const char *ie_device_kind(const ie_device *device) { return device->kind; }
-const char *ie_device_isa(const ie_device *device) { return ie_isa_name(device->kernels.isa); }
-int ie_device_threads(const ie_device *device) { return ie_team_size(device->team); }
+const char *ie_device_kind(const ie_device *device) {
+  return device->kind;
+}
+const char *ie_device_isa(const ie_device *device) {
+  return ie_isa_name(device->kernels.isa);
+}
+int ie_device_threads(const ie_device *device) {
+  return ie_team_size(device->team);
+}
 
 const char *const *ie_device_isa_list(void) {
   static const char *const lists[IE_ISA_COUNT][IE_ISA_COUNT + 1] = {

@@ -25,9 +25,9 @@ typedef struct ie_work {
 typedef struct ie_ctx {
   struct ie_device *device;
   ie_arena arena;
-  ie_class cls; /* arithmetic class of all products but the router's */
-  bool dry;     /* measuring: shapes are checked and memory is taken, nothing is computed */
-  int layer;    /* for messages; -1 outside the layers */
+  ie_class cls;     /* arithmetic class of all products but the router's */
+  bool dry;         /* measuring: shapes are checked and memory is taken, nothing is computed */
+  int layer;        /* for messages; -1 outside the layers */
   ie_status status; /* the first failure, IE_OK until then */
   ie_error error;
   ie_tensor nodes[IE_CTX_NODES];
@@ -36,7 +36,8 @@ typedef struct ie_ctx {
 } ie_ctx;
 
 /* Stores the first error (later ones are dropped), with the layer in front. Returns NULL. */
-__attribute__((format(printf, 3, 4))) void *ie_ctx_fail(ie_ctx *ctx, ie_status status, const char *format, ...);
+__attribute__((format(printf, 3, 4))) void *ie_ctx_fail(ie_ctx *ctx, ie_status status, const char *format,
+                                                        ...);
 
 /* A mark over arena and tensors. */
 typedef struct ie_ctx_mark {
@@ -53,9 +54,9 @@ bool ie_ctx_scratch(ie_ctx *ctx, size_t bytes, void **out);
 
 /* Softmax attention over cached keys. Gemma-style soft-caps and biases come when a model needs them. */
 typedef struct ie_attention_options {
-  float scale;       /* of q . k */
-  int64_t window;    /* query p sees keys p - window < s <= p; 0: all s <= p */
-  ie_vector sinks;   /* (H) a logit per head that takes weight and gives no value; data NULL: none */
+  float scale;     /* of q . k */
+  int64_t window;  /* query p sees keys p - window < s <= p; 0: all s <= p */
+  ie_vector sinks; /* (H) a logit per head that takes weight and gives no value; data NULL: none */
 } ie_attention_options;
 
 /* How the router's logits become experts and weights. */
@@ -79,14 +80,16 @@ typedef struct ie_device_ops {
   void (*gather_rows)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const int32_t *index);
   void (*rms_norm)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_vector *weight, float eps);
   /* y[i] (T, R_i) = x (T, K) w[i]^T + bias for n weights that share x; add: y += */
-  void (*linear)(ie_ctx *ctx, ie_tensor *const *y, const ie_tensor *x, const ie_weight *const *w, int n, bool add);
+  void (*linear)(ie_ctx *ctx, ie_tensor *const *y, const ie_tensor *x, const ie_weight *const *w, int n,
+                 bool add);
   /* x (T, H, D) in place; cos, sin (T, D/2) */
   void (*rope)(ie_ctx *ctx, ie_tensor *x, const ie_tensor *cos, const ie_tensor *sin);
   /* k, v (T, HK, D) to their slots */
-  void (*kv_append)(ie_ctx *ctx, ie_kv_layer *kv, const ie_tensor *k, const ie_tensor *v, const ie_batch *batch);
+  void (*kv_append)(ie_ctx *ctx, ie_kv_layer *kv, const ie_tensor *k, const ie_tensor *v,
+                    const ie_batch *batch);
   /* y, q (T, H, D) */
-  void (*attention)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *q, const ie_kv_layer *kv, const ie_batch *batch,
-                    const ie_attention_options *options);
+  void (*attention)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *q, const ie_kv_layer *kv,
+                    const ie_batch *batch, const ie_attention_options *options);
   /* expert (T, k) i32, weight (T, k) f32 from logits (T, E); ties go to the smaller index */
   void (*route)(ie_ctx *ctx, ie_tensor *expert, ie_tensor *weight, const ie_tensor *logits,
                 const ie_route_options *options);

@@ -24,8 +24,12 @@ typedef struct ie_tensor {
 static inline int64_t ie_tensor_count(const ie_tensor *t) {
   return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
 }
-static inline float *ie_tensor_f32(const ie_tensor *t) { return t->data; }
-static inline int32_t *ie_tensor_i32(const ie_tensor *t) { return t->data; }
+static inline float *ie_tensor_f32(const ie_tensor *t) {
+  return t->data;
+}
+static inline int32_t *ie_tensor_i32(const ie_tensor *t) {
+  return t->data;
+}
 
 /* A vector parameter (norm weight, bias, sinks), as it lies in the checkpoint. data NULL: absent. */
 typedef struct ie_vector {
@@ -46,7 +50,7 @@ typedef struct ie_weight {
   size_t expert_bytes[2]; /* stride between experts */
   const void *bias;       /* (E, R) of bias_dtype or NULL */
   ie_dtype bias_dtype;
-  int64_t bias_stride;    /* elements between the biases of two experts */
+  int64_t bias_stride; /* elements between the biases of two experts */
   /* Chosen at bind from the device's table: */
   const ie_product *few, *many; /* many NULL: there is none */
   int64_t many_min_tok;

@@ -1,17 +1,17 @@
 #include "support/golden.h"
 
-#include <stdarg.h>
-#include <setjmp.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 #include <dirent.h>
 #include <jansson.h>
 #include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static void cases_read(golden_model *m) {
   for (int i = 0; i < GOLDEN_CASES_MAX; i++) {
@@ -25,8 +25,12 @@ static void cases_read(golden_model *m) {
     snprintf(name, sizeof name, "case%d.gap", i);
     const ie_tensor_info *gap = ie_tensor_file_get(m->file, name);
     if (!ids || !logits || !greedy || !gap) break;
-    m->cases[m->count++] = (golden_case){.ids = ids->data, .T = ids->shape[0], .V = logits->shape[1],
-                                         .logits = logits->data, .greedy = greedy->data, .gap = gap->data,
+    m->cases[m->count++] = (golden_case){.ids = ids->data,
+                                         .T = ids->shape[0],
+                                         .V = logits->shape[1],
+                                         .logits = logits->data,
+                                         .greedy = greedy->data,
+                                         .gap = gap->data,
                                          .new_tok = greedy->shape[0]};
   }
 }
@@ -48,14 +52,17 @@ static bool model_open(const char *dir, golden_model *m) {
   return m->count > 0;
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(a, b); }
+static int by_name(const void *a, const void *b) {
+  return strcmp(a, b);
+}
 
 int golden_open_all(const char *root, const char *prefix, golden_model *out, int max) {
   char(*names)[256] = calloc(GOLDEN_MODELS_MAX, sizeof *names);
   int found = 0, opened = 0;
   DIR *dir = opendir(root);
   for (struct dirent *entry; dir && found < GOLDEN_MODELS_MAX && (entry = readdir(dir)) != NULL;)
-    if (strncmp(entry->d_name, prefix, strlen(prefix)) == 0) snprintf(names[found++], 256, "%s", entry->d_name);
+    if (strncmp(entry->d_name, prefix, strlen(prefix)) == 0)
+      snprintf(names[found++], 256, "%s", entry->d_name);
   if (dir) closedir(dir);
   qsort(names, (size_t)found, sizeof *names, by_name);
   for (int i = 0; i < found && opened < max; i++) {
@@ -68,7 +75,9 @@ int golden_open_all(const char *root, const char *prefix, golden_model *out, int
   return opened;
 }
 
-void golden_close(golden_model *model) { ie_tensor_file_free(model->file); }
+void golden_close(golden_model *model) {
+  ie_tensor_file_free(model->file);
+}
 
 double golden_error(const float *a, const float *b, int64_t n) {
   double largest = 0, worst = 0;

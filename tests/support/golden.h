@@ -1,6 +1,6 @@
 /* Golden models: checkpoint directories with the reference's answers beside them (tests/data/README.md). */
-#ifndef CLOCHER_TESTS_GOLDEN_H
-#define CLOCHER_TESTS_GOLDEN_H
+#ifndef CLOCHER_TESTS_SUPPORT_GOLDEN_H
+#define CLOCHER_TESTS_SUPPORT_GOLDEN_H
 
 #include "clocher/clocher.h"
 
@@ -23,7 +23,7 @@ typedef struct golden_model {
   ie_tensor_file *file;
   golden_case cases[GOLDEN_CASES_MAX];
   int count;
-  double noise;          /* of float32 against float64 */
+  double noise;                        /* of float32 against float64 */
   double rounding_bf16, rounding_int8; /* median error of rounding the inputs of products alone */
 } golden_model;
 
