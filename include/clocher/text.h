@@ -41,6 +41,7 @@ typedef struct ie_bytes {
   size_t capacity;
 } ie_bytes;
 
+ie_status ie_bytes_append(ie_bytes *bytes, const void *data, size_t size, ie_error *error);
 void ie_bytes_free(ie_bytes *bytes);
 
 typedef struct ie_tokenizer ie_tokenizer;

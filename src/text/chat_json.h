@@ -1,0 +1,14 @@
+/* JSON as it stands inside prompts: compact, keys in their order, text unescaped beyond ASCII, numbers as Rust's
+ * serde_json prints them (integers as they are, real numbers shortest with the form of the ryu library: 0.5,
+ * 1e-7, 1.5e21, 3.0), since that is what the models' own renderers were written with. */
+#ifndef CLOCHER_TEXT_CHAT_JSON_H
+#define CLOCHER_TEXT_CHAT_JSON_H
+
+#include "base/buf.h"
+
+#include <jansson.h>
+
+/* Appends the value; out->failed when memory is out. Nesting is that of a parsed text, which jansson bounds. */
+void chat_json_write(ie_buf *out, const json_t *value);
+
+#endif

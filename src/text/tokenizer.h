@@ -1,0 +1,40 @@
+/* The inside of an ie_tokenizer, and the readers that make one.
+ *
+ * A reader turns the bytes of one kind of file into a finished image (text/image.h); ie_tokenizer_open maps the
+ * file, finds its kind, and opens the image. */
+#ifndef CLOCHER_TEXT_TOKENIZER_H
+#define CLOCHER_TEXT_TOKENIZER_H
+
+#include "base/file.h"
+#include "clocher/text.h"
+#include "text/builder.h"
+#include "text/split.h"
+
+/* Kinds of source; stored in packs. */
+typedef enum ie_tokenizer_source {
+  IE_SOURCE_JSON = 1,
+  IE_SOURCE_TIKTOKEN,
+  IE_SOURCE_PICKLE,
+  IE_SOURCE_IETOK1
+} ie_tokenizer_source;
+
+struct ie_tokenizer {
+  ie_image image;
+  void *owned; /* the image's bytes, or NULL when they are mapped */
+  ie_map map;  /* of a pack */
+  ie_char_classes *classes;
+  ie_splitter stages[IE_MAX_STAGES];         /* (image.header->stages) */
+  uint8_t raw_first[256], normal_first[256]; /* 1: an added token (raw, normalized) begins with this byte */
+};
+
+/* Opens an image. Takes over bytes (freed with free, also on failure) unless they are NULL, then *map. */
+ie_status ie_tokenizer_from_image(void *bytes, size_t size, ie_map *map, const char *where,
+                                  ie_tokenizer **out, ie_error *error);
+/* Runs every pattern by PCRE2 from now on (for tests). */
+ie_status ie_tokenizer_use_regex(ie_tokenizer *tokenizer, ie_error *error);
+
+/* Readers: *bytes is a finished image for free(). where: the path, for messages. */
+ie_status ie_tokenizer_read_json(const char *where, const void *data, size_t size, void **bytes,
+                                 size_t *image_size, ie_error *error);
+
+#endif
