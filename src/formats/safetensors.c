@@ -4,6 +4,7 @@
 #include "base/quote.h"
 #include "base/size.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -164,22 +165,19 @@ bool ie_tensor_out_bytes(const ie_tensor_out *tensor, size_t *bytes) {
   return true;
 }
 
+static int buf_append_json(const char *text, size_t size, void *buf) {
+  return ie_buf_append(buf, text, size) ? 0 : -1;
+}
+
 /* Appends a JSON string. A failed allocation sets out->failed; false when s is not UTF-8. */
 static bool buf_append_json_string(ie_buf *out, const char *s) {
-  json_t *value = json_string(s);
-  char *text = value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
-  bool utf8 = true;
-  if (text) {
-    ie_buf_append_str(out, text);
-  } else {
-    json_t *raw = value ? NULL : json_string_nocheck(s);
-    if (raw) utf8 = false; /* memory was there, so the check was what failed */
-    json_decref(raw);
+  errno = 0;
+  json_t *value = json_string(s); /* NULL for both reasons; malloc leaves ENOMEM */
+  if (!value && errno != ENOMEM) return false;
+  if (!value || json_dump_callback(value, buf_append_json, out, JSON_ENCODE_ANY | JSON_COMPACT) != 0)
     out->failed = true;
-  }
-  free(text);
   json_decref(value);
-  return utf8;
+  return true;
 }
 
 ie_status ie_safetensors_header(const ie_tensor_out *tensors, size_t count, ie_buf *out, uint64_t *data_bytes,

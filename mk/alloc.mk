@@ -1,0 +1,4 @@
+# Tests whose allocations fail on demand (tests/support/failing_malloc.h).
+comma := ,
+ALLOC_WRAPPED := malloc calloc realloc aligned_alloc posix_memalign strdup mmap pthread_create
+LDFLAGS_test_alloc_failure := $(ALLOC_WRAPPED:%=-Wl$(comma)--wrap=%)
