@@ -3,7 +3,9 @@
  * `cases`. */
 #include "support/failing_malloc.h"
 
+#include "base/buf.h"
 #include "clocher/tensor.h"
+#include "clocher/text.h"
 #include "eval/synth.h"
 #include "formats/checkpoint.h"
 #include "support/tempdir.h"
@@ -20,7 +22,7 @@
 /* What the cases read, made once with all memory there. */
 typedef struct fixture {
   char *dir;
-  char single[512], sharded[512], numbered[512], iebin[512], nothing[512], out[512];
+  char single[512], sharded[512], numbered[512], iebin[512], nothing[512], out[512], tokenizer[512];
 } fixture;
 
 /* ---- formats ---- */
@@ -91,6 +93,26 @@ static ie_status run_synth(void *arg, ie_error *error) {
   return status;
 }
 
+/* ---- text ---- */
+
+/* Bytes to ids and back, with an added token, by a pattern that PCRE2 runs. */
+static ie_status run_tokenizer(void *arg, ie_error *error) {
+  static const char text[] = "abab abba<|end|>caf\xC3\xA9 12345";
+  ie_tokenizer *tokenizer;
+  ie_ids ids = {0};
+  ie_bytes bytes = {0};
+  ie_status status = ie_tokenizer_open(((fixture *)arg)->tokenizer, NULL, &tokenizer, error);
+  if (status != IE_OK) return status;
+  status = ie_tokenizer_encode(tokenizer, text, strlen(text), NULL, &ids, error);
+  if (status == IE_OK) status = ie_tokenizer_decode(tokenizer, ids.ids, ids.count, false, &bytes, error);
+  if (status == IE_OK && (bytes.size != strlen(text) || memcmp(bytes.data, text, bytes.size) != 0))
+    status = ie_error_set(error, IE_INTERNAL, "decoded to something else");
+  ie_bytes_free(&bytes);
+  ie_ids_free(&ids);
+  ie_tokenizer_free(tokenizer);
+  return status;
+}
+
 static const failing_case cases[] = {
     {.name = "checkpoint: one file", .run = run_single},
     {.name = "checkpoint: shards with an index", .run = run_sharded},
@@ -101,6 +123,9 @@ static const failing_case cases[] = {
     {.name = "tensor file: write and read",
      .run = run_tensor_file,
      .tolerant = true}, /* the folder's flush */
+    {.name = "tokenizer: open, encode, decode",
+     .run = run_tokenizer,
+     .tolerant = true}, /* PCRE2's fast path */
     {.name = "synth", .run = run_synth, .tolerant = true},
 };
 
@@ -124,6 +149,30 @@ static void tensors_write(const char *dir, const char *file, const char *first, 
   assert_int_equal(ie_tensor_file_write(path, out, second ? 2 : 1, &error), IE_OK);
 }
 
+/* A byte-level tokenizer.json: all bytes, three merges, one special token. */
+static void tokenizer_write(const char *dir) {
+  ie_buf text = {0};
+  ie_buf_append_str(
+      &text, "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":259,\"content\":\"<|end|>\",\"special\":true,"
+             "\"lstrip\":false,\"rstrip\":false,\"single_word\":false,\"normalized\":false}],"
+             "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":["
+             "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{L}+|\\\\p{N}{1,3}|(?!x)[^y]\"},"
+             "\"behavior\":\"Isolated\",\"invert\":false},"
+             "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,"
+             "\"use_regex\":false}]},\"post_processor\":null,"
+             "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{");
+  int other = 0; /* bytes that are no printable Latin-1 stand at U+0100 and up, in order */
+  for (int i = 0; i < 256; i++) {
+    bool printable = (i >= '!' && i <= '~') || (i >= 0xA1 && i <= 0xAC) || i >= 0xAE;
+    ie_buf_printf(&text, "\"\\u%04x\":%d,", printable ? i : 256 + other, i);
+    other += !printable;
+  }
+  ie_buf_append_str(&text, "\"ab\":256,\"ba\":257,\"abab\":258},\"merges\":[\"a b\",\"b a\",\"ab ab\"]}}");
+  assert_false(text.failed);
+  tempdir_write(dir, "tokenizer.json", text.data, text.size);
+  ie_buf_free(&text);
+}
+
 static void fixture_make(fixture *f) {
   f->dir = tempdir_make();
   snprintf(f->single, sizeof f->single, "%s/single", f->dir);
@@ -132,6 +181,8 @@ static void fixture_make(fixture *f) {
   snprintf(f->iebin, sizeof f->iebin, "%s/iebin", f->dir);
   snprintf(f->nothing, sizeof f->nothing, "%s/nothing", f->dir);
   snprintf(f->out, sizeof f->out, "%s/out", f->dir);
+  snprintf(f->tokenizer, sizeof f->tokenizer, "%s/tokenizer.json", f->dir);
+  tokenizer_write(f->dir);
   tensors_write(f->dir, "single/hf/original/model.safetensors", "a",
                 "b"); /* the third folder that is looked at */
   tensors_write(f->dir, "sharded/x-1.safetensors", "a", "b");
@@ -163,5 +214,6 @@ int main(void) {
   }
   int failed = cmocka_run_group_tests(tests, NULL, NULL);
   tempdir_remove(f.dir);
+  failing_malloc_uninstall();
   return failed;
 }

@@ -1,7 +1,9 @@
 #include "support/failing_malloc.h"
 
+#define PCRE2_CODE_UNIT_WIDTH 8
 #include <errno.h>
 #include <jansson.h>
+#include <pcre2.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -70,6 +72,32 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(
   return fails() ? EAGAIN : __real_pthread_create(thread, attr, run, arg);
 }
 
+/* PCRE2 takes its memory functions from contexts; those that the library makes get ours. */
+static void *pcre_malloc(size_t size, void *data) {
+  (void)data;
+  return fails() ? NULL : __real_malloc(size);
+}
+
+static void pcre_free(void *block, void *data) {
+  (void)data;
+  free(block);
+}
+
+/* Made once and kept: a general context only holds the two functions. */
+static pcre2_general_context *pcre_context;
+
+pcre2_compile_context *__real_pcre2_compile_context_create_8(pcre2_general_context *context);
+pcre2_match_context *__real_pcre2_match_context_create_8(pcre2_general_context *context);
+pcre2_compile_context *__wrap_pcre2_compile_context_create_8(pcre2_general_context *context);
+pcre2_match_context *__wrap_pcre2_match_context_create_8(pcre2_general_context *context);
+
+pcre2_compile_context *__wrap_pcre2_compile_context_create_8(pcre2_general_context *context) {
+  return __real_pcre2_compile_context_create_8(context ? context : pcre_context);
+}
+pcre2_match_context *__wrap_pcre2_match_context_create_8(pcre2_general_context *context) {
+  return __real_pcre2_match_context_create_8(context ? context : pcre_context);
+}
+
 static void *json_malloc_counted(size_t size) {
   void *block = fails() ? NULL : __real_malloc(size);
   if (block) atomic_fetch_add(&json_blocks, 1);
@@ -83,6 +111,12 @@ static void json_free_counted(void *block) {
 
 void failing_malloc_install(void) {
   json_set_alloc_funcs(json_malloc_counted, json_free_counted);
+  pcre_context = pcre2_general_context_create(pcre_malloc, pcre_free, NULL);
+}
+
+void failing_malloc_uninstall(void) {
+  pcre2_general_context_free(pcre_context);
+  pcre_context = NULL;
 }
 
 void failing_malloc_arm(long n, failing_mode mode) {

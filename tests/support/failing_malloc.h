@@ -2,9 +2,9 @@
  *
  * The test program is linked with -Wl,--wrap for malloc, calloc, realloc, aligned_alloc, posix_memalign, strdup,
  * mmap and pthread_create (mk/alloc.mk), which routes every such call of our own objects through here. Shared
- * libraries keep their own calls: jansson is given these functions by json_set_alloc_funcs (failing_malloc_install),
- * so that it fails too; what libc, PCRE2, nettle and utf8proc allocate inside does not, since PCRE2's functions can
- * only be set through a context that the library under test would have to take from its caller.
+ * libraries keep their own calls, so they are given these functions where they take any: jansson by
+ * json_set_alloc_funcs, PCRE2 by wrapping the two calls that make its contexts. What libc, nettle and utf8proc
+ * allocate inside does not fail (scandir, fopen), nor do PCRE2's pages of compiled code.
  *
  * Leaks are found by LeakSanitizer where the tests run under AddressSanitizer; without it the number of blocks that
  * jansson holds must return to what it was. */
@@ -20,8 +20,9 @@ typedef enum failing_mode {
   FAILING_FOREVER /* the n-th call and all after it fail: cleaning up must not need memory */
 } failing_mode;
 
-/* Routes jansson's allocations through the failing ones. Once, at the start of main. */
+/* Routes the allocations of jansson and PCRE2 through the failing ones: at the start of main, and back at its end. */
 void failing_malloc_install(void);
+void failing_malloc_uninstall(void);
 
 /* From now on, in all threads, the n-th call (n = 1: the next) fails. */
 void failing_malloc_arm(long n, failing_mode mode);
