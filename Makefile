@@ -96,7 +96,8 @@ $(B)/src/kernels/avx2/%.o: ISA_FLAGS = $(ISA_avx2)
 $(B)/src/kernels/avx512/%.o: ISA_FLAGS = $(ISA_avx512)
 $(B)/src/kernels/amx/%.o: ISA_FLAGS = $(ISA_amx)
 $(B)/cli/%.o: INCLUDES = -Iinclude
-$(B)/tests/%.o: INCLUDES = -Iinclude -Isrc -Itests -I.
+# cmocka.h wants four headers before it, and clang-format sorts.
+$(B)/tests/%.o: INCLUDES = -Iinclude -Isrc -Itests -I. $(addprefix -include ,stdarg.h stddef.h stdint.h setjmp.h)
 
 # The version file alone knows the commit: src/base/version.c or cli/cmd_version.c.
 COMMIT = $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)

@@ -3,6 +3,8 @@
 
 /* clang-format off */
 #define BUILT(X) \
+  X(tokenize) \
+  X(detokenize) \
   X(chat_format) \
   X(chat_parse) \
   X(sample) \
@@ -13,8 +15,6 @@
 #define PLANNED(X) \
   X(run,          "run",          "Generate text from a model directory") \
   X(logits,       "logits",       "Write the logits of every position to a file") \
-  X(tokenize,     "tokenize",     "Text on stdin to token ids") \
-  X(detokenize,   "detokenize",   "Token ids on stdin to text") \
   X(inspect,      "inspect",      "Say what a model directory holds and what is wrong with it") \
   X(plan,         "plan",         "Say where every byte would live, before loading anything") \
   X(bench,        "bench",        "Measure, beside the machine's own ceilings") \

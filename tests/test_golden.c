@@ -2,16 +2,16 @@
  * arithmetic classes, for every golden model and every instruction set of this machine. */
 #include "support/golden.h"
 
-#include <cmocka.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static const double logits_tolerance = 1e-4; /* of the largest logit, class fp32 */
 static const float gap_decided = 2e-4f;      /* below it two ids are equally good */

@@ -3,17 +3,17 @@
  * the twin tolerance (docs/testing.md). */
 #include "support/golden.h"
 
-#include <cmocka.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include <cmocka.h>
 
 typedef struct subject {
   golden_model *golden;

@@ -387,6 +387,8 @@ def save(p, tok, out):
         with open(os.path.join(out, file), "w") as f:
             f.write(json.dumps(value, indent=2) + "\n")
     tok.save(os.path.join(out, "tokenizer.json"), pretty=False)
+    for file in os.listdir(out):
+        os.chmod(os.path.join(out, file), 0o644)  # safetensors makes files for their owner alone
 
 
 def check(args, tok, p, forward):

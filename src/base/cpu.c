@@ -27,8 +27,8 @@ static bool request_amx(void) {
 #endif
 }
 
-void ie_cpu_detect(ie_cpu *out) {
-  *out = (ie_cpu){false, false, false};
+void ie_cpu_detect(ie_cpu_features *out) {
+  *out = (ie_cpu_features){false, false, false};
   unsigned a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return;
   const uint64_t osxsave_avx_fma_f16c = 1u << 27 | 1u << 28 | 1u << 12 | 1u << 29;
@@ -52,8 +52,8 @@ void ie_cpu_detect(ie_cpu *out) {
 
 #else
 
-void ie_cpu_detect(ie_cpu *out) {
-  *out = (ie_cpu){false, false, false};
+void ie_cpu_detect(ie_cpu_features *out) {
+  *out = (ie_cpu_features){false, false, false};
 }
 
 #endif

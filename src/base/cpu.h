@@ -11,13 +11,13 @@
 
 #include <stdbool.h>
 
-typedef struct ie_cpu {
+typedef struct ie_cpu_features {
   bool avx2;   /* AVX2, FMA, F16C and BMI1/2 */
   bool avx512; /* avx2 and AVX-512 F, BW, VL, DQ, VNNI, VBMI */
   bool amx;    /* avx512 and AMX tiles with BF16 and INT8, permitted */
-} ie_cpu;
+} ie_cpu_features;
 
 /* All false on a processor that is not x86-64. */
-void ie_cpu_detect(ie_cpu *out);
+void ie_cpu_detect(ie_cpu_features *out);
 
 #endif

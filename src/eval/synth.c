@@ -364,7 +364,7 @@ static ie_status shards_write(const ie_synth_options *options, const synth_plan 
     while (first < plan->count && plan->tensors[first].file == file) first++;
     job.tensor_count = first - job.tensor_first;
     char name[64];
-    synth_file_name(plan, file, name, sizeof name);
+    ie_synth_file_name(plan, file, name, sizeof name);
     char *path = ie_path_join(options->dir, name);
     status = path ? file_write(&job, &c, path, &done, error)
                   : ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", options->dir);
@@ -397,32 +397,34 @@ static ie_status disk_check(const char *dir, uint64_t needed, ie_error *error) {
                       1e-9 * (double)needed, 1e-9 * (double)there);
 }
 
-ie_status ie_synth_write(const ie_synth_options *options, ie_error *error) {
-  synth_plan plan;
+ie_status ie_synth_plan_write(const synth_plan *plan, const ie_synth_options *options, ie_error *error) {
   ie_buf index = {0};
-  quantile_tables *tables = NULL;
-  ie_status status = synth_plan_make(options, &plan, error);
-  if (status == IE_OK && (!options->dir || !options->dir[0]))
-    status = ie_error_set(error, IE_INVALID_ARGUMENT, "no folder to write the checkpoint to");
-  if (status == IE_OK) status = synth_index_make(&plan, &index, error);
-  if (status == IE_OK && !(tables = malloc(sizeof *tables)))
-    status = ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the tables of quantiles");
+  if (!options->dir || !options->dir[0])
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "no folder to write the checkpoint to");
+  quantile_tables *tables = malloc(sizeof *tables);
+  if (!tables) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the tables of quantiles");
+  tables_make(tables, synth_block_std);
+  ie_status status = ie_synth_index_make(plan, &index, error);
   if (status == IE_OK) status = ie_folder_make(options->dir, error);
-  if (status == IE_OK) status = disk_check(options->dir, plan.total_bytes + (64u << 20), error);
+  if (status == IE_OK) status = disk_check(options->dir, plan->total_bytes + (64u << 20), error);
   /* What would make half of a checkpoint look whole goes first and comes last. */
   if (status == IE_OK) status = side_file(options->dir, "config.json", NULL, error);
   if (status == IE_OK) status = side_file(options->dir, "model.safetensors.index.json", NULL, error);
-  if (status == IE_OK) {
-    tables_make(tables, synth_block_std);
-    status = shards_write(options, &plan, tables, error);
-  }
+  if (status == IE_OK) status = shards_write(options, plan, tables, error);
   if (status == IE_OK && index.size)
     status = side_file(options->dir, "model.safetensors.index.json", &index, error);
   if (status == IE_OK)
-    status = side_file(options->dir, "generation_config.json", &plan.generation_config, error);
-  if (status == IE_OK) status = side_file(options->dir, "config.json", &plan.config, error);
+    status = side_file(options->dir, "generation_config.json", &plan->generation_config, error);
+  if (status == IE_OK) status = side_file(options->dir, "config.json", &plan->config, error);
   free(tables);
   ie_buf_free(&index);
-  synth_plan_free(&plan);
+  return status;
+}
+
+ie_status ie_synth_write(const ie_synth_options *options, ie_error *error) {
+  synth_plan plan;
+  ie_status status = ie_synth_plan_make(options, &plan, error);
+  if (status == IE_OK) status = ie_synth_plan_write(&plan, options, error);
+  ie_synth_plan_free(&plan);
   return status;
 }

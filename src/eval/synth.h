@@ -59,15 +59,6 @@ typedef struct synth_plan {
   bool failed;              /* memory ran out */
 } synth_plan;
 
-/* Fills *plan, which synth_plan_free releases in any case. */
-ie_status synth_plan_make(const ie_synth_options *options, synth_plan *plan, ie_error *error);
-void synth_plan_free(synth_plan *plan);
-
-/* "model.safetensors", or "model-00001-of-00003.safetensors". */
-void synth_file_name(const synth_plan *plan, size_t file, char *out, size_t room);
-/* model.safetensors.index.json; empty for a single file. */
-ie_status synth_index_make(const synth_plan *plan, ie_buf *out, ie_error *error);
-
 /* The shapes of the architectures. */
 typedef struct synth_model {
   const char *name;   /* "gpt-oss-20b" */
@@ -76,10 +67,22 @@ typedef struct synth_model {
   int64_t hidden, intermediate, vocab;
   int64_t heads, kv_heads, head_dim;
   int64_t experts;
-  int64_t max_shard_mb;
+  int64_t max_shard_mb, original_shard_mb; /* of a file, in the layouts hf and original */
 } synth_model;
 
+/* Each fills *plan, which ie_synth_plan_free releases in any case: for the named model, or for one of any shape. */
+ie_status ie_synth_plan_make(const ie_synth_options *options, synth_plan *plan, ie_error *error);
+ie_status ie_synth_plan_build(const synth_model *model, bool original, synth_plan *plan, ie_error *error);
+/* Writes what a plan says to options->dir (arch, layout and layers are not read). */
+ie_status ie_synth_plan_write(const synth_plan *plan, const ie_synth_options *options, ie_error *error);
+void ie_synth_plan_free(synth_plan *plan);
+
+/* "model.safetensors", or "model-00001-of-00003.safetensors". */
+void ie_synth_file_name(const synth_plan *plan, size_t file, char *out, size_t room);
+/* model.safetensors.index.json; empty for a single file. */
+ie_status ie_synth_index_make(const synth_plan *plan, ie_buf *out, ie_error *error);
+
 /* config.json and generation_config.json as published, with model->layers layers. */
-void synth_config_make(const synth_model *model, bool original, ie_buf *config, ie_buf *generation_config);
+void ie_synth_config_make(const synth_model *model, bool original, ie_buf *config, ie_buf *generation_config);
 
 #endif

@@ -110,7 +110,8 @@ static void llama_config(const synth_model *m, ie_buf *out) {
       (int)m->vocab);
 }
 
-void synth_config_make(const synth_model *model, bool original, ie_buf *config, ie_buf *generation_config) {
+void ie_synth_config_make(const synth_model *model, bool original, ie_buf *config,
+                          ie_buf *generation_config) {
   const char *generation = "";
   if (strcmp(model->family, "gpt_oss") == 0) {
     if (original)

@@ -7,17 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* max_shard_mb: so that the number of shards is the published one (3, 15, 46; the others are one file). */
+/* Shard sizes give the published numbers of files: 3 and 1, 15 and 7, 46, and one for the rest. */
 static const synth_model models[] = {
-    {"gpt-oss-20b", "gpt_oss", 24, 2880, 2880, 201088, 64, 8, 64, 32, 5000},
-    {"gpt-oss-120b", "gpt_oss", 36, 2880, 2880, 201088, 64, 8, 64, 128, 4700},
-    {"gpt-neox-20b", "gpt_neox", 44, 6144, 24576, 50432, 64, 64, 96, 0, 1000},
-    {"pythia-1.4b", "gpt_neox", 24, 2048, 8192, 50304, 16, 16, 128, 0, 5000},
-    {"qwen3-0.6b", "qwen3", 28, 1024, 3072, 151936, 16, 8, 128, 0, 5000},
-    {"llama-3.2-1b", "llama", 16, 2048, 8192, 128256, 32, 8, 64, 0, 5000},
+    {"gpt-oss-20b", "gpt_oss", 24, 2880, 2880, 201088, 64, 8, 64, 32, 5000, 13800},
+    {"gpt-oss-120b", "gpt_oss", 36, 2880, 2880, 201088, 64, 8, 64, 128, 4700, 10000},
+    {"gpt-neox-20b", "gpt_neox", 44, 6144, 24576, 50432, 64, 64, 96, 0, 1000, 0},
+    {"pythia-1.4b", "gpt_neox", 24, 2048, 8192, 50304, 16, 16, 128, 0, 5000, 0},
+    {"qwen3-0.6b", "qwen3", 28, 1024, 3072, 151936, 16, 8, 128, 0, 5000, 0},
+    {"llama-3.2-1b", "llama", 16, 2048, 8192, 128256, 32, 8, 64, 0, 5000, 0},
 };
-/* OpenAI publishes gpt-oss-20b as one file, gpt-oss-120b as seven. */
-static const int64_t original_shard_mb = 13800;
 enum { MODELS = sizeof models / sizeof models[0], MAX_LAYERS = 1000 };
 
 const char *const *ie_synth_archs(void) {
@@ -292,31 +290,35 @@ static ie_status model_find(const ie_synth_options *options, synth_model *out, i
       ie_quote(arch).text);
 }
 
-ie_status synth_plan_make(const ie_synth_options *options, synth_plan *plan, ie_error *error) {
+ie_status ie_synth_plan_build(const synth_model *model, bool original, synth_plan *plan, ie_error *error) {
   *plan = (synth_plan){0};
-  synth_model model;
-  ie_status status = model_find(options, &model, error);
-  if (status != IE_OK) return status;
-  bool original = strcmp(options->layout, "original") == 0, gptoss = strcmp(model.family, "gpt_oss") == 0;
-  bool neox = strcmp(model.family, "gpt_neox") == 0;
+  bool gptoss = strcmp(model->family, "gpt_oss") == 0, neox = strcmp(model->family, "gpt_neox") == 0;
   plan_builder b = {.plan = plan, .dtype = neox ? IE_F16 : IE_BF16};
   if (gptoss)
-    (original ? gptoss_tensors_original : gptoss_tensors)(&b, &model);
+    (original ? gptoss_tensors_original : gptoss_tensors)(&b, model);
   else if (neox)
-    gptneox_tensors(&b, &model);
+    gptneox_tensors(&b, model);
   else
-    llama_tensors(&b, &model);
+    llama_tensors(&b, model);
   plan->original = original;
   plan->first_shard = gptoss && !original ? 0 : 1;
-  plan->max_file_bytes = (uint64_t)(original ? original_shard_mb : model.max_shard_mb) * 1000000;
+  plan->max_file_bytes = (uint64_t)(original ? model->original_shard_mb : model->max_shard_mb) * 1000000;
   plan_assign_files(plan);
-  synth_config_make(&model, original, &plan->config, &plan->generation_config);
+  ie_synth_config_make(model, original, &plan->config, &plan->generation_config);
   if (plan->failed || plan->config.failed || plan->generation_config.failed)
     return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the list of tensors");
   return IE_OK;
 }
 
-void synth_plan_free(synth_plan *plan) {
+ie_status ie_synth_plan_make(const ie_synth_options *options, synth_plan *plan, ie_error *error) {
+  *plan = (synth_plan){0};
+  synth_model model;
+  ie_status status = model_find(options, &model, error);
+  if (status != IE_OK) return status;
+  return ie_synth_plan_build(&model, strcmp(options->layout, "original") == 0, plan, error);
+}
+
+void ie_synth_plan_free(synth_plan *plan) {
   for (size_t i = 0; i < plan->count; i++) free((char *)(uintptr_t)plan->tensors[i].out.name);
   free(plan->tensors);
   ie_buf_free(&plan->config);
@@ -325,7 +327,7 @@ void synth_plan_free(synth_plan *plan) {
 }
 
 /* gpt-oss counts its shards from 0 to the last; OpenAI's own have two dashes. */
-void synth_file_name(const synth_plan *plan, size_t file, char *out, size_t room) {
+void ie_synth_file_name(const synth_plan *plan, size_t file, char *out, size_t room) {
   if (plan->file_count == 1) {
     snprintf(out, room, "model.safetensors");
     return;
@@ -334,13 +336,13 @@ void synth_file_name(const synth_plan *plan, size_t file, char *out, size_t room
   snprintf(out, room, "model-%s%05zu-of-%05zu.safetensors", plan->original ? "-" : "", first + file, last);
 }
 
-ie_status synth_index_make(const synth_plan *plan, ie_buf *out, ie_error *error) {
+ie_status ie_synth_index_make(const synth_plan *plan, ie_buf *out, ie_error *error) {
   if (plan->file_count == 1) return IE_OK;
   ie_buf_printf(out, "{\n  \"metadata\": {\n    \"total_size\": %llu\n  },\n  \"weight_map\": {\n",
                 (unsigned long long)plan->total_bytes);
   for (size_t i = 0; i < plan->count; i++) {
     char file[64];
-    synth_file_name(plan, plan->tensors[i].file, file, sizeof file);
+    ie_synth_file_name(plan, plan->tensors[i].file, file, sizeof file);
     ie_buf_printf(out, "    \"%s\": \"%s\"%s\n", plan->tensors[i].out.name, file,
                   i + 1 < plan->count ? "," : "");
   }

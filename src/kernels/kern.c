@@ -7,7 +7,7 @@
 static const char *const isa_names[IE_ISA_COUNT] = {"scalar", "avx2", "avx512", "amx"};
 
 ie_isa ie_isa_best(void) {
-  ie_cpu cpu;
+  ie_cpu_features cpu;
   ie_cpu_detect(&cpu);
   if (cpu.amx) return IE_ISA_AMX;
   if (cpu.avx512) return IE_ISA_AVX512;

@@ -1,17 +1,17 @@
 #include "support/golden.h"
 
-#include <cmocka.h>
+#include <dirent.h>
+#include <jansson.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-
-#include <dirent.h>
-#include <jansson.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static void cases_read(golden_model *m) {
   for (int i = 0; i < GOLDEN_CASES_MAX; i++) {

@@ -1,0 +1,430 @@
+/* clocher run: text or ids in, new tokens out. */
+#include "clocher/generate.h"
+#include "clocher/text.h"
+#include "engine.h"
+#include "out.h"
+#include "progress.h"
+#include "signals.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct settings {
+  const char *model_dir, *ids, *ids_file, *prompt, *prompt_file, *save_state, *load_state, *adapter;
+  int64_t max_new, top_k, seed, chunk, ctx, logprobs;
+  double temperature, top_p, min_p, repetition_penalty;
+  cli_strings stop;
+  int kv;
+  bool greedy, ignore_eos, print_ids, json;
+} settings;
+
+static const cli_option options[] = {
+    {"--model-dir", CLI_AS_STRING(settings, model_dir), .argument = "D", .required = true,
+     .meaning = "Folder with config.json and weights (in D, D/hf or D/hf/original)."},
+    {"--ids", CLI_AS_STRING(settings, ids), .argument = "ROWS",
+     .meaning = "Prompt as token ids: 1,2,3 or several rows 1,2;3,4. Used as they are."},
+    {"--ids-file", CLI_AS_STRING(settings, ids_file), .argument = "F",
+     .meaning = "safetensors file with I32 `ids`, (T) or (B,T)."},
+    {"--prompt", CLI_AS_STRING(settings, prompt), .argument = "T",
+     .meaning = "Prompt as text. Special tokens that stand in it are recognised; no chat template."},
+    {"--prompt-file", CLI_AS_STRING(settings, prompt_file), .argument = "F",
+     .meaning = "The same from a file, byte for byte; - is stdin."},
+    {"--max-new", CLI_AS_INT(settings, max_new), .argument = "N", .fallback = "128", .min = 0, .max = 1 << 30,
+     .meaning = "New tokens at most."},
+    {"--greedy", CLI_AS_FLAG(settings, greedy),
+     .meaning = "Take the most probable token instead of drawing."},
+    {"--temperature", CLI_AS_FLOAT(settings, temperature), .argument = "F", .fallback = "1", .min = 0,
+     .max = 1e6, .meaning = "Divides the logits; 0 is --greedy."},
+    {"--top-k", CLI_AS_INT(settings, top_k), .argument = "N", .fallback = "0", .min = 0, .max = 1 << 30,
+     .meaning = "Draw from the N largest; 0: all."},
+    {"--top-p", CLI_AS_FLOAT(settings, top_p), .argument = "F", .fallback = "1", .min = 0, .max = 1,
+     .meaning = "Draw from the most probable tokens that together reach F."},
+    {"--min-p", CLI_AS_FLOAT(settings, min_p), .argument = "F", .fallback = "0", .min = 0, .max = 1,
+     .meaning = "Draw from tokens at least F times as probable as the best."},
+    {"--repetition-penalty", CLI_AS_FLOAT(settings, repetition_penalty), .argument = "F", .fallback = "1",
+     .min = 1e-6, .max = 1e6,
+     .meaning = "Above 1: tokens that stand in the prompt or were written become rarer."},
+    {"--seed", CLI_AS_INT(settings, seed), .argument = "N", .fallback = "0",
+     .meaning =
+         "Another seed, other draws. The same seed gives the same text on every machine that computes the "
+         "same logits."},
+    {"--stop", CLI_AS_STRINGS(settings, stop), .argument = "STR",
+     .meaning = "Ends the text where STR begins; STR is not printed."},
+    {"--ignore-eos", CLI_AS_FLAG(settings, ignore_eos),
+     .meaning = "The model's stop ids are ordinary tokens: exactly N ids."},
+    {"--chunk", CLI_AS_INT(settings, chunk), .argument = "N", .fallback = "512", .min = 1, .max = 1 << 20,
+     .meaning = "Prompt tokens per forward."},
+    {"--ctx", CLI_AS_INT(settings, ctx), .argument = "N", .min = 1, .max = 1 << 30,
+     .meaning = "Context to reserve; default: what the prompt and N need, at most the model's own."},
+    {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
+     .meaning = "Type of cached keys and values. auto: that of --precision."},
+    {"--print-ids", CLI_AS_FLAG(settings, print_ids),
+     .meaning = "Print the new ids, one line a row, instead of text."},
+    {"--logprobs", CLI_AS_INT(settings, logprobs), .argument = "K", .min = 0, .max = IE_SAMPLE_TOP_MAX,
+     .meaning =
+         "With --json: the log probability of each new id and of the K best, before any sampling step."},
+    {"--save-state", CLI_AS_STRING(settings, save_state), .argument = "F",
+     .meaning = "Save keys and values afterwards, to go on from later (one row)."},
+    {"--load-state", CLI_AS_STRING(settings, load_state), .argument = "F",
+     .meaning =
+         "Begin with a saved state: what the prompt shares with it is not computed again. Without a prompt, "
+         "go on where it ended."},
+    {"--adapter", CLI_AS_STRING(settings, adapter), .argument = "DIR",
+     .meaning = "Low-rank adapter; not built yet."},
+    {"--json", CLI_AS_FLAG(settings, json),
+     .meaning = "One JSON object at the end instead of streamed text."},
+    {0},
+};
+
+typedef struct run {
+  cli_context *context;
+  const settings *s;
+  cli_engine engine;
+  ie_tokenizer *tokenizer; /* NULL: the directory has none, or nobody needs it */
+  cli_rows rows;
+  ie_state *state;
+  ie_sample_params sample;
+
+  /* The row at hand. */
+  cli_progress progress;
+  bool text_begun, text_ends_line;
+  ie_state_work first_work; /* when its first id was there */
+
+  /* Of all rows. */
+  json_t *json_rows;
+  double ttft_s, prefill_s, decode_s;
+  int64_t prompt_tok, reused_tok, new_tok, decode_tok;
+  uint64_t decode_bytes;
+  double *token_s; /* (token_count) of the ids after each row's first */
+  size_t token_count;
+  const char *last_reason;
+} run;
+
+/* --- What was asked for ------------------------------------------------------------------------------------- */
+
+static int settings_check(const cli_context *context, const settings *s) {
+  bool piped = context->arg_count == 1;
+  if (piped && strcmp(context->args[0], "-") != 0)
+    return cli_usage(context, "unexpected argument '%s' (- reads the prompt from stdin)", context->args[0]);
+  int sources = !!s->ids + !!s->ids_file + !!s->prompt + !!s->prompt_file + piped;
+  if (sources > 1)
+    return cli_usage(context, "more than one of --ids, --ids-file, --prompt, --prompt-file and - is given");
+  if (sources == 0 && !s->load_state)
+    return cli_usage(context, "no prompt: give --ids, --ids-file, --prompt, --prompt-file, or - for stdin");
+  if (s->adapter) return cli_failf(context, "--adapter is not built yet");
+  for (size_t i = 0; i < s->stop.count; i++)
+    if (!s->stop.items[i][0]) return cli_usage(context, "--stop: expected a string that is not empty");
+  if (s->logprobs && !s->json) return cli_usage(context, "--logprobs is shown with --json only");
+  if (s->print_ids && s->json) cli_log(context, "clocher: --print-ids is ignored: --json holds the ids");
+  return -1;
+}
+
+/* Values that mean "off" make no step; temperature 0 and top-p 0 leave the best token alone. */
+static ie_sample_params sample_make(const cli_context *context, const settings *s) {
+  static const char *const drawing[] = {"--temperature", "--top-k", "--top-p", "--min-p", "--seed"};
+  ie_sample_params p = {.greedy = s->greedy || s->temperature == 0 || s->top_p == 0,
+                        .seed = (uint64_t)s->seed};
+  if (s->repetition_penalty != 1) p.repetition_penalty = s->repetition_penalty;
+  for (size_t i = 0; s->greedy && i < sizeof drawing / sizeof *drawing; i++)
+    if (cli_given(context, drawing[i])) cli_log(context, "clocher: %s is ignored: --greedy", drawing[i]);
+  if (p.greedy) return p;
+  if (s->temperature != 1) p.temperature = s->temperature;
+  p.top_k = s->top_k;
+  if (s->top_p != 1) p.top_p = s->top_p;
+  p.min_p = s->min_p;
+  return p;
+}
+
+/* A tokenizer is needed for text prompts and stop strings; wanted for text output; else left alone. */
+static ie_status tokenizer_open(run *r, ie_error *error) {
+  const settings *s = r->s;
+  bool text = !s->ids && !s->ids_file && !s->load_state;
+  bool needed = text || s->prompt || s->prompt_file || r->context->arg_count || s->stop.count;
+  if (!needed && s->print_ids && !s->json) return IE_OK;
+  ie_tokenizer_options how = {.cache_dir = cli_cache_dir(r->context)};
+  ie_status status = ie_tokenizer_open_dir(s->model_dir, &how, &r->tokenizer, error);
+  if (status != IE_OK && !needed && status != IE_OUT_OF_MEMORY) {
+    cli_log(r->context, "clocher: no text: %s", error->message);
+    *error = (ie_error){0};
+    r->tokenizer = NULL;
+    return IE_OK;
+  }
+  if (status == IE_OK && needed && !r->tokenizer)
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "%s has no tokenizer: give --ids, and no --stop",
+                        s->model_dir);
+  return status;
+}
+
+static ie_status prompt_encode(run *r, ie_error *error) {
+  const settings *s = r->s;
+  ie_bytes text = {0};
+  ie_ids ids = {0};
+  const char *path = s->prompt_file ? s->prompt_file : "-";
+  ie_status status = s->prompt ? IE_OK : cli_read(path, (size_t)1 << 30, &text, error);
+  ie_encode_options how = {.add_special = true};
+  if (status == IE_OK)
+    status = ie_tokenizer_encode(r->tokenizer, s->prompt ? s->prompt : text.data,
+                                 s->prompt ? strlen(s->prompt) : text.size, &how, &ids, error);
+  if (status == IE_OK) status = cli_rows_take(&ids, r->engine.info->vocab, &r->rows, error);
+  ie_bytes_free(&text);
+  ie_ids_free(&ids);
+  return status;
+}
+
+static ie_status prompt_get(run *r, ie_error *error) {
+  const settings *s = r->s;
+  if (s->ids || s->ids_file) return cli_rows_get(s->ids, s->ids_file, r->engine.info->vocab, &r->rows, error);
+  if (s->prompt || s->prompt_file || r->context->arg_count) return prompt_encode(r, error);
+  return IE_OK; /* --load-state alone: state_open takes the saved ids */
+}
+
+/* --- The state ------------------------------------------------------------------------------------------------ */
+
+/* A loaded state without a prompt goes on with the ids that it holds. */
+static ie_status saved_prompt(run *r, ie_error *error) {
+  ie_ids ids = {0};
+  ie_status status =
+      ie_ids_append(&ids, ie_state_ids(r->state, 0), (size_t)ie_state_length(r->state, 0), error);
+  if (status == IE_OK) status = cli_rows_take(&ids, r->engine.info->vocab, &r->rows, error);
+  ie_ids_free(&ids);
+  return status;
+}
+
+static ie_status state_open(run *r, ie_error *error) {
+  const settings *s = r->s;
+  int64_t limit = s->ctx ? s->ctx : r->engine.info->context_tok, needed = 0;
+  ie_status status = cli_rows_fit(&r->rows, s->max_new, limit, error);
+  if (status != IE_OK) return status;
+  if (s->save_state && r->rows.count > 1)
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "--save-state: one row can be saved, %zu are given",
+                        r->rows.count);
+  needed = cli_rows_longest(&r->rows) + s->max_new;
+  if (s->load_state || s->save_state) needed = needed > 4096 || limit < 4096 ? limit : 4096;
+  ie_state_options o = {.context_tok = s->ctx       ? s->ctx
+                                       : needed > 0 ? needed
+                                                    : 1,
+                        .sequences = 1,
+                        .chunk_tok = s->chunk,
+                        .kv = cli_kv_dtype(s->kv)};
+  status = cli_memory_check(r->context, &r->engine, &o, error);
+  if (status == IE_OK) status = ie_state_new(r->engine.model, &o, &r->state, error);
+  if (status == IE_OK && s->load_state) status = ie_state_load(r->state, 0, s->load_state, error);
+  if (status == IE_OK && r->rows.count == 0) {
+    status = saved_prompt(r, error);
+    if (status == IE_OK) status = cli_rows_fit(&r->rows, s->max_new, ie_state_context(r->state), error);
+  }
+  return status;
+}
+
+/* --- One row -------------------------------------------------------------------------------------------------- */
+
+/* Asked between forwards: Ctrl-C, or nobody reads any more. Shows how far a long prompt is. */
+static bool stop_wanted(void *arg) {
+  run *r = arg;
+  if (!r->text_begun) cli_progress_set(&r->progress, (uint64_t)ie_state_length(r->state, 0));
+  return cli_interrupted() || !cli_out_ok(r->context);
+}
+
+static bool token_show(void *arg, int32_t id, const char *text, size_t size) {
+  run *r = arg;
+  (void)id;
+  if (!r->text_begun) {
+    cli_progress_clear(&r->progress);
+    r->first_work = ie_state_work_done(r->state);
+    r->text_begun = true;
+  }
+  if (size == 0 || r->s->json || r->s->print_ids || !r->tokenizer) return cli_out_ok(r->context);
+  r->text_ends_line = text[size - 1] == '\n';
+  return cli_out_write(r->context, text, size) && cli_out_flush(r->context);
+}
+
+static json_t *logprobs_json(const run *r, const ie_generate_result *g) {
+  json_t *list = json_array();
+  size_t k = (size_t)r->s->logprobs;
+  for (size_t i = 0; list && i < g->ids.count; i++) {
+    json_t *top = json_array();
+    for (size_t j = 0; top && j < k; j++) {
+      const ie_logprob *t = &g->top[i * k + j];
+      json_array_append_new(top, json_pack("[i, o]", (int)t->id, cli_json_number((double)t->logprob)));
+    }
+    json_array_append_new(list, json_pack("{s:i, s:o, s:o}", "id", (int)g->logprob[i].id, "logprob",
+                                          cli_json_number((double)g->logprob[i].logprob), "top", top));
+  }
+  if (list && json_array_size(list) != g->ids.count) {
+    json_decref(list);
+    return NULL;
+  }
+  return list;
+}
+
+static ie_status row_json(run *r, size_t row, const ie_generate_result *g, ie_error *error) {
+  json_t *object =
+      json_pack("{s:o, s:I, s:I, s:o, s:o, s:s}", "prompt_ids",
+                cli_json_ids(cli_row(&r->rows, row), (size_t)cli_row_length(&r->rows, row)),
+                "computed_prompt_tokens", (json_int_t)g->computed_prompt_tok, "reused_prompt_tokens",
+                (json_int_t)g->reused_prompt_tok, "new_ids", cli_json_ids(g->ids.ids, g->ids.count), "text",
+                cli_json_text(g->text.data, g->text.size), "stop_reason", ie_stop_reason_name(g->reason));
+  bool ok = object && (!r->s->logprobs || json_object_set_new(object, "logprobs", logprobs_json(r, g)) == 0);
+  if (!ok || json_array_append(r->json_rows, object) != 0) {
+    json_decref(object);
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the JSON of row %zu", row + 1);
+  }
+  json_decref(object);
+  return IE_OK;
+}
+
+static void ids_print(run *r, const ie_generate_result *g) {
+  for (size_t i = 0; i < g->ids.count; i++)
+    cli_out_printf(r->context, "%s%d", i ? "," : "", (int)g->ids.ids[i]);
+  cli_out_write(r->context, "\n", 1);
+  cli_out_flush(r->context);
+}
+
+static ie_status row_count(run *r, const ie_generate_result *g, ie_error *error) {
+  size_t more = g->ids.count > 1 ? g->ids.count - 1 : 0;
+  double *token_s = realloc(r->token_s, (r->token_count + more + 1) * sizeof *token_s);
+  if (!token_s)
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the times of %zu tokens", more);
+  r->token_s = token_s;
+  if (more) memcpy(token_s + r->token_count, g->token_s + 1, more * sizeof *token_s);
+  r->token_count += more;
+  if (r->prefill_s == 0) r->ttft_s = g->ids.count ? g->first_token_s : g->prefill_s;
+  r->prefill_s += g->prefill_s;
+  r->decode_s += g->decode_s;
+  r->prompt_tok += g->computed_prompt_tok;
+  r->reused_tok += g->reused_prompt_tok;
+  r->new_tok += (int64_t)g->ids.count;
+  r->decode_tok += (int64_t)more;
+  r->last_reason = ie_stop_reason_name(g->reason);
+  ie_state_work now = ie_state_work_done(r->state);
+  if (r->text_begun)
+    r->decode_bytes += now.weight_bytes + now.kv_bytes - r->first_work.weight_bytes - r->first_work.kv_bytes;
+  return IE_OK;
+}
+
+static ie_status row_generate(run *r, size_t row, ie_error *error) {
+  const settings *s = r->s;
+  ie_generate_result g;
+  ie_generate_options o = {.prompt = cli_row(&r->rows, row),
+                           .prompt_count = cli_row_length(&r->rows, row),
+                           .max_new = s->max_new,
+                           .sample = r->sample,
+                           .row = row,
+                           .tokenizer = r->tokenizer,
+                           .stop = s->stop.items,
+                           .stop_count = s->stop.count,
+                           .ignore_eos = s->ignore_eos,
+                           .logprobs = (int)s->logprobs,
+                           .on_token = token_show,
+                           .arg = r,
+                           .cancelled = stop_wanted,
+                           .cancelled_arg = r};
+  r->text_begun = false;
+  r->text_ends_line = false;
+  cli_progress_start(&r->progress, r->context, "prompt", (uint64_t)o.prompt_count, "tok");
+  ie_status status = ie_generate(r->state, 0, &o, &g, error);
+  cli_progress_clear(&r->progress);
+  bool text = !s->json && !s->print_ids && r->tokenizer;
+  if (text && !r->text_ends_line) cli_out_write(r->context, "\n", 1);
+  if (status != IE_OK) return status;
+  status = row_count(r, &g, error);
+  if (status == IE_OK && s->json)
+    status = row_json(r, row, &g, error);
+  else if (status == IE_OK && !text)
+    ids_print(r, &g);
+  ie_generate_result_free(&g);
+  return status;
+}
+
+/* --- The end --------------------------------------------------------------------------------------------------- */
+
+static double ratio(double a, double b) {
+  return b > 0 ? a / b : 0;
+}
+
+static json_t *timing_json(const run *r) {
+  double prefill = ratio((double)r->prompt_tok, r->prefill_s),
+         decode = ratio((double)r->decode_tok, r->decode_s);
+  return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "load_s", cli_json_number(r->engine.load_s),
+                   "ttft_s", cli_json_number(r->ttft_s), "prefill_s", cli_json_number(r->prefill_s),
+                   "decode_s", cli_json_number(r->decode_s), "prefill_tok_s", cli_json_number(prefill),
+                   "decode_tok_s", cli_json_number(decode), "token_ms_p50",
+                   cli_json_number(1e3 * cli_quantile(r->token_s, r->token_count, 0.5)), "token_ms_p95",
+                   cli_json_number(1e3 * cli_quantile(r->token_s, r->token_count, 0.95)));
+}
+
+static json_t *result_json(run *r) {
+  json_t *memory = json_pack("{s:I, s:I, s:I}", "peak_rss_bytes", (json_int_t)cli_peak_rss(), "weights_bytes",
+                             (json_int_t)r->engine.info->weights_bytes, "kv_bytes",
+                             (json_int_t)ie_state_kv_bytes(r->state));
+  return json_pack("{s:O, s:o, s:o, s:o, s:s, s:i, s:s}", "rows", r->json_rows, "timing", timing_json(r),
+                   "memory", memory, "arithmetic", cli_arithmetic_json(r->engine.info, ie_state_kv(r->state)),
+                   "isa", ie_device_isa(r->engine.device), "threads", ie_device_threads(r->engine.device),
+                   "device", ie_device_kind(r->engine.device));
+}
+
+static void summary_print(run *r) {
+  if (r->context->common.quiet || !cli_out_ok(r->context)) return;
+  cli_out_flush(r->context);
+  cli_log(r->context, "prompt: %lld tokens in %.3f s, %.1f tok/s%s", (long long)r->prompt_tok, r->prefill_s,
+          ratio((double)r->prompt_tok, r->prefill_s), r->reused_tok ? " (the rest reused)" : "");
+  cli_log(r->context, "new: %lld tokens, %.2f tok/s, %.2f GB/s; stopped: %s", (long long)r->new_tok,
+          ratio((double)r->decode_tok, r->decode_s), 1e-9 * ratio((double)r->decode_bytes, r->decode_s),
+          r->last_reason ? r->last_reason : "nothing to do");
+}
+
+static ie_status rows_generate(run *r, ie_error *error) {
+  ie_status status = IE_OK;
+  cli_signals_poll();
+  for (size_t i = 0; status == IE_OK && i < r->rows.count; i++) {
+    if (i > 0 && (cli_interrupted() || !cli_out_ok(r->context))) break;
+    status = row_generate(r, i, error);
+  }
+  if (status == IE_OK && r->s->save_state) status = ie_state_save(r->state, 0, r->s->save_state, error);
+  return status;
+}
+
+static int run_run(cli_context *context, void *opaque) {
+  const settings *s = opaque;
+  int code = settings_check(context, s);
+  if (code >= 0) return code;
+  run r = {.context = context, .s = s, .json_rows = json_array(), .sample = sample_make(context, s)};
+  ie_error error = {0};
+  ie_status status = r.json_rows ? IE_OK : ie_error_set(&error, IE_OUT_OF_MEMORY, "out of memory");
+  if (status == IE_OK)
+    status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &r.engine, &error);
+  if (status == IE_OK) status = tokenizer_open(&r, &error);
+  if (status == IE_OK) status = prompt_get(&r, &error);
+  if (status == IE_OK) status = state_open(&r, &error);
+  if (status == IE_OK) status = rows_generate(&r, &error);
+  if (status == IE_OK) {
+    code = s->json ? cli_out_json(context, result_json(&r)) : CLI_OK;
+    summary_print(&r);
+  } else {
+    cli_out_flush(context);
+    code = cli_fail(context, status, &error);
+  }
+  json_decref(r.json_rows);
+  free(r.token_s);
+  cli_rows_free(&r.rows);
+  ie_state_free(r.state);
+  ie_tokenizer_free(r.tokenizer);
+  cli_engine_close(&r.engine);
+  return code;
+}
+
+const cli_command cmd_run = {
+    .name = "run",
+    .summary = "Generate text from a model directory",
+    .usage = "--model-dir D (--ids ROWS | --ids-file F | --prompt T | --prompt-file F | -) [flags]",
+    .help =
+        "New text goes to stdout as it is generated; the summary (tokens, tok/s, GB/s) goes to stderr. "
+        "Without a\n"
+        "tokenizer in the directory the new ids are printed. Ctrl-C stops at the next token and prints the\n"
+        "summary; a second one ends the program with exit 130.",
+    .options = options,
+    .settings_bytes = sizeof(settings),
+    .args_max = 1,
+    .run = run_run,
+};

@@ -1,0 +1,128 @@
+#include "engine.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+const char *const cli_kv_names[] = {"auto", "f32", "f16", "bf16", NULL};
+
+ie_dtype cli_kv_dtype(int choice) {
+  static const ie_dtype types[] = {IE_DTYPE_NONE, IE_F32, IE_F16, IE_BF16};
+  return types[choice];
+}
+
+double cli_clock_s(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error *error) {
+  static const char *const kinds[] = {"auto", "cpu", "cuda"};
+  ie_device_options options = {.kind = kinds[context->common.device],
+                               .isa = context->env.isa,
+                               .threads = (int)context->common.threads};
+  ie_status status = ie_device_open(&options, out, error);
+  if (status == IE_DEVICE && context->env.isa) {
+    status = IE_INVALID_ARGUMENT; /* asked for by CLOCHER_ISA: exit 2 */
+    if (error) error->status = status;
+  }
+  return status;
+}
+
+ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
+                          ie_error *error) {
+  static const ie_precision precisions[] = {[CLI_FP32] = IE_PRECISION_FP32,
+                                            [CLI_BF16] = IE_PRECISION_BF16,
+                                            [CLI_FP16] = IE_PRECISION_FP16,
+                                            [CLI_INT8] = IE_PRECISION_INT8};
+  *out = (cli_engine){0};
+  double start = cli_clock_s();
+  ie_status status = cli_device_open(context, &out->device, error);
+  if (status != IE_OK) return status;
+  ie_model_options options = {.precision = precisions[context->common.precision], .plan_only = plan_only};
+  status = ie_model_open(out->device, dir, &options, &out->model, error);
+  if (status != IE_OK) return status;
+  out->info = ie_model_describe(out->model);
+  out->load_s = cli_clock_s() - start;
+  return IE_OK;
+}
+
+void cli_engine_close(cli_engine *engine) {
+  ie_model_free(engine->model);
+  ie_device_free(engine->device);
+  *engine = (cli_engine){0};
+}
+
+ie_status cli_rows_get(const char *ids, const char *ids_file, int64_t vocab, cli_rows *out, ie_error *error) {
+  return ids ? cli_rows_parse(ids, vocab, out, error) : cli_rows_read(ids_file, vocab, out, error);
+}
+
+ie_status cli_rows_fit(const cli_rows *rows, int64_t max_new, int64_t context_tok, ie_error *error) {
+  int64_t longest = cli_rows_longest(rows);
+  if (longest <= context_tok && max_new <= context_tok - longest) return IE_OK;
+  if (max_new == 0)
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "%lld tokens do not fit the context of %lld",
+                        (long long)longest, (long long)context_tok);
+  return ie_error_set(error, IE_INVALID_ARGUMENT,
+                      "a prompt of %lld tokens and %lld new ones do not fit the context of %lld",
+                      (long long)longest, (long long)max_new, (long long)context_tok);
+}
+
+ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
+                           const ie_state_options *state, ie_error *error) {
+  if (!context->common.memory) return IE_OK;
+  ie_plan plan;
+  ie_plan_options options = {.context_tok = state->context_tok,
+                             .sequences = state->sequences,
+                             .chunk_tok = state->chunk_tok,
+                             .kv = state->kv,
+                             .memory_bytes = (size_t)context->common.memory};
+  ie_status status = ie_model_plan(engine->model, &options, &plan, error);
+  if (status != IE_OK || plan.fits) return status;
+  return ie_error_set(
+      error, IE_LIMIT,
+      "--memory %llu bytes does not hold this run: %zu bytes (weights %zu, keys and values %zu, "
+      "activations %zu, other %zu)",
+      (unsigned long long)context->common.memory, plan.peak_bytes, plan.resident_weights_bytes, plan.kv_bytes,
+      plan.scratch_bytes, plan.other_bytes);
+}
+
+json_t *cli_arithmetic_json(const ie_model_info *info, ie_dtype kv) {
+  static const char *const activations[] = {[IE_PRECISION_FP32] = "f32",
+                                            [IE_PRECISION_BF16] = "bf16",
+                                            [IE_PRECISION_FP16] = "f16",
+                                            [IE_PRECISION_INT8] = "int8"};
+  const char *kv_name = kv == IE_F32 ? "f32" : kv == IE_F16 ? "f16" : "bf16";
+  return json_pack("{s:s, s:s, s:s, s:s}", "weights", info->weights, "activations",
+                   activations[info->precision], "accumulate", "f32", "kv", kv_name);
+}
+
+uint64_t cli_peak_rss(void) {
+  FILE *stream = fopen("/proc/self/status", "re");
+  char line[256];
+  unsigned long long kib = 0;
+  while (stream && fgets(line, sizeof line, stream))
+    if (sscanf(line, "VmHWM: %llu kB", &kib) == 1) break;
+  if (stream) fclose(stream);
+  return kib * 1024;
+}
+
+static int double_compare(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return x < y ? -1 : x > y;
+}
+
+double cli_quantile(const double *values, size_t count, double share) {
+  if (count == 0) return 0;
+  double *sorted = malloc(count * sizeof *sorted);
+  if (!sorted) return NAN;
+  memcpy(sorted, values, count * sizeof *sorted);
+  qsort(sorted, count, sizeof *sorted, double_compare);
+  size_t at = (size_t)ceil(share * (double)count);
+  double value = sorted[at > 0 ? at - 1 : 0];
+  free(sorted);
+  return value;
+}

@@ -1,0 +1,55 @@
+/* What the engine commands share: a device and a model from the common options, and what they report. */
+#ifndef CLOCHER_CLI_ENGINE_H
+#define CLOCHER_CLI_ENGINE_H
+
+#include "cli.h"
+#include "clocher/generate.h"
+#include "clocher/model.h"
+#include "rows.h"
+
+#include <jansson.h>
+
+typedef struct cli_engine {
+  ie_device *device;
+  ie_model *model;
+  const ie_model_info *info; /* of the model */
+  double load_s;
+} cli_engine;
+
+/* Opens a device as the common options and CLOCHER_ISA say. IE_INVALID_ARGUMENT for an instruction set that is
+ * forced but not there. */
+ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error *error);
+
+/* Opens device and model. plan_only: for planning alone. Close it in any case. */
+ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
+                          ie_error *error);
+void cli_engine_close(cli_engine *engine);
+
+/* The --kv choices. */
+extern const char *const cli_kv_names[];
+enum { CLI_KV_AUTO, CLI_KV_F32, CLI_KV_F16, CLI_KV_BF16 };
+ie_dtype cli_kv_dtype(int choice);
+
+/* The rows of --ids or --ids-file (the other is NULL). */
+ie_status cli_rows_get(const char *ids, const char *ids_file, int64_t vocab, cli_rows *out, ie_error *error);
+
+/* Refuses (IE_INVALID_ARGUMENT, with the numbers) rows that do not fit `context_tok` with max_new more. */
+ie_status cli_rows_fit(const cli_rows *rows, int64_t max_new, int64_t context_tok, ie_error *error);
+
+/* Refuses (IE_LIMIT, with the numbers) what does not fit the --memory that was given. */
+ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
+                           const ie_state_options *state, ie_error *error);
+
+/* {"weights", "activations", "accumulate", "kv"}. */
+json_t *cli_arithmetic_json(const ie_model_info *info, ie_dtype kv);
+
+/* The largest resident memory of this process so far, in bytes; 0 when it cannot be read. */
+uint64_t cli_peak_rss(void);
+
+/* Seconds of the monotonic clock. */
+double cli_clock_s(void);
+
+/* The value below which `share` of the values lie (nearest rank), of a copy; 0 for none. NaN when memory is out. */
+double cli_quantile(const double *values, size_t count, double share);
+
+#endif

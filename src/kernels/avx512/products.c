@@ -1,0 +1,24 @@
+#include "kernels/avx512/products.h"
+
+#define DEFINE_RUN(name)                                                                                     \
+  static void run_##name(const ie_product_args *args, int64_t r0, int64_t r1, void *scratch) {               \
+    (void)scratch;                                                                                           \
+    ie_few_run(&few_##name##__avx512, args, r0, r1);                                                         \
+  }
+DEFINE_RUN(f32)
+DEFINE_RUN(f16)
+DEFINE_RUN(bf16)
+DEFINE_RUN(mxfp4)
+DEFINE_RUN(int8_mxfp4)
+
+void ie_kernels_fill_products__avx512(ie_kernels *out) {
+  static void (*const run[IE_W_COUNT])(const ie_product_args *, int64_t, int64_t, void *) = {
+      [IE_W_F32] = run_f32, [IE_W_F16] = run_f16, [IE_W_BF16] = run_bf16, [IE_W_MXFP4] = run_mxfp4};
+  for (int class = 0; class < IE_CLASS_COUNT; class ++)
+    for (int format = 0; format < IE_W_COUNT; format++) {
+      const float_packs *packs = &few_packs__avx512[format];
+      out->few[class][format] = (ie_product){packs->bytes, packs->of_class[class], NULL, run[format], 1, 1};
+    }
+  out->few[IE_CLASS_INT8][IE_W_MXFP4] =
+      (ie_product){few_pack_bytes_int8__avx512, few_pack_int8__avx512, NULL, run_int8_mxfp4, 1, 1};
+}

@@ -1,0 +1,108 @@
+/* What the AVX-512 product files share: rounding of activations in registers, the columns' order in each packed
+ * layout, and the tables that products.c fills the kernel table from. For files of avx512/ and amx/ only. */
+#ifndef CLOCHER_KERNELS_AVX512_PRODUCTS_H
+#define CLOCHER_KERNELS_AVX512_PRODUCTS_H
+
+#include "kernels/products_common.h"
+#include "kernels/products_few.h"
+
+#include <immintrin.h>
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+enum {
+  PREFETCH_BYTES = 1024, /* ahead of each stream; 512 to 2048 measure the same, none is 12% slower */
+  MX_CHUNK_COLS = 128,   /* columns of MXFP4 in one 64-byte load */
+};
+
+/* (1 << n) - 1 for 0 <= n <= 16. */
+ALWAYS_INLINE __mmask16 mask16(int64_t n) {
+  return (__mmask16)(((uint32_t)1 << n) - 1);
+}
+/* The first n of 16 numbers, n clamped to 0 .. 16. */
+ALWAYS_INLINE __mmask16 mask16_clamped(int64_t n) {
+  return mask16(n < 0 ? 0 : n > 16 ? 16 : n);
+}
+
+/* Round to nearest even as ie_f32_to_bf16 does, NaN kept quiet; the bf16 bits stand in the upper half of each lane
+ * and zeros below: the f32 of the same value. */
+ALWAYS_INLINE __m512 round_bf16(__m512 x) {
+  __m512i u = _mm512_castps_si512(x);
+  __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  __m512i r = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7FFF)), odd);
+  __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x00400000));
+  return _mm512_castsi512_ps(_mm512_and_si512(r, _mm512_set1_epi32((int)0xFFFF0000)));
+}
+
+ALWAYS_INLINE __m512 round_f16(__m512 x) {
+  return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+/* ie_quantise_block for 32 numbers in two registers (zero where the row has ended): integers and their scale. */
+ALWAYS_INLINE float quantise_block(__m512i q[2], __m512 x0, __m512 x1) {
+  __m512 a0 = _mm512_abs_ps(x0), a1 = _mm512_abs_ps(x1), inf = _mm512_set1_ps(INFINITY);
+  q[0] = q[1] = _mm512_setzero_si512();
+  __mmask16 finite = _mm512_cmp_ps_mask(a0, inf, _CMP_LT_OQ) & _mm512_cmp_ps_mask(a1, inf, _CMP_LT_OQ);
+  if (finite != 0xFFFF) return NAN;
+  float s = _mm512_reduce_max_ps(_mm512_max_ps(a0, a1)) / 127.0f;
+  if (s == 0) return 0;
+  __m512 scale = _mm512_set1_ps(s), limit = _mm512_set1_ps(127), lower = _mm512_set1_ps(-127);
+  q[0] = _mm512_cvtps_epi32(_mm512_max_ps(lower, _mm512_min_ps(limit, _mm512_div_ps(x0, scale))));
+  q[1] = _mm512_cvtps_epi32(_mm512_max_ps(lower, _mm512_min_ps(limit, _mm512_div_ps(x1, scale))));
+  return s;
+}
+
+/* Loads columns k0 .. k0 + 31 of a row of K as the class has them; zeros beyond K. */
+ALWAYS_INLINE void load_rounded(__m512 v[2], const float *x, int64_t k0, int64_t K, ie_class class) {
+  v[0] = _mm512_maskz_loadu_ps(mask16_clamped(K - k0), x + k0);
+  v[1] = _mm512_maskz_loadu_ps(mask16_clamped(K - k0 - 16), x + k0 + 16);
+  if (class == IE_CLASS_BF16) {
+    v[0] = round_bf16(v[0]);
+    v[1] = round_bf16(v[1]);
+  } else if (class == IE_CLASS_F16) {
+    v[0] = round_f16(v[0]);
+    v[1] = round_f16(v[1]);
+  } else if (class == IE_CLASS_INT8) {
+    __m512i q[2];
+    __m512 s = _mm512_set1_ps(quantise_block(q, v[0], v[1]));
+    v[0] = _mm512_mul_ps(_mm512_cvtepi32_ps(q[0]), s);
+    v[1] = _mm512_mul_ps(_mm512_cvtepi32_ps(q[1]), s);
+  }
+}
+
+/* 2^(byte - 127) of `n` <= 16 scale bytes, exact for byte 0, NaN for 255; zero in the lanes from n on. */
+ALWAYS_INLINE __m512 load_scales(const uint8_t *scales, __mmask16 n) {
+  __m512i bytes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(n, scales));
+  __m512i bits = _mm512_maskz_max_epu32(n, _mm512_slli_epi32(bytes, 23), _mm512_set1_epi32(0x00400000));
+  __mmask16 nan = _mm512_cmpeq_epi32_mask(bytes, _mm512_set1_epi32(255));
+  return _mm512_castsi512_ps(_mm512_mask_or_epi32(bits, nan, bits, _mm512_set1_epi32(0x00400000)));
+}
+
+/* A pack function for each class. */
+typedef void pack_fn(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
+                     int64_t t0, int64_t t1, int64_t K);
+typedef struct float_packs {
+  pack_fn *of_class[IE_CLASS_COUNT];
+  size_t (*bytes)(int64_t T, int64_t K);
+} float_packs;
+
+/* Packed f32 rows for `few` (products_pack.c), by format: rows of f32 in the order in which the weights unpack. */
+extern const float_packs few_packs__avx512[IE_W_COUNT];
+size_t few_token_bytes__avx512(int64_t K);
+size_t few_token_bytes_mxfp4__avx512(int64_t K);
+
+/* Packed int8 for `few`: for each 128 columns one of these. Lane l stands for columns 8 l .. 8 l + 7. */
+typedef struct int8_chunk {
+  int8_t even[64], odd[64]; /* q of columns 2 i and 2 i + 1 */
+  int32_t start[16];    /* -12 * sum of q over the columns of the lane: undoes the offset of the weights */
+  float half_scale[16]; /* s / 2 of the block of the lane: undoes the factor 2 of the weights */
+} int8_chunk;
+size_t few_token_bytes_int8__avx512(int64_t K);
+size_t few_pack_bytes_int8__avx512(int64_t T, int64_t K);
+pack_fn few_pack_int8__avx512;
+
+extern const ie_few few_f32__avx512, few_f16__avx512, few_bf16__avx512; /* products_few.c */
+extern const ie_few few_mxfp4__avx512, few_int8_mxfp4__avx512;          /* products_few_mxfp4.c */
+
+#endif
