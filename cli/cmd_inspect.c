@@ -126,6 +126,18 @@ static bool has_error(const report *r) {
   return r->tokenizer_error.status != IE_OK;
 }
 
+/* The tokenizer's own format; without a tokenizer, that of the architecture. */
+static void chat_format_find(report *r, const ie_tokenizer_options *how) {
+  const ie_chat_format *format = NULL;
+  if (ie_tokenizer_open_dir(r->dir, how, &r->tokenizer, &r->tokenizer_error) != IE_OK) return;
+  if (!r->tokenizer) {
+    r->chat_format = ie_inspect_info(r->inspection)->chat_format;
+    return;
+  }
+  if (ie_chat_format_detect(r->dir, r->tokenizer, &format, &r->tokenizer_error) == IE_OK && format)
+    r->chat_format = ie_chat_format_name(format);
+}
+
 static int inspect_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   report r = {.dir = context->args[0]};
@@ -133,10 +145,7 @@ static int inspect_run(cli_context *context, void *opaque) {
   ie_status status = ie_inspect_open(r.dir, &r.inspection, &error);
   if (status != IE_OK) return cli_fail(context, status, &error);
   ie_tokenizer_options how = {.cache_dir = cli_cache_dir(context)};
-  const ie_chat_format *format = NULL;
-  if (ie_tokenizer_open_dir(r.dir, &how, &r.tokenizer, &r.tokenizer_error) == IE_OK &&
-      ie_chat_format_detect(r.dir, r.tokenizer, &format, &r.tokenizer_error) == IE_OK && format)
-    r.chat_format = ie_chat_format_name(format);
+  chat_format_find(&r, &how);
   int code = CLI_OK;
   if (s->json)
     code = cli_out_json(context, report_json(&r));

@@ -3,20 +3,20 @@
 
 /* clang-format off */
 #define BUILT(X) \
+  X(run) \
+  X(logits) \
   X(tokenize) \
   X(detokenize) \
   X(chat_format) \
   X(chat_parse) \
   X(sample) \
+  X(inspect) \
+  X(plan) \
   X(synth) \
   X(version) \
 
 /* Of later milestones: they answer "not built yet". Whoever builds one moves its line. */
 #define PLANNED(X) \
-  X(run,          "run",          "Generate text from a model directory") \
-  X(logits,       "logits",       "Write the logits of every position to a file") \
-  X(inspect,      "inspect",      "Say what a model directory holds and what is wrong with it") \
-  X(plan,         "plan",         "Say where every byte would live, before loading anything") \
   X(bench,        "bench",        "Measure, beside the machine's own ceilings") \
   X(chat,         "chat",         "Talk with a model in the terminal") \
   X(serve,        "serve",        "Serve an OpenAI-compatible HTTP interface") \

@@ -42,7 +42,9 @@ ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan
   double start = cli_clock_s();
   ie_status status = cli_device_open(context, &out->device, error);
   if (status != IE_OK) return status;
-  ie_model_options options = {.precision = precisions[context->common.precision], .plan_only = plan_only};
+  ie_model_options options = {.precision = precisions[context->common.precision],
+                              .deterministic = context->common.deterministic,
+                              .plan_only = plan_only};
   status = ie_model_open(out->device, dir, &options, &out->model, error);
   if (status != IE_OK) return status;
   out->info = ie_model_describe(out->model);
