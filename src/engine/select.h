@@ -3,6 +3,7 @@
 #ifndef CLOCHER_ENGINE_SELECT_H
 #define CLOCHER_ENGINE_SELECT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { IE_SELECT_BLOCK = 64, IE_SELECT_BUCKETS = 1024 };
@@ -22,8 +23,9 @@ typedef struct ie_cut {
  * masses >= 0. */
 ie_cut ie_select_cut(ie_scored *entries, int64_t count, double target);
 
-/* maxima[b] = the largest of scores[b * BLOCK ...]; (ceil(count / BLOCK)) entries. */
-void ie_select_block_maxima(const float *scores, int64_t count, float *maxima);
+/* maxima[b] = the largest of scores[b * BLOCK ...]; (ceil(count / BLOCK)) entries. False when a score is NaN or
+ * +infinity; the maxima mean nothing then. */
+bool ie_select_block_maxima(const float *scores, int64_t count, float *maxima);
 
 /* bucket[i] = min(floor((largest - scores[i]) * scale), BUCKETS - 1) for n <= BLOCK scores <= largest. */
 void ie_select_buckets(const float *scores, int64_t n, float largest, float scale, int32_t *bucket);
