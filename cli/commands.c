@@ -8,6 +8,7 @@
   X(sample) \
   X(inspect) \
   X(plan) \
+  X(bench) \
   X(synth) \
   X(version) \
 
@@ -17,7 +18,6 @@
   X(detokenize,   "detokenize",   "Token ids on stdin to text") \
   X(chat_format,  "chat-format",  "Render a conversation with the model's chat format") \
   X(chat_parse,   "chat-parse",   "Read what a model wrote back into messages") \
-  X(bench,        "bench",        "Measure, beside the machine's own ceilings") \
   X(chat,         "chat",         "Talk with a model in the terminal") \
   X(serve,        "serve",        "Serve an OpenAI-compatible HTTP interface") \
   X(download,     "download",     "Fetch a model repository") \
