@@ -65,7 +65,8 @@ static double run_threads(job *model, int threads) {
 __attribute__((target("avx512f"))) static void read_body(job *j) {
   size_t size = weight_bytes / (size_t)j->threads / 4;
   const uint8_t *p = weights + 4 * size * (size_t)j->thread;
-  __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+  __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
+                    _mm512_setzero_si512()};
   for (size_t i = 0; i < size; i += 64)
     for (size_t s = 0; s < 4; s++) {
       _mm_prefetch((const char *)p + s * size + i + 1024, _MM_HINT_T0);
@@ -153,8 +154,8 @@ static void fill_weights(ie_wformat format, const ie_wview *w) {
   for (size_t i = 0; i < (size_t)w->rows * w->row_bytes[1]; i++) weights[bytes + i] = (uint8_t)(120 + i % 8);
 }
 
-static void bench(const ie_product *p, const char *kind, ie_class class, ie_wformat format, int64_t T, int threads,
-                  int64_t rows) {
+static void bench(const ie_product *p, const char *kind, ie_class class, ie_wformat format, int64_t T,
+                  int threads, int64_t rows) {
   ie_wview w = view_of(format, rows);
   void *packed = aligned(p->pack_bytes(T, K));
   float *y = aligned((size_t)(T * rows) * sizeof(float));
@@ -165,7 +166,7 @@ static void bench(const ie_product *p, const char *kind, ie_class class, ie_wfor
   void *scratch = aligned((size_t)threads << 24);
   job product_job = {.body = product_body, .product = p, .args = &args, .scratch = scratch};
   bool few = kind[0] == 'f';
-  job limit_job = {.body = few                                            ? read_body
+  job limit_job = {.body = few                                              ? read_body
                            : class == IE_CLASS_INT8 && format == IE_W_MXFP4 ? vnni_body
                                                                             : fma_body};
   double bytes = (double)(w.row_bytes[0] + w.row_bytes[1]) * (double)rows;
@@ -177,9 +178,10 @@ static void bench(const ie_product *p, const char *kind, ie_class class, ie_wfor
     rate[i] = (few ? bytes : flop) / run_threads(&product_job, threads) * 1e-9;
     share[i] = rate[i] / limit[i];
   }
-  printf("%-4s %-4s x %-5s T=%-4ld threads=%d  %8.1f %s of %8.1f  %5.1f%%   %7.1f GFLOP/s  pack %.1f us\n", kind,
-         class_names[class], ie_wformat_describe(format)->name, (long)T, threads, median(rate),
-         few ? "GB/s" : "GF/s", median(limit), 100 * median(share), flop / bytes * (few ? median(rate) : 0), 1e6 * pack_s);
+  printf("%-4s %-4s x %-5s T=%-4ld threads=%d  %8.1f %s of %8.1f  %5.1f%%   %7.1f GFLOP/s  pack %.1f us\n",
+         kind, class_names[class], ie_wformat_describe(format)->name, (long)T, threads, median(rate),
+         few ? "GB/s" : "GF/s", median(limit), 100 * median(share), flop / bytes * (few ? median(rate) : 0),
+         1e6 * pack_s);
   fflush(stdout);
   free(scratch);
   free(y);
@@ -204,21 +206,23 @@ int main(int argc, char **argv) {
     ie_wview all = view_of((ie_wformat)format, rows), some = view_of((ie_wformat)format, MANY_ROWS);
     if (strcmp(what, "many") != 0) {
       fill_weights((ie_wformat)format, &all);
-      for (int class = 0; class < IE_CLASS_COUNT; class++)
+      for (int class = 0; class < IE_CLASS_COUNT; class ++)
         for (int i = 0; i < 3; i++)
           if (class == IE_CLASS_F32 || (class == IE_CLASS_INT8 && format == IE_W_MXFP4))
-            bench(&kernels.few[class][format], "few", (ie_class)class, (ie_wformat)format, few_tok[i], threads, rows);
+            bench(&kernels.few[class][format], "few", (ie_class) class, (ie_wformat)format, few_tok[i],
+                  threads, rows);
     }
     if (strcmp(what, "few") == 0) continue;
     fill_weights((ie_wformat)format, &some);
-    for (int class = 0; class < IE_CLASS_COUNT; class++)
+    for (int class = 0; class < IE_CLASS_COUNT; class ++)
       for (int i = 0; i < 5; i++) {
         if (class != IE_CLASS_F32 && !(class == IE_CLASS_INT8 && format == IE_W_MXFP4)) continue;
         if (i < 2) /* where few and many meet */
-          bench(&kernels.few[class][format], "Few", (ie_class)class, (ie_wformat)format, many_tok[i], threads, MANY_ROWS);
+          bench(&kernels.few[class][format], "Few", (ie_class) class, (ie_wformat)format, many_tok[i],
+                threads, MANY_ROWS);
         if (kernels.many[class][format].run != NULL)
-          bench(&kernels.many[class][format], "many", (ie_class)class, (ie_wformat)format, many_tok[i], threads,
-                MANY_ROWS);
+          bench(&kernels.many[class][format], "many", (ie_class) class, (ie_wformat)format, many_tok[i],
+                threads, MANY_ROWS);
       }
   }
   return 0;

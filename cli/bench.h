@@ -25,29 +25,14 @@ typedef struct bench_list {
 int bench_list_parse(const cli_context *context, const char *flag, const char *text, int64_t min,
                      bench_list *out);
 
-/* CPU time of the whole machine and of this process. */
-typedef struct bench_load {
-  double time_s, busy_s, steal_s, own_s;
-} bench_load;
-
-bench_load bench_load_read(void);
-
-/* Between two readings: seconds of processors that others used and that the hypervisor kept. */
-typedef struct bench_foreign {
-  double cpu_s, steal_s;
-  bool quiet; /* others used at most 5% of the processors */
-} bench_foreign;
-
-bench_foreign bench_foreign_between(const bench_load *before, const bench_load *after);
+/* Others used at most 5% of the processors since the mark, the hypervisor's share included. */
+bool bench_quiet(const ie_load *load);
 
 /* Median, smallest and largest of `count` > 0 values. */
 typedef struct bench_spread {
   double median, min, max;
 } bench_spread;
 bench_spread bench_spread_of(const double *values, size_t count);
-
-/* "4 streams + prefetch 1 KB". */
-const char *bench_pattern_name(const ie_read_pattern *pattern, char *out, size_t size);
 
 /* The same pseudo-random id below vocab for the same place. */
 int32_t bench_id(int64_t place, int64_t vocab);

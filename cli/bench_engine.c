@@ -3,19 +3,16 @@
 #include "engine.h"
 #include "signals.h"
 
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct bench {
   cli_context *context;
   const bench_settings *s;
   cli_engine engine;
-  ie_read_ceiling read; /* all patterns, once */
-  ie_matrix_ceiling matrix;
+  ie_matrix_probe matrix;
   ie_state *state;
 } bench;
 
@@ -28,10 +25,11 @@ typedef struct bench_case {
   size_t runs, steps; /* steps measured in all */
   int64_t step_tok;   /* tokens of one step, all sequences */
   ie_state_work work; /* of all steps */
-  uint64_t hash;      /* of the last logits */
-  uint64_t peak_rss;
-  double read_before, read_after;
-  bench_foreign foreign;
+  ie_dtype kv;
+  uint64_t hash; /* of the last logits */
+  size_t peak_rss;
+  ie_memory_probe read_before, read_after;
+  ie_load load;
 } bench_case;
 
 /* FNV-1a over the bytes. */
@@ -42,20 +40,16 @@ static uint64_t logits_hash(const float *logits, int64_t count) {
   return hash;
 }
 
-/* The peak counts from here on (Linux: proc(5), clear_refs 5), so that probes do not count as the model's. */
-static void peak_restart(void) {
-  int fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
-  if (fd < 0) return;
-  (void)!write(fd, "5", 1);
-  close(fd);
+static ie_status probe_read(const bench *b, ie_memory_probe *out, ie_error *error) {
+  ie_memory_probe_options o = {.buffer_bytes = (size_t)b->s->buffer};
+  return ie_probe_memory(b->engine.device, &o, out, error);
 }
 
-static ie_status probe_read(const bench *b, double *gb_s, ie_error *error) {
-  ie_read_ceiling again;
-  ie_read_options o = {.buffer_bytes = (size_t)b->s->buffer, .only = &b->read.pattern[b->read.best]};
-  ie_status status = ie_bench_read(b->engine.device, &o, &again, error);
-  if (status == IE_OK) *gb_s = again.pattern[again.best].gb_s;
-  return status;
+/* The ceiling of the class: integer units for int8 where there are some. */
+static double matrix_ceiling(const bench *b, const char **kind) {
+  bool integers = b->engine.info->precision == IE_PRECISION_INT8 && b->matrix.int8_tops > 0;
+  if (kind) *kind = integers ? b->matrix.int8_kind : b->matrix.matrix_kind;
+  return integers ? b->matrix.int8_tops : b->matrix.matrix_tflop_s;
 }
 
 static ie_status cancelled(ie_error *error) {
@@ -146,18 +140,21 @@ static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {
   if (!c->tok_s || !c->token_s) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the times");
   ie_status status = cli_memory_check(b->context, &b->engine, &o, error);
   if (status == IE_OK) status = ie_state_new(b->engine.model, &o, &b->state, error);
+  if (status == IE_OK) c->kv = ie_state_kv(b->state);
   for (int64_t i = 0; status == IE_OK && i < c->batch; i++) status = sequence_fill(b, i, c->depth, error);
   /* one run that does not count: page faults, clocks, caches */
   if (status == IE_OK)
     status = decode ? decode_once(b, c, more < 4 ? more : 4, false, error) : prefill_once(b, c, false, error);
   if (status == IE_OK) status = probe_read(b, &c->read_before, error);
-  peak_restart();
-  bench_load before = bench_load_read();
+  ie_usage_reset_peak(); /* the probe's buffer does not count into the run */
+  ie_load_mark mark;
+  ie_load_begin(&mark);
   for (int64_t i = 0; status == IE_OK && i < s->runs; i++)
     status = decode ? decode_once(b, c, more, true, error) : prefill_once(b, c, true, error);
-  bench_load after = bench_load_read();
-  c->foreign = bench_foreign_between(&before, &after);
-  c->peak_rss = cli_peak_rss();
+  ie_load_since(&mark, &c->load);
+  ie_usage usage;
+  ie_usage_read(&usage);
+  c->peak_rss = usage.peak_rss_bytes;
   if (status == IE_OK) status = probe_read(b, &c->read_after, error);
   ie_state_free(b->state);
   b->state = NULL;
@@ -175,18 +172,19 @@ typedef struct figures {
 
 static figures figures_of(const bench *b, const bench_case *c) {
   figures f = {.tok_s = bench_spread_of(c->tok_s, c->runs)};
-  double low = fmin(c->read_before, c->read_after), high = fmax(c->read_before, c->read_after);
+  double first = c->read_before.read_gb_s, second = c->read_after.read_gb_s;
+  double low = fmin(first, second), high = fmax(first, second);
   f.read_gb_s = high;
   f.step_s = f.tok_s.median > 0 ? (double)c->step_tok / f.tok_s.median : 0;
   f.bytes = (double)(c->work.weight_bytes + c->work.kv_bytes) / (double)c->steps;
   f.flop = (double)c->work.flop / (double)c->steps;
-  double least_s = fmax(f.bytes / (f.read_gb_s * 1e9), f.flop / (b->matrix.tflop_s * 1e12));
+  double least_s = fmax(f.bytes / (f.read_gb_s * 1e9), f.flop / (matrix_ceiling(b, NULL) * 1e12));
   f.floor_tok_s = least_s > 0 ? (double)c->step_tok / least_s : 0;
   f.ratio = f.floor_tok_s > 0 ? f.tok_s.median / f.floor_tok_s : 0;
   double scale = c->prompt ? 1e3 / (double)c->prompt : 1e3;
   f.p50_ms = scale * cli_quantile(c->token_s, c->steps, 0.5);
   f.p95_ms = scale * cli_quantile(c->token_s, c->steps, 0.95);
-  f.valid = c->foreign.quiet && high - low <= 0.05 * high;
+  f.valid = bench_quiet(&c->load) && high - low <= 0.05 * high;
   return f;
 }
 
@@ -199,12 +197,13 @@ static const char *model_name(const char *dir, char *out, size_t size) {
   return out;
 }
 
-static json_t *ceiling_json(const bench *b, const figures *f) {
-  char pattern[48];
-  bench_pattern_name(&b->read.pattern[b->read.best], pattern, sizeof pattern);
+static json_t *ceiling_json(const bench *b, const bench_case *c, const figures *f) {
+  const char *kind;
+  double matrix = matrix_ceiling(b, &kind);
+  bool first = c->read_before.read_gb_s >= c->read_after.read_gb_s;
   return json_pack("{s:o, s:s, s:o, s:s}", "read_gb_s", cli_json_number(f->read_gb_s), "read_pattern",
-                   pattern, "matrix_tflop_s", cli_json_number(b->matrix.tflop_s), "matrix_kind",
-                   b->matrix.kind);
+                   first ? c->read_before.pattern : c->read_after.pattern, "matrix_tflop_s",
+                   cli_json_number(matrix), "matrix_kind", kind);
 }
 
 static json_t *case_json(const bench *b, const bench_case *c, const figures *f) {
@@ -219,13 +218,13 @@ static json_t *case_json(const bench *b, const bench_case *c, const figures *f) 
                 cli_json_number(f->tok_s.max), "token_ms_p50", cli_json_number(f->p50_ms), "token_ms_p95",
                 cli_json_number(f->p95_ms), "bytes_per_step", cli_json_number(f->bytes), "gb_s",
                 cli_json_number(1e-9 * f->bytes / f->step_s), "flop_per_step", cli_json_number(f->flop),
-                "tflop_s", cli_json_number(1e-12 * f->flop / f->step_s), "ceiling", ceiling_json(b, f),
+                "tflop_s", cli_json_number(1e-12 * f->flop / f->step_s), "ceiling", ceiling_json(b, c, f),
                 "floor_tok_s", cli_json_number(f->floor_tok_s), "ratio", cli_json_number(f->ratio));
   json_t *rest =
       json_pack("{s:I, s:s, s:o, s:o, s:b, s:o, s:s, s:i, s:s, s:s}", "peak_rss_bytes",
                 (json_int_t)c->peak_rss, "logits_hash", hash, "foreign_cpu_s",
-                cli_json_number(c->foreign.cpu_s), "steal_s", cli_json_number(c->foreign.steal_s), "valid",
-                f->valid, "arithmetic", cli_arithmetic_json(b->engine.info, cli_kv_dtype(b->s->kv)), "isa",
+                cli_json_number(c->load.foreign_cpu_s), "steal_s", cli_json_number(c->load.steal_s), "valid",
+                f->valid, "arithmetic", cli_arithmetic_json(b->engine.info, c->kv), "isa",
                 ie_device_isa(b->engine.device), "threads", ie_device_threads(b->engine.device), "model",
                 model_name(b->s->model_dir, name, sizeof name), "commit", cli_commit());
   bool ok = o && speed && rest && json_object_update(o, speed) == 0 && json_object_update(o, rest) == 0;
@@ -243,7 +242,9 @@ static int case_print(const bench *b, const bench_case *c) {
     cli_out_flush(b->context);
     return code;
   }
-  bool memory = f.bytes / (f.read_gb_s * 1e9) >= f.flop / (b->matrix.tflop_s * 1e12);
+  const char *kind;
+  double ceiling = matrix_ceiling(b, &kind);
+  bool memory = f.bytes / (f.read_gb_s * 1e9) >= f.flop / (matrix_ceiling(b, NULL) * 1e12);
   cli_out_printf(b->context, "%-7s", c->phase);
   if (c->prompt) cli_out_printf(b->context, " prompt %lld", (long long)c->prompt);
   cli_out_printf(b->context, " depth %lld batch %lld: %.2f tok/s (%.2f to %.2f), ", (long long)c->depth,
@@ -253,7 +254,7 @@ static int case_print(const bench *b, const bench_case *c) {
                    f.read_gb_s);
   else
     cli_out_printf(b->context, "%.3f TFLOP/s, %.0f%% of %.3f (%s)", 1e-12 * f.flop / f.step_s, 100 * f.ratio,
-                   b->matrix.tflop_s, b->matrix.kind);
+                   ceiling, kind);
   cli_out_printf(b->context, ", peak %.2f GB%s\n", 1e-9 * (double)c->peak_rss,
                  f.valid ? "" : "  INVALID: disturbed");
   cli_out_flush(b->context);
@@ -318,12 +319,7 @@ int bench_engine(cli_context *context, const bench_settings *s) {
   int code = lists_parse(&b, &lists);
   if (code >= 0) return code;
   ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &b.engine, &error);
-  if (status == IE_OK) {
-    cli_log(context, "probing the machine");
-    ie_read_options o = {.buffer_bytes = (size_t)s->buffer};
-    status = ie_bench_read(b.engine.device, &o, &b.read, &error);
-  }
-  if (status == IE_OK) status = ie_bench_matrix(b.engine.device, b.engine.info->precision, &b.matrix, &error);
+  if (status == IE_OK) ie_probe_matrix(b.engine.device, &b.matrix);
   cli_signals_poll();
   code = status == IE_OK ? cases_run(&b, &lists) : cli_fail(context, status, &error);
   ie_state_free(b.state);

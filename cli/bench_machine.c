@@ -4,181 +4,126 @@
 #include "clocher/text.h"
 #include "engine.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <math.h>
-#include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-/* --- memory ---------------------------------------------------------------------------------------------------- */
+/* --- memory, matrix, disk ---------------------------------------------------------------------------------------- */
 
-static json_t *patterns_json(const ie_read_ceiling *read) {
+static json_t *patterns_json(const ie_memory_probe *p) {
   json_t *list = json_array();
-  for (int i = 0; list && i < read->patterns; i++)
-    json_array_append_new(list, json_pack("{s:i, s:b, s:o}", "streams", read->pattern[i].streams, "prefetch",
-                                          read->pattern[i].prefetch, "gb_s",
-                                          cli_json_number(read->pattern[i].gb_s)));
+  for (int i = 0; list && i < p->patterns; i++)
+    json_array_append_new(list, json_pack("{s:i, s:b, s:o}", "streams", p->each[i].streams, "prefetch",
+                                          p->each[i].prefetch, "gb_s", cli_json_number(p->each[i].gb_s)));
   return list;
 }
 
+/* What every result says about its circumstances; takes `object` over. */
+static json_t *circumstances_add(json_t *object, const ie_device *device, const ie_load *load) {
+  json_t *more =
+      json_pack("{s:o, s:o, s:b, s:s, s:i, s:s}", "foreign_cpu_s", cli_json_number(load->foreign_cpu_s),
+                "steal_s", cli_json_number(load->steal_s), "valid", bench_quiet(load), "isa",
+                ie_device_isa(device), "threads", ie_device_threads(device), "commit", cli_commit());
+  bool ok = object && more && json_object_update(object, more) == 0;
+  json_decref(more);
+  if (ok) return object;
+  json_decref(object);
+  return NULL;
+}
+
+static void disturbed_print(cli_context *context, const ie_load *load) {
+  if (bench_quiet(load)) return;
+  cli_out_printf(context, "INVALID: others used %.2f s of the processors in %.2f s\n",
+                 load->foreign_cpu_s + load->steal_s, load->wall_s);
+}
+
 static int memory_print(cli_context *context, const bench_settings *s, const ie_device *device,
-                        const ie_read_ceiling *read, const bench_foreign *foreign) {
-  char name[48];
-  const ie_read_pattern *best = &read->pattern[read->best];
-  bench_pattern_name(best, name, sizeof name);
-  if (s->json)
-    return cli_out_json(
-        context,
-        json_pack("{s:s, s:o, s:s, s:o, s:I, s:I, s:o, s:o, s:b, s:s, s:i, s:s}", "phase", "memory",
-                  "read_gb_s", cli_json_number(best->gb_s), "read_pattern", name, "patterns",
-                  patterns_json(read), "buffer_bytes", (json_int_t)read->buffer_bytes, "read_bytes",
-                  (json_int_t)read->read_bytes, "foreign_cpu_s", cli_json_number(foreign->cpu_s), "steal_s",
-                  cli_json_number(foreign->steal_s), "valid", foreign->quiet, "isa", ie_device_isa(device),
-                  "threads", ie_device_threads(device), "commit", cli_commit()));
-  for (int i = 0; i < read->patterns; i++)
-    cli_out_printf(context, "%-26s %7.2f GB/s%s\n", bench_pattern_name(&read->pattern[i], name, sizeof name),
-                   read->pattern[i].gb_s, i == read->best ? "  <- ceiling" : "");
-  if (!foreign->quiet)
-    cli_out_printf(context, "INVALID: others used %.2f s of the processors\n", foreign->cpu_s);
+                        const ie_memory_probe *p, const ie_load *load) {
+  if (s->json) {
+    json_t *object =
+        json_pack("{s:s, s:o, s:s, s:o, s:I, s:I}", "phase", "memory", "read_gb_s",
+                  cli_json_number(p->read_gb_s), "read_pattern", p->pattern, "patterns", patterns_json(p),
+                  "buffer_bytes", (json_int_t)p->buffer_bytes, "read_bytes", (json_int_t)p->read_bytes);
+    return cli_out_json(context, circumstances_add(object, device, load));
+  }
+  for (int i = 0; i < p->patterns; i++)
+    cli_out_printf(context, "%d streams%-18s %7.2f GB/s\n", p->each[i].streams,
+                   p->each[i].prefetch ? ", prefetch" : "", p->each[i].gb_s);
+  cli_out_printf(context, "read ceiling: %.2f GB/s (%s)\n", p->read_gb_s, p->pattern);
+  disturbed_print(context, load);
   return CLI_OK;
 }
 
 int bench_memory(cli_context *context, const bench_settings *s) {
   ie_device *device;
   ie_error error = {0};
-  ie_read_ceiling read;
-  ie_read_options o = {.buffer_bytes = (size_t)s->buffer};
+  ie_memory_probe probe;
+  ie_memory_probe_options o = {.buffer_bytes = (size_t)s->buffer};
+  ie_load_mark mark;
+  ie_load load;
   ie_status status = cli_device_open(context, &device, &error);
-  bench_load before = bench_load_read();
-  if (status == IE_OK) status = ie_bench_read(device, &o, &read, &error);
-  bench_load after = bench_load_read();
-  bench_foreign foreign = bench_foreign_between(&before, &after);
+  ie_load_begin(&mark);
+  if (status == IE_OK) status = ie_probe_memory(device, &o, &probe, &error);
+  ie_load_since(&mark, &load);
   int code =
-      status == IE_OK ? memory_print(context, s, device, &read, &foreign) : cli_fail(context, status, &error);
+      status == IE_OK ? memory_print(context, s, device, &probe, &load) : cli_fail(context, status, &error);
   ie_device_free(device);
   return code;
 }
 
-/* --- matrix ---------------------------------------------------------------------------------------------------- */
+static json_t *kinds_json(const ie_matrix_probe *p) {
+  json_t *list = json_array();
+  for (int i = 0; list && i < p->kinds; i++)
+    json_array_append_new(
+        list, json_pack("{s:s, s:o}", "kind", p->each[i].kind, "tera_s", cli_json_number(p->each[i].tera_s)));
+  return list;
+}
 
 int bench_matrix(cli_context *context, const bench_settings *s) {
   ie_device *device;
   ie_error error = {0};
-  int code = CLI_OK;
+  ie_matrix_probe p;
+  ie_load_mark mark;
+  ie_load load;
   ie_status status = cli_device_open(context, &device, &error);
-  for (int p = IE_PRECISION_BF16; status == IE_OK && p <= IE_PRECISION_INT8; p++) {
-    ie_matrix_ceiling m;
-    bench_load before = bench_load_read();
-    status = ie_bench_matrix(device, (ie_precision)p, &m, &error);
-    bench_load after = bench_load_read();
-    bench_foreign f = bench_foreign_between(&before, &after);
-    if (status != IE_OK) break;
-    if (s->json)
-      code = cli_out_json(context,
-                          json_pack("{s:s, s:s, s:o, s:s, s:o, s:o, s:b, s:s, s:i, s:s}", "phase", "matrix",
-                                    "precision", ie_precision_name((ie_precision)p), "matrix_tflop_s",
-                                    cli_json_number(m.tflop_s), "matrix_kind", m.kind, "foreign_cpu_s",
-                                    cli_json_number(f.cpu_s), "steal_s", cli_json_number(f.steal_s), "valid",
-                                    f.quiet, "isa", ie_device_isa(device), "threads",
-                                    ie_device_threads(device), "commit", cli_commit()));
-    else
-      cli_out_printf(context, "%-5s %8.3f T operations/s  (%s)%s\n", ie_precision_name((ie_precision)p),
-                     m.tflop_s, m.kind, f.quiet ? "" : "  INVALID: disturbed");
+  if (status != IE_OK) return cli_fail(context, status, &error);
+  ie_load_begin(&mark);
+  ie_probe_matrix(device, &p);
+  ie_load_since(&mark, &load);
+  int code = CLI_OK;
+  if (s->json) {
+    json_t *object =
+        json_pack("{s:s, s:o, s:s, s:o, s:s, s:o}", "phase", "matrix", "matrix_tflop_s",
+                  cli_json_number(p.matrix_tflop_s), "matrix_kind", p.matrix_kind, "int8_tops",
+                  cli_json_number(p.int8_tops), "int8_kind", p.int8_kind, "kinds", kinds_json(&p));
+    code = cli_out_json(context, circumstances_add(object, device, &load));
+  } else {
+    for (int i = 0; i < p.kinds; i++)
+      cli_out_printf(context, "%-14s %8.3f T operations/s\n", p.each[i].kind, p.each[i].tera_s);
+    cli_out_printf(context, "matrix ceiling: %.3f TFLOP/s (%s)\n", p.matrix_tflop_s, p.matrix_kind);
+    disturbed_print(context, &load);
   }
-  if (status != IE_OK) code = cli_fail(context, status, &error);
   ie_device_free(device);
   return code;
 }
 
-/* --- disk ------------------------------------------------------------------------------------------------------ */
-
-enum { DISK_BLOCK = 1 << 20, DISK_THREADS = 8 };
-
-typedef struct disk_job {
-  int fd, thread;
-  int64_t blocks, reads; /* of the file; of this thread */
-  bool random;
-  int failed; /* errno, or 0 */
-} disk_job;
-
-static void *disk_thread(void *arg) {
-  disk_job *j = arg;
-  void *buffer = NULL;
-  if (posix_memalign(&buffer, 4096, DISK_BLOCK) != 0) {
-    j->failed = ENOMEM;
-    return NULL;
-  }
-  for (int64_t i = 0; i < j->reads && !j->failed; i++) {
-    int64_t place = i * DISK_THREADS + j->thread;
-    int64_t block = j->random ? bench_id(place, j->blocks) : place % j->blocks;
-    ssize_t n = pread(j->fd, buffer, DISK_BLOCK, block * DISK_BLOCK);
-    if (n != DISK_BLOCK) j->failed = n < 0 ? errno : EIO;
-  }
-  free(buffer);
-  return NULL;
-}
-
-/* GB/s of `reads` blocks by eight readers; negative: -errno. */
-static double disk_measure(int fd, int64_t blocks, int64_t reads, bool random) {
-  pthread_t threads[DISK_THREADS];
-  disk_job jobs[DISK_THREADS];
-  int made = 0, failed = 0;
-  double start = cli_clock_s();
-  for (; made < DISK_THREADS; made++) {
-    jobs[made] = (disk_job){
-        .fd = fd, .thread = made, .blocks = blocks, .reads = reads / DISK_THREADS, .random = random};
-    if (pthread_create(&threads[made], NULL, disk_thread, &jobs[made]) != 0) {
-      failed = EAGAIN;
-      break;
-    }
-  }
-  for (int i = 0; i < made; i++) {
-    pthread_join(threads[i], NULL);
-    if (jobs[i].failed) failed = jobs[i].failed;
-  }
-  if (failed) return -failed;
-  return (double)(reads / DISK_THREADS * DISK_THREADS) * DISK_BLOCK / (cli_clock_s() - start) * 1e-9;
-}
-
-static int disk_print(cli_context *context, const bench_settings *s, double sequential, double random,
-                      int64_t reads) {
-  if (s->json)
-    return cli_out_json(context,
-                        json_pack("{s:s, s:o, s:o, s:i, s:I, s:s, s:s}", "phase", "disk", "sequential_gb_s",
-                                  cli_json_number(sequential), "random_gb_s", cli_json_number(random),
-                                  "block_bytes", DISK_BLOCK, "read_bytes", (json_int_t)(reads * DISK_BLOCK),
-                                  "path", s->path, "commit", cli_commit()));
-  cli_out_printf(context, "sequential %.2f GB/s, random 1 MiB %.2f GB/s (O_DIRECT, %d readers)\n", sequential,
-                 random, DISK_THREADS);
-  return CLI_OK;
-}
-
 int bench_disk(cli_context *context, const bench_settings *s) {
-  enum { READS = 1024 };
-  if (!s->path) return cli_usage(context, "disk needs --path F: a large file on the disk to measure");
-  int fd = open(s->path, O_RDONLY | O_DIRECT | O_CLOEXEC);
-  struct stat st;
-  if (fd < 0 || fstat(fd, &st) != 0) {
-    int code = cli_failf(context, "%s: cannot open without the page cache: %s", s->path, strerror(errno));
-    if (fd >= 0) close(fd);
-    return code;
-  }
-  int64_t blocks = (int64_t)st.st_size / DISK_BLOCK;
-  double sequential = -EINVAL, random = -EINVAL;
-  if (blocks >= DISK_THREADS) {
-    sequential = disk_measure(fd, blocks, READS < blocks ? READS : blocks, /*random=*/false);
-    random = disk_measure(fd, blocks, READS < blocks ? READS : blocks, /*random=*/true);
-  }
-  close(fd);
-  if (blocks < DISK_THREADS)
-    return cli_usage(context, "%s: a file of at least %d MiB is needed", s->path, DISK_THREADS);
-  if (sequential < 0 || random < 0)
-    return cli_failf(context, "%s: cannot read: %s", s->path, strerror((int)-fmin(sequential, random)));
-  return disk_print(context, s, sequential, random, READS < blocks ? READS : blocks);
+  const char *path = s->path ? s->path : s->model_dir;
+  if (!path)
+    return cli_usage(context, "disk needs --path or --model-dir: a file or folder on the disk to measure");
+  ie_disk_probe p;
+  ie_error error = {0};
+  ie_status status = ie_probe_disk(path, NULL, &p, &error);
+  if (status != IE_OK) return cli_fail(context, status, &error);
+  if (s->json)
+    return cli_out_json(context, json_pack("{s:s, s:o, s:o, s:b, s:i, s:o, s:I, s:I, s:s}", "phase", "disk",
+                                           "sequential_gb_s", cli_json_number(p.sequential_gb_s),
+                                           "random_gb_s", cli_json_number(p.random_gb_s), "direct", p.direct,
+                                           "depth", p.depth, "file", cli_json_text(p.file, strlen(p.file)),
+                                           "file_bytes", (json_int_t)p.file_bytes, "read_bytes",
+                                           (json_int_t)p.read_bytes, "commit", cli_commit()));
+  cli_out_printf(context, "sequential %.2f GB/s, random 1 MiB %.2f GB/s (%s, %d in flight)\n",
+                 p.sequential_gb_s, p.random_gb_s, p.direct ? "O_DIRECT" : "through the page cache", p.depth);
+  return CLI_OK;
 }
 
 /* --- tokenizer --------------------------------------------------------------------------------------------------- */

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 static const cli_option options[] = {
@@ -27,9 +26,10 @@ static const cli_option options[] = {
      .max = 1 << 20, .meaning = "Prompt tokens per forward."},
     {"--kv", CLI_AS_CHOICE(bench_settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
      .meaning = "Type of cached keys and values. auto: that of --precision."},
-    {"--probe-buffer", CLI_AS_SIZE(bench_settings, buffer), .argument = "SIZE", .fallback = "1GiB",
-     .meaning = "Memory that the read ceiling is measured on; larger than the caches."},
-    {"--path", CLI_AS_STRING(bench_settings, path), .argument = "F", .meaning = "disk: the file to read."},
+    {"--probe-buffer", CLI_AS_SIZE(bench_settings, buffer), .argument = "SIZE",
+     .meaning = "Memory that the read ceiling is measured on; default: 2GiB, less where there is less."},
+    {"--path", CLI_AS_STRING(bench_settings, path), .argument = "F",
+     .meaning = "disk: a file to read, or a folder (its largest file, or a temporary one)."},
     {"--tokenizer", CLI_AS_STRING(bench_settings, tokenizer), .argument = "FILE",
      .meaning = "tokenizer: a tokenizer file instead of a model directory."},
     {"--encoding", CLI_AS_STRING(bench_settings, encoding), .argument = "NAME",
@@ -59,43 +59,14 @@ int bench_list_parse(const cli_context *context, const char *flag, const char *t
   }
 }
 
-bench_load bench_load_read(void) {
-  bench_load load = {.time_s = cli_clock_s()};
-  double tick = 1.0 / (double)sysconf(_SC_CLK_TCK);
-  unsigned long long user = 0, nice = 0, system = 0, idle = 0, wait = 0, irq = 0, soft = 0, steal = 0;
-  FILE *stream = fopen("/proc/stat", "re");
-  if (stream) {
-    if (fscanf(stream, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &wait,
-               &irq, &soft, &steal) == 8) {
-      load.busy_s = tick * (double)(user + nice + system + irq + soft);
-      load.steal_s = tick * (double)steal;
-    }
-    fclose(stream);
-  }
-  struct rusage own;
-  getrusage(RUSAGE_SELF, &own);
-  load.own_s = (double)(own.ru_utime.tv_sec + own.ru_stime.tv_sec) +
-               1e-6 * (double)(own.ru_utime.tv_usec + own.ru_stime.tv_usec);
-  return load;
-}
-
-bench_foreign bench_foreign_between(const bench_load *before, const bench_load *after) {
-  double busy = after->busy_s - before->busy_s, own = after->own_s - before->own_s;
-  double wall = after->time_s - before->time_s, processors = (double)sysconf(_SC_NPROCESSORS_ONLN);
-  bench_foreign f = {.cpu_s = busy > own ? busy - own : 0, .steal_s = after->steal_s - before->steal_s};
-  if (f.steal_s < 0) f.steal_s = 0;
-  f.quiet = f.cpu_s + f.steal_s <= 0.05 * wall * processors;
-  return f;
+bool bench_quiet(const ie_load *load) {
+  double processors = (double)sysconf(_SC_NPROCESSORS_ONLN);
+  return load->foreign_cpu_s + load->steal_s <= 0.05 * load->wall_s * processors;
 }
 
 bench_spread bench_spread_of(const double *values, size_t count) {
   return (bench_spread){cli_quantile(values, count, 0.5), cli_quantile(values, count, 0),
                         cli_quantile(values, count, 1)};
-}
-
-const char *bench_pattern_name(const ie_read_pattern *pattern, char *out, size_t size) {
-  snprintf(out, size, "%d streams%s", pattern->streams, pattern->prefetch ? " + prefetch 1 KB" : "");
-  return out;
 }
 
 /* The finaliser of SplitMix64: neighbours get unrelated ids, so experts are routed as in real text. */

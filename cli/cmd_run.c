@@ -1,4 +1,5 @@
 /* clocher run: text or ids in, new tokens out. */
+#include "clocher/bench.h"
 #include "clocher/generate.h"
 #include "clocher/text.h"
 #include "engine.h"
@@ -355,8 +356,10 @@ static json_t *timing_json(const run *r) {
 }
 
 static json_t *result_json(run *r) {
-  json_t *memory = json_pack("{s:I, s:I, s:I}", "peak_rss_bytes", (json_int_t)cli_peak_rss(), "weights_bytes",
-                             (json_int_t)r->engine.info->weights_bytes, "kv_bytes",
+  ie_usage usage;
+  ie_usage_read(&usage);
+  json_t *memory = json_pack("{s:I, s:I, s:I}", "peak_rss_bytes", (json_int_t)usage.peak_rss_bytes,
+                             "weights_bytes", (json_int_t)r->engine.info->weights_bytes, "kv_bytes",
                              (json_int_t)ie_state_kv_bytes(r->state));
   return json_pack("{s:O, s:o, s:o, s:o, s:s, s:i, s:s}", "rows", r->json_rows, "timing", timing_json(r),
                    "memory", memory, "arithmetic", cli_arithmetic_json(r->engine.info, ie_state_kv(r->state)),

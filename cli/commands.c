@@ -5,6 +5,10 @@
 #define BUILT(X) \
   X(run) \
   X(logits) \
+  X(tokenize) \
+  X(detokenize) \
+  X(chat_format) \
+  X(chat_parse) \
   X(sample) \
   X(inspect) \
   X(plan) \
@@ -14,10 +18,6 @@
 
 /* Of later milestones: they answer "not built yet". Whoever builds one moves its line. */
 #define PLANNED(X) \
-  X(tokenize,     "tokenize",     "Text on stdin to token ids") \
-  X(detokenize,   "detokenize",   "Token ids on stdin to text") \
-  X(chat_format,  "chat-format",  "Render a conversation with the model's chat format") \
-  X(chat_parse,   "chat-parse",   "Read what a model wrote back into messages") \
   X(chat,         "chat",         "Talk with a model in the terminal") \
   X(serve,        "serve",        "Serve an OpenAI-compatible HTTP interface") \
   X(download,     "download",     "Fetch a model repository") \

@@ -4,8 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Ten significant digits: more than any measured or computed number here holds. */
-enum { JSON_FLAGS = JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(10) };
+/* Ten significant digits: more than any measured or computed number here holds. ASCII only: readers that take
+ * U+0085 or U+2028 for the end of a line would cut a JSON line in two. */
+enum { JSON_FLAGS = JSON_COMPACT | JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(10) };
 
 bool cli_json_write(FILE *stream, json_t *value) {
   bool ok = value && json_dumpf(value, stream, JSON_FLAGS) == 0 && fputc('\n', stream) != EOF;

@@ -1,13 +1,19 @@
-/* The machine's ceilings: how fast this device's threads can read memory and multiply, when they do nothing else.
- * Every speed that is printed stands beside the ceiling that was measured in the same process.
+/* Measuring: what this machine can do at most (the ceilings that bars are ratios of), what else was running, and
+ * how much memory was used.
  *
- * Thread safety: uses the device's threads; one call at a time, and no forward beside it. */
+ * Probes use the device's own pinned threads and kernel set, so that a ceiling and a run are measured by the same
+ * hands. Take them right before and after a run; where the two differ by more than 5%, or other programs took more
+ * than 5% of the processors, the run says little and should be repeated.
+ *
+ * Thread safety: a probe is an operation of its device, which runs one at a time. */
 #ifndef CLOCHER_BENCH_H
 #define CLOCHER_BENCH_H
 
 #include "clocher/device.h"
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -16,40 +22,106 @@ extern "C" {
 #pragma GCC visibility push(default)
 #endif
 
-/* One way of reading: `streams` places per thread side by side, with or without a prefetch 1 KB ahead. */
-typedef struct ie_read_pattern {
-  int streams;
-  bool prefetch;
-  double gb_s; /* 1e9 bytes a second, all threads together; the best pass */
-} ie_read_pattern;
+/* --- Memory ------------------------------------------------------------------------------------------------ */
 
-enum { IE_READ_PATTERNS = 8 };
+enum { IE_PROBE_PATTERNS = 8 };
 
-typedef struct ie_read_ceiling {
-  ie_read_pattern pattern[IE_READ_PATTERNS]; /* (patterns) */
+typedef struct ie_memory_probe {
+  double read_gb_s;    /* the best pattern, 1e9 bytes a second, all threads together */
+  char pattern[64];    /* that pattern: "4 streams per thread, prefetch 1024 B ahead" */
+  size_t buffer_bytes; /* what was read, again and again; first touched by the threads that read it */
+  size_t read_bytes;   /* per pattern */
   int patterns;
-  int best; /* index of the fastest */
-  size_t buffer_bytes;
-  size_t read_bytes; /* by all passes */
-} ie_read_ceiling;
+  struct {
+    int streams;
+    bool prefetch;
+    double gb_s;
+  } each[IE_PROBE_PATTERNS];
+} ie_memory_probe;
 
-typedef struct ie_read_options {
-  size_t buffer_bytes; /* memory that is read over and over; 0: 1 GiB. Must be larger than the caches */
-  size_t total_bytes;  /* to read with each of the best patterns; 0: 4 GiB */
-  const ie_read_pattern *only; /* measure this pattern alone; NULL: all of them */
-} ie_read_options;
+typedef struct ie_memory_probe_options {
+  size_t buffer_bytes; /* 0: 2 GiB, or half of what is available, 1 GiB at least: far more than any cache */
+  size_t read_bytes;   /* 0: 4 GiB per pattern */
+} ie_memory_probe_options;
 
-/* The read ceiling: the best of {1, 2, 4, 8 streams per thread} x {no prefetch, prefetch}. options may be NULL. */
-ie_status ie_bench_read(ie_device *device, const ie_read_options *options, ie_read_ceiling *out,
+/* Read bandwidth: each thread reads its own part as 1, 2, 4 or 8 streams, with and without prefetch 1 KiB ahead.
+ * Takes about two seconds at 30 GB/s. The buffer counts into the peak of this process: see ie_usage_reset_peak.
+ * options may be NULL. IE_LIMIT when there is not enough memory to measure memory. */
+ie_status ie_probe_memory(ie_device *device, const ie_memory_probe_options *options, ie_memory_probe *out,
+                          ie_error *error);
+
+/* --- Matrix units -------------------------------------------------------------------------------------------- */
+
+enum { IE_PROBE_MATRIX_KINDS = 4 };
+
+typedef struct ie_matrix_probe {
+  double matrix_tflop_s; /* the ceiling for products of float classes: 1e12 a second, 2 per multiply-add */
+  char matrix_kind[32];  /* what gives it: "amx-bf16", "avx512-f32", "avx2-f32", "scalar-f32" */
+  double int8_tops;      /* for class int8, or 0 */
+  char int8_kind[32];    /* "amx-int8", "avx512-vnni", or "" */
+  int kinds;             /* everything that this kernel set can do, ceilings included */
+  struct {
+    char kind[32];
+    double tera_s;
+  } each[IE_PROBE_MATRIX_KINDS];
+} ie_matrix_probe;
+
+/* Multiply-adds from registers alone, all threads, the best of several tries of 50 ms. Cannot fail. */
+void ie_probe_matrix(ie_device *device, ie_matrix_probe *out);
+
+/* --- Disk ---------------------------------------------------------------------------------------------------- */
+
+typedef struct ie_disk_probe {
+  double sequential_gb_s; /* 1 MiB reads in order */
+  double random_gb_s;     /* 1 MiB reads at random places, aligned to 4 KiB */
+  bool direct;    /* O_DIRECT; false where the file system refuses it (then the page cache is emptied of
+                             the file before reading, as far as the system obliges) */
+  int depth;      /* reads in flight */
+  char file[256]; /* what was read; its end when the path is longer */
+  size_t file_bytes, read_bytes;
+} ie_disk_probe;
+
+typedef struct ie_disk_probe_options {
+  size_t read_bytes; /* 0: 1 GiB for each of both, at most the file */
+  int depth;         /* 0: 4 */
+} ie_disk_probe_options;
+
+/* path is a file, or a folder: then its largest file, or, when that has less than 64 MiB, a temporary file of
+ * 256 MiB that is written there and removed. options may be NULL. */
+ie_status ie_probe_disk(const char *path, const ie_disk_probe_options *options, ie_disk_probe *out,
                         ie_error *error);
 
-typedef struct ie_matrix_ceiling {
-  double tflop_s;   /* 1e12 operations a second (2 a multiply-add), all threads together; the best of 3 */
-  const char *kind; /* "amx-bf16", "avx512-fma", "avx512-vnni", ... */
-} ie_matrix_ceiling;
+/* --- Other programs ------------------------------------------------------------------------------------------- */
 
-/* The fastest unit that the device's kernel set has for products of this class, operands in registers. */
-ie_status ie_bench_matrix(ie_device *device, ie_precision precision, ie_matrix_ceiling *out, ie_error *error);
+/* A moment. */
+typedef struct ie_load_mark {
+  double wall_s, busy_s, steal_s, own_s;
+} ie_load_mark;
+
+/* Since that moment. Resolution is that of /proc/stat, 10 ms a processor. */
+typedef struct ie_load {
+  double wall_s;
+  double foreign_cpu_s; /* processor seconds of everything but this process, interrupts included */
+  double steal_s;       /* processor seconds that the hypervisor gave to others */
+  double foreign_share; /* foreign_cpu_s over wall_s times processors */
+} ie_load;
+
+void ie_load_begin(ie_load_mark *mark);
+void ie_load_since(const ie_load_mark *mark, ie_load *out);
+
+/* --- Memory of this process ----------------------------------------------------------------------------------- */
+
+typedef struct ie_usage {
+  size_t rss_bytes,
+      peak_rss_bytes;     /* VmRSS and VmHWM of /proc/self/status; mapped files count where touched */
+  size_t anonymous_bytes; /* of rss: memory that is no file (RssAnon) */
+  size_t cgroup_bytes, cgroup_peak_bytes; /* of the control group, or 0 where it cannot be read */
+} ie_usage;
+
+void ie_usage_read(ie_usage *out);
+/* Lowers VmHWM to what is resident now, so that a probe's buffer does not count into a run. False where the system
+ * does not let us. */
+bool ie_usage_reset_peak(void);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

@@ -101,8 +101,6 @@ typedef struct ie_kernels {
 
   void (*attend)(const ie_attend_args *args);
 
-  /* Rows to f32: y[c] = the weight at (row, c), exact. */
-  void (*decode_row)(float *y, const ie_wview *w, int64_t row);
   /* y = x / sqrt(mean(x^2) + eps) * weight; weight (n) of weight_dtype or NULL (= 1). The mean is taken over f32
    * partial sums in a fixed order. y may be x. */
   void (*rms_norm)(float *y, const float *x, const void *weight, ie_dtype weight_dtype, int64_t n, float eps);

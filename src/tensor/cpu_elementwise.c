@@ -2,6 +2,7 @@
 #include "tensor/device.h"
 
 #include "base/size.h"
+#include "blocks/mxfp4.h"
 
 #include <math.h>
 #include <string.h>
@@ -18,11 +19,24 @@ typedef struct embed_job {
   const int32_t *ids;
 } embed_job;
 
+/* One row to f32, exact. */
+static void row_decode(const ie_kernels *kernels, float *y, const ie_wview *w, int64_t row) {
+  static const ie_dtype dtypes[] = {[IE_W_F32] = IE_F32, [IE_W_F16] = IE_F16, [IE_W_BF16] = IE_BF16};
+  const uint8_t *values = w->part[0] + (size_t)row * w->row_bytes[0];
+  if (w->format != IE_W_MXFP4) {
+    kernels->load(y, values, dtypes[w->format], w->cols);
+    return;
+  }
+  const uint8_t *scales = w->part[1] + (size_t)row * w->row_bytes[1];
+  for (int64_t b = 0; b < w->cols / IE_MXFP4_COLS; b++)
+    ie_mxfp4_decode_block(y + b * IE_MXFP4_COLS, values + b * IE_MXFP4_BYTES, scales[b]);
+}
+
 static void embed_rows(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   const embed_job *job = arg;
   for (int64_t t = begin; t < end; t++)
-    job->kernels->decode_row(job->y + t * job->w.cols, &job->w, job->ids[t]);
+    row_decode(job->kernels, job->y + t * job->w.cols, &job->w, job->ids[t]);
 }
 
 static void cpu_embed(ie_ctx *ctx, ie_tensor *y, const ie_weight *w, const ie_batch *batch) {

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/quote.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -68,7 +69,8 @@ ie_status ie_chat_format_find(const char *name, const ie_chat_format **out, ie_e
   }
   char list[160];
   formats_list(list, sizeof list);
-  return ie_error_set(error, IE_INVALID_ARGUMENT, "unknown chat format \"%.60s\"; known are %s", name, list);
+  return ie_error_set(error, IE_INVALID_ARGUMENT, "unknown chat format \"%s\"; known are %s",
+                      ie_quote(name).text, list);
 }
 
 const ie_chat_format *ie_chat_format_recognise(const ie_tokenizer *tokenizer, const char *template_text,
@@ -136,7 +138,7 @@ ie_status ie_chat_format_select(const char *name, const char *dir, const ie_toke
   char list[160];
   formats_list(list, sizeof list);
   return ie_error_set(
-      error, IE_UNSUPPORTED, "%.200s: its chat format is unknown (%s); name one with --chat-format: %s", dir,
+      error, IE_UNSUPPORTED, "%s: its chat format is unknown (%s); name one with --chat-format: %s", dir,
       tokenizer ? "neither the special tokens nor the chat template are those of a known format"
                 : "it has no tokenizer",
       list);

@@ -1,6 +1,7 @@
 /* Messages as chat templates and OpenAI's API have them, to a Harmony conversation. The rules are in
  * clocher/chat.h at ie_chat_render. */
 #include "base/json.h"
+#include "base/quote.h"
 #include "text/chat_json.h"
 #include "text/harmony.h"
 
@@ -78,9 +79,8 @@ static ie_status content_text(converter *c, const json_t *content, ie_buf *out) 
       if (status == IE_OK) status = harmony_get(item, "text", c->where, &text, c->error);
       if (status != IE_OK) return status;
       if (!harmony_is(type, "text") || !text.text)
-        return ie_error_set(c->error, IE_UNSUPPORTED,
-                            "%s: content[%zu]: expected a text, found type \"%.40s\"", c->where, i,
-                            type.text ? type.text : "");
+        return ie_error_set(c->error, IE_UNSUPPORTED, "%s: content[%zu]: expected a text, found type \"%s\"",
+                            c->where, i, ie_quote(type.text ? type.text : "").text);
       ie_buf_append(out, text.text, text.size);
     }
   } else if (content && !json_is_null(content)) {
@@ -340,8 +340,8 @@ static ie_status add_turn(converter *c, size_t i) {
   const char *role = found.text ? harmony_role(found.text, found.size) : NULL;
   if (!role)
     return ie_error_set(c->error, IE_FORMAT,
-                        "%s: role: expected system, developer, user, assistant or tool, found \"%.40s\"",
-                        c->where, found.text ? found.text : "");
+                        "%s: role: expected system, developer, user, assistant or tool, found \"%s\"",
+                        c->where, ie_quote(found.text ? found.text : "").text);
   if (is_placed(message)) {
     const char *channel = json_string_value(json_object_get(message, "channel"));
     if (i < c->analysis_from && channel && strcmp(channel, "analysis") == 0) return IE_OK;

@@ -1,4 +1,5 @@
 /* The state machine over ids: between messages, in a header, in a text. */
+#include "base/quote.h"
 #include "text/chat_parser.h"
 #include "text/harmony.h"
 
@@ -28,7 +29,8 @@ static ie_status harmony_open(ie_chat_parser *parser, const char *role, ie_error
   if (role && !known)
     return ie_error_set(
         error, IE_INVALID_ARGUMENT,
-        "chat parser: role: expected system, developer, user, assistant or tool, found \"%.40s\"", role);
+        "chat parser: role: expected system, developer, user, assistant or tool, found \"%s\"",
+        ie_quote(role).text);
   harmony_state *s = calloc(1, sizeof *s);
   if (!s) return ie_error_set(error, IE_OUT_OF_MEMORY, "chat: out of memory");
   parser->state = s;

@@ -1,4 +1,5 @@
 #include "base/json.h"
+#include "base/quote.h"
 #include "text/harmony.h"
 
 #include <stdio.h>
@@ -81,8 +82,8 @@ static ie_status effort_write(joiner *sections, const json_t *content, const cha
       return IE_OK;
     }
   }
-  return ie_error_set(error, IE_FORMAT, "%s: reasoning_effort: expected low, medium or high, found \"%.40s\"",
-                      where, effort.text);
+  return ie_error_set(error, IE_FORMAT, "%s: reasoning_effort: expected low, medium or high, found \"%s\"",
+                      where, ie_quote(effort.text).text);
 }
 
 static ie_status channels_write(joiner *sections, const json_t *content, bool callable, const char *where,
@@ -166,8 +167,8 @@ static ie_status message_read(const json_t *message, const char *where, message_
   out->role = role.text ? harmony_role(role.text, role.size) : NULL;
   if (!out->role)
     return ie_error_set(error, IE_FORMAT,
-                        "%s: role: expected system, developer, user, assistant or tool, found \"%.40s\"",
-                        where, role.text ? role.text : "");
+                        "%s: role: expected system, developer, user, assistant or tool, found \"%s\"", where,
+                        ie_quote(role.text ? role.text : "").text);
   if (strcmp(out->role, "tool") == 0 && !out->name.text)
     return ie_error_set(error, IE_FORMAT, "%s: a tool's message needs the tool's name", where);
   return IE_OK;
@@ -239,8 +240,8 @@ static ie_status content_write(chat_parts *parts, const json_t *content, const c
     if (status == IE_OK) status = developer_write(&parts->text, content, where, error);
   } else {
     status = ie_error_set(error, IE_FORMAT,
-                          "%s: type: expected text, system_content or developer_content, found \"%.40s\"",
-                          where, type.text ? type.text : "");
+                          "%s: type: expected text, system_content or developer_content, found \"%s\"", where,
+                          ie_quote(type.text ? type.text : "").text);
   }
   if (status == IE_OK) chat_parts_close_text(parts, start);
   return status;
@@ -332,8 +333,8 @@ static ie_status conversation_write(chat_parts *parts, const json_t *messages, c
   if (!harmony_role(options->next_role.text, options->next_role.size))
     return ie_error_set(error, IE_FORMAT,
                         "chat request: next_role: expected system, developer, user, assistant or tool, found "
-                        "\"%.40s\"",
-                        options->next_role.text);
+                        "\"%s\"",
+                        ie_quote(options->next_role.text).text);
   chat_parts_special(parts, HARMONY_START);
   chat_parts_text(parts, options->next_role.text, options->next_role.size);
   return IE_OK;

@@ -2,6 +2,7 @@
  * the library writes, its oddities included: a description above a nested object stands twice, the brace after
  * it is not indented, and a default that is one of an enum's strings has no quotes. */
 #include "base/json.h"
+#include "base/quote.h"
 #include "text/chat_json.h"
 #include "text/harmony.h"
 
@@ -313,8 +314,8 @@ static ie_status tool_write(ie_buf *out, const json_t *tool, const char *where, 
   put_type(&writer, parameters, 0);
   ie_buf_append_str(out, ") => any;\n");
   if (writer.too_deep)
-    return ie_error_set(error, IE_LIMIT, "%s: tool %.60s: its schema is nested deeper than %d levels", where,
-                        name.text, SCHEMA_DEPTH_MAX);
+    return ie_error_set(error, IE_LIMIT, "%s: tool %s: its schema is nested deeper than %d levels", where,
+                        ie_quote(name.text).text, SCHEMA_DEPTH_MAX);
   return IE_OK;
 }
 
@@ -325,8 +326,8 @@ static ie_status namespace_write(ie_buf *out, const json_t *space, const char *w
   if (status != IE_OK) return status;
   const json_t *tools = json_object_get(space, "tools");
   if (!json_is_array(tools))
-    return ie_error_set(error, IE_FORMAT, "%s: tools: namespace %.60s: tools: expected an array, found %s",
-                        where, name.text, ie_json_type_name(tools));
+    return ie_error_set(error, IE_FORMAT, "%s: tools: namespace %s: tools: expected an array, found %s",
+                        where, ie_quote(name.text).text, ie_json_type_name(tools));
   bool any = json_array_size(tools) > 0;
   ie_buf_append_str(out, "## ");
   ie_buf_append(out, name.text, name.size);

@@ -123,7 +123,7 @@ static bool pcre2_classes_grow(void) {
   char version[64] = "";
   if (pcre2_config(PCRE2_CONFIG_UNICODE_VERSION, NULL) > (int)sizeof version) return false;
   pcre2_config(PCRE2_CONFIG_UNICODE_VERSION, version);
-  int major = atoi(version);
+  long major = strtol(version, NULL, 10);
   return major >= 14 && major <= 16;
 }
 

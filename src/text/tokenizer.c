@@ -153,3 +153,12 @@ ie_status ie_detokenizer_finish(ie_detokenizer *stream, ie_bytes *out, ie_error 
   if (status == IE_OK) stream->held_size = 0;
   return status;
 }
+
+ie_status ie_tokenizer_open_dir(const char *dir, const ie_tokenizer_options *options, ie_tokenizer **out,
+                                ie_error *error) {
+  *out = NULL;
+  char *path = ie_path_join(dir, "tokenizer.json");
+  ie_status status = path ? ie_tokenizer_open(path, options, out, error) : IE_OUT_OF_MEMORY;
+  free(path);
+  return status;
+}

@@ -51,6 +51,7 @@ def read_config(directory):
                               "beta_slow": c["rope_ntk_alpha"], "beta_fast": c["rope_ntk_beta"],
                               "original_max_position_embeddings": c["initial_context_length"],
                               "truncate": False}}
+    eos = c.get("eos_token_id")
     rope = dict(c.get("rope_parameters") or c.get("rope_scaling") or {"rope_type": "default"})
     rope.setdefault("rope_theta", c.get("rope_theta", 150000.0))
     return {"layers": c["num_hidden_layers"], "experts": c["num_local_experts"],
@@ -59,6 +60,7 @@ def read_config(directory):
             "heads": c["num_attention_heads"], "kv_heads": c["num_key_value_heads"],
             "window": c["sliding_window"], "limit": c.get("swiglu_limit", 7.0),
             "epsilon": c.get("rms_norm_eps", 1e-5), "rope": rope, "original": original,
+            "eos": eos if isinstance(eos, list) else [] if eos is None else [eos],
             "sliding": [t == "sliding_attention" for t in c["layer_types"]] if "layer_types" in c
             else [i % 2 == 0 for i in range(c["num_hidden_layers"])]}
 

@@ -18,7 +18,11 @@ void ie_kernels_fill_products__avx512(ie_kernels *out) {
     for (int format = 0; format < IE_W_COUNT; format++) {
       const float_packs *packs = &few_packs__avx512[format];
       out->few[class][format] = (ie_product){packs->bytes, packs->of_class[class], NULL, run[format], 1, 1};
+      out->many[class][format] = many_products__avx512[class][format];
+      out->many_min_tok[class][format] =
+          format == IE_W_MXFP4 ? 14 : 24; /* where the two meet, docs/SPEED.md */
     }
   out->few[IE_CLASS_INT8][IE_W_MXFP4] =
       (ie_product){few_pack_bytes_int8__avx512, few_pack_int8__avx512, NULL, run_int8_mxfp4, 1, 1};
+  out->many[IE_CLASS_INT8][IE_W_MXFP4] = many_int8_mxfp4__avx512;
 }

@@ -79,6 +79,48 @@ ALWAYS_INLINE __m512 load_scales(const uint8_t *scales, __mmask16 n) {
   return _mm512_castsi512_ps(_mm512_mask_or_epi32(bits, nan, bits, _mm512_set1_epi32(0x00400000)));
 }
 
+/* 32 columns from column k on as two registers, in the order of the packed activations; zeros from column K on. */
+ALWAYS_INLINE void load_weights(__m512 out[2], const uint8_t *row, int64_t k, int64_t n, ie_wformat format) {
+  if (format == IE_W_F32) {
+    const float *p = (const float *)row + k;
+    out[0] = n >= 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(mask16(n), p);
+    out[1] = n >= 32 ? _mm512_loadu_ps(p + 16) : _mm512_maskz_loadu_ps(mask16_clamped(n - 16), p + 16);
+  } else if (format == IE_W_F16) {
+    const uint8_t *p = row + 2 * k;
+    __m256i low = n >= 16 ? _mm256_loadu_si256((const __m256i *)p) : _mm256_maskz_loadu_epi16(mask16(n), p);
+    __m256i high = n >= 32 ? _mm256_loadu_si256((const __m256i *)(p + 32))
+                           : _mm256_maskz_loadu_epi16(mask16_clamped(n - 16), p + 32);
+    out[0] = _mm512_cvtph_ps(low);
+    out[1] = _mm512_cvtph_ps(high);
+  } else {
+    const uint8_t *p = row + 2 * k;
+    __m512i w = n >= 32 ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi16(((__mmask32)1 << n) - 1, p);
+    out[0] = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+    out[1] = _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xFFFF0000)));
+  }
+}
+
+/* Scales of the c-th chunk of four (0 .. 3), each in the four lanes of its block, from those of 16 blocks. */
+ALWAYS_INLINE __m512 spread_scales(__m512 sixteen, int c) {
+  const __m512i block = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  return _mm512_permutexvar_ps(_mm512_add_epi32(block, _mm512_set1_epi32(4 * c)), sixteen);
+}
+
+/* Order of columns in a packed row. The unpacking of a 64-byte load of weights gives registers whose lanes are
+ * columns some distance apart; activations are stored in that order, so that no product shuffles. */
+typedef enum order {
+  ORDER_NATURAL, /* f32 and f16 weights */
+  ORDER_PAIRS,   /* bf16 weights: of each 32 columns the 16 even ones, then the 16 odd ones */
+  ORDER_NIBBLES, /* MXFP4: of each 128 columns the numbers 8 i + 0 (i = 0 .. 15), then 8 i + 1, ... */
+} order;
+
+/* Where column k stands in a packed row. */
+ALWAYS_INLINE int64_t packed_col(int64_t k, order ordering) {
+  if (ordering == ORDER_PAIRS) return k / 32 * 32 + k % 2 * 16 + k % 32 / 2;
+  if (ordering == ORDER_NIBBLES) return k / 128 * 128 + k % 8 * 16 + k % 128 / 8;
+  return k;
+}
+
 /* A pack function for each class. */
 typedef void pack_fn(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
                      int64_t t0, int64_t t1, int64_t K);
@@ -104,5 +146,14 @@ pack_fn few_pack_int8__avx512;
 
 extern const ie_few few_f32__avx512, few_f16__avx512, few_bf16__avx512; /* products_few.c */
 extern const ie_few few_mxfp4__avx512, few_int8_mxfp4__avx512;          /* products_few_mxfp4.c */
+
+/* The offset weights of class INT8: 12 + 2 * value of each nibble, four times over, as vpermb looks at six bits. */
+ALWAYS_INLINE __m512i offset_values(void) {
+  return _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+}
+
+/* products_many.c, products_many_int8.c */
+extern const ie_product many_int8_mxfp4__avx512;
+extern const ie_product many_products__avx512[IE_CLASS_COUNT][IE_W_COUNT];
 
 #endif

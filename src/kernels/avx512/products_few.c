@@ -2,27 +2,6 @@
  * bf16 costs two instructions for 64 bytes. */
 #include "kernels/avx512/products.h"
 
-/* 32 columns from column k on as two registers, in the order of the packed activations; zeros from column K on. */
-ALWAYS_INLINE void load_weights(__m512 out[2], const uint8_t *row, int64_t k, int64_t n, ie_wformat format) {
-  if (format == IE_W_F32) {
-    const float *p = (const float *)row + k;
-    out[0] = n >= 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(mask16(n), p);
-    out[1] = n >= 32 ? _mm512_loadu_ps(p + 16) : _mm512_maskz_loadu_ps(mask16_clamped(n - 16), p + 16);
-  } else if (format == IE_W_F16) {
-    const uint8_t *p = row + 2 * k;
-    __m256i low = n >= 16 ? _mm256_loadu_si256((const __m256i *)p) : _mm256_maskz_loadu_epi16(mask16(n), p);
-    __m256i high = n >= 32 ? _mm256_loadu_si256((const __m256i *)(p + 32))
-                           : _mm256_maskz_loadu_epi16(mask16_clamped(n - 16), p + 32);
-    out[0] = _mm512_cvtph_ps(low);
-    out[1] = _mm512_cvtph_ps(high);
-  } else {
-    const uint8_t *p = row + 2 * k;
-    __m512i w = n >= 32 ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi16(((__mmask32)1 << n) - 1, p);
-    out[0] = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
-    out[1] = _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xFFFF0000)));
-  }
-}
-
 /* Columns k .. k + n - 1 (n <= 32) of all rows and tokens. */
 ALWAYS_INLINE void step(__m512 sum[][IE_FEW_TOKENS][2], const ie_dots *dots, int first, int rows, int tokens,
                         int64_t k, int64_t n, ie_wformat format) {

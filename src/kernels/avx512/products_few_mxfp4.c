@@ -5,12 +5,6 @@
 
 #include "blocks/mxfp4.h"
 
-/* Scales of the c-th chunk of four (0 .. 3), each in the four lanes of its block, from those of 16 blocks. */
-ALWAYS_INLINE __m512 spread_scales(__m512 sixteen, int c) {
-  const __m512i block = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  return _mm512_permutexvar_ps(_mm512_add_epi32(block, _mm512_set1_epi32(4 * c)), sixteen);
-}
-
 /* Column 8 l + j of lane l is chosen by the low four bits of element j of the result; bits above are other columns
  * (a table look-up by vpermps ignores them). Loading at the odd byte is free, so that only odd columns need a
  * shift. `last`: the 64 bytes may end the row: load only the first lanes and nothing beyond. */
@@ -55,9 +49,7 @@ ALWAYS_INLINE void step_float(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, 
 ALWAYS_INLINE void step_int8(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, int first, int rows,
                              int tokens, int64_t chunk, const __m512 *scales, int c, bool last,
                              __mmask16 lanes) {
-  /* 12 + 2 * value, four times over: vpermb looks at six bits. */
-  const __m512i values =
-      _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+  const __m512i values = offset_values();
 #pragma GCC unroll 4
   for (int j = 0; j < rows; j++) {
     const uint8_t *p = dots->w[first + j] + 64 * chunk;

@@ -1,13 +1,5 @@
 #include "kernels/avx512/products.h"
 
-/* Order of columns in a packed row. The unpacking of a 64-byte load of weights gives registers whose lanes are
- * columns some distance apart; activations are stored in that order, so that no product shuffles. */
-typedef enum order {
-  ORDER_NATURAL, /* f32 and f16 weights */
-  ORDER_PAIRS,   /* bf16 weights: of each 32 columns the 16 even ones, then the 16 odd ones */
-  ORDER_NIBBLES, /* MXFP4: of each 128 columns the numbers 8 i + 0 (i = 0 .. 15), then 8 i + 1, ... */
-} order;
-
 size_t few_token_bytes__avx512(int64_t K) {
   return ie_size_align((size_t)K, 32) * sizeof(float);
 }

@@ -1,0 +1,16 @@
+# The reference side: PyTorch and transformers beside the program. Nothing here is part of `make test`.
+VENV ?= .venv
+ORACLE = nice -n 5 $(VENV)/bin/python
+
+.PHONY: venv golden test-oracle
+venv: ## the Python environment of the reference side, in $(VENV) (6 GB, by pip)
+	@tools/setup_venv.sh $(VENV)
+
+golden: venv ## writes the golden models of tests/data/models anew
+	$(ORACLE) tools/golden/gpt_oss.py --out tests/data/models
+
+test-oracle: build venv ## the program against transformers: golden models written anew, and the demo model
+	@rm -rf $(B)/golden && mkdir -p $(B)/golden
+	$(ORACLE) tools/golden/gpt_oss.py --out $(B)/golden
+	$(ORACLE) tools/golden/compare.py --binary $(B)/clocher --same tests/data/models $(B)/golden \
+	  --golden $(B)/golden --live demo/model

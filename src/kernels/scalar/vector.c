@@ -1,0 +1,97 @@
+/* Vector kernels: the definitions. None of them fuses a multiplication with an addition, so that the vector
+ * instruction sets give the same bits (but attend, which does). */
+#include "base/exp.h"
+#include "kernels/attend.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { NORM_LANES = 32 };
+
+static float load_one(const void *x, ie_dtype dtype, int64_t i) {
+  if (dtype == IE_F32) return ((const float *)x)[i];
+  uint16_t h = ((const uint16_t *)x)[i];
+  return dtype == IE_F16 ? ie_f16_to_f32(h) : ie_bf16_to_f32(h);
+}
+
+/* Partial sum i holds the squares of x[i], x[i + 32], ...; they are added i + 16, i + 8, ... i + 1. */
+static void rms_norm__scalar(float *y, const float *x, const void *weight, ie_dtype weight_dtype, int64_t n,
+                             float eps) {
+  float sum[NORM_LANES] = {0};
+  for (int64_t i = 0; i < n; i++) sum[i % NORM_LANES] += x[i] * x[i];
+  for (int step = NORM_LANES / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; i++) sum[i] += sum[i + step];
+  float scale = 1.0f / sqrtf(sum[0] / (float)n + eps);
+  for (int64_t i = 0; i < n; i++) {
+    y[i] = x[i] * scale;
+    if (weight) y[i] *= load_one(weight, weight_dtype, i);
+  }
+}
+
+static void rope_half__scalar(float *x, const float *cos, const float *sin, int64_t n) {
+  int64_t half = n / 2;
+  for (int64_t i = 0; i < half; i++) {
+    float a = x[i], b = x[i + half];
+    x[i] = a * cos[i] - b * sin[i];
+    x[i + half] = b * cos[i] + a * sin[i];
+  }
+}
+
+/* The comparisons are written so that NaN passes. */
+static void swiglu_clamped__scalar(float *y, const float *gu, int64_t n, float alpha, float limit) {
+  for (int64_t i = 0; i < n; i++) {
+    float g = gu[2 * i], u = gu[2 * i + 1];
+    if (g > limit) g = limit;
+    if (u > limit) u = limit;
+    if (u < -limit) u = -limit;
+    y[i] = (u + 1.0f) * (g / (1.0f + ie_expf(g * -alpha)));
+  }
+}
+
+static void axpy__scalar(float *y, const float *x, float a, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] += a * x[i];
+}
+
+static void store__scalar(void *y, ie_dtype dtype, const float *x, int64_t n) {
+  if (dtype == IE_F32) {
+    memcpy(y, x, (size_t)n * sizeof *x);
+    return;
+  }
+  uint16_t *h = y;
+  for (int64_t i = 0; i < n; i++) h[i] = dtype == IE_F16 ? ie_f32_to_f16(x[i]) : ie_f32_to_bf16(x[i]);
+}
+
+static void load__scalar(float *y, const void *x, ie_dtype dtype, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] = load_one(x, dtype, i);
+}
+
+static float max__scalar(const float *x, int64_t n, int64_t *at) {
+  int64_t best = 0;
+  for (int64_t i = 0; i < n; i++) {
+    if (x[i] != x[i]) {
+      *at = i;
+      return x[i];
+    }
+    if (x[i] > x[best]) best = i;
+  }
+  *at = best;
+  return x[best];
+}
+
+static int64_t find_nonfinite__scalar(const float *x, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    if ((ie_f32_bits(x[i]) & 0x7F800000u) == 0x7F800000u) return i;
+  return -1;
+}
+
+void ie_kernels_fill_vector__scalar(ie_kernels *out) {
+  out->attend = attend__scalar;
+  out->rms_norm = rms_norm__scalar;
+  out->rope_half = rope_half__scalar;
+  out->swiglu_clamped = swiglu_clamped__scalar;
+  out->axpy = axpy__scalar;
+  out->store = store__scalar;
+  out->load = load__scalar;
+  out->max = max__scalar;
+  out->find_nonfinite = find_nonfinite__scalar;
+}

@@ -1,0 +1,188 @@
+/* The body of the vector kernels for vector instruction sets; a file includes simd.h of its folder first. Each
+ * gives the bits of scalar/vector.c, where the formulas stand. */
+#ifndef CLOCHER_KERNELS_VECTOR_BODY_H
+#define CLOCHER_KERNELS_VECTOR_BODY_H
+
+#include "base/size.h"
+#include "kernels/attend.h"
+
+#include <math.h>
+#include <string.h>
+
+#ifdef KERNEL /* nothing without the vocabulary */
+
+enum { NORM_SUMS = 32 / VF_LANES, MAX_BLOCK = 1024 };
+
+INLINE vf load_as(const void *x, ie_dtype dtype, int64_t i, int64_t n) {
+  if (dtype == IE_F32) return vf_load_n((const float *)x + i, n);
+  if (dtype == IE_F16) return vf_load_f16_n((const uint16_t *)x + i, n);
+  return vf_load_bf16_n((const uint16_t *)x + i, n);
+}
+
+static float norm_scale(const float *x, int64_t n, float eps) {
+  vf sum[NORM_SUMS];
+  UNROLL for (int j = 0; j < NORM_SUMS; j++) sum[j] = vf_set1(0.0f);
+  int64_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    UNROLL for (int j = 0; j < NORM_SUMS; j++) {
+      vf a = vf_load(x + i + j * VF_LANES);
+      sum[j] = vf_add(sum[j], vf_mul(a, a));
+    }
+  }
+  for (int j = 0; i < n; j++, i += VF_LANES) {
+    vf a = vf_load_n(x + i, ie_min_i64(VF_LANES, n - i));
+    sum[j] = vf_add(sum[j], vf_mul(a, a));
+  }
+  for (int step = NORM_SUMS / 2; step > 0; step /= 2)
+    for (int j = 0; j < step; j++) sum[j] = vf_add(sum[j], sum[j + step]);
+  return 1.0f / sqrtf(vf_sum(sum[0]) / (float)n + eps);
+}
+
+INLINE void scale_weighted(float *y, const float *x, const void *weight, ie_dtype dtype, int64_t n,
+                           float scale) {
+  for (int64_t i = 0; i < n; i += VF_LANES) {
+    int64_t lanes = ie_min_i64(VF_LANES, n - i);
+    vf a = vf_mul(vf_load_n(x + i, lanes), vf_set1(scale));
+    if (weight) a = vf_mul(a, load_as(weight, dtype, i, lanes));
+    vf_store_n(y + i, a, lanes);
+  }
+}
+
+static void KERNEL(rms_norm)(float *y, const float *x, const void *weight, ie_dtype weight_dtype, int64_t n,
+                             float eps) {
+  float scale = norm_scale(x, n, eps);
+  if (!weight)
+    scale_weighted(y, x, NULL, IE_F32, n, scale);
+  else if (weight_dtype == IE_F32)
+    scale_weighted(y, x, weight, IE_F32, n, scale);
+  else if (weight_dtype == IE_F16)
+    scale_weighted(y, x, weight, IE_F16, n, scale);
+  else
+    scale_weighted(y, x, weight, IE_BF16, n, scale);
+}
+
+static void KERNEL(rope_half)(float *x, const float *cos, const float *sin, int64_t n) {
+  int64_t half = n / 2;
+  for (int64_t i = 0; i < half; i += VF_LANES) {
+    int64_t lanes = ie_min_i64(VF_LANES, half - i);
+    vf a = vf_load_n(x + i, lanes), b = vf_load_n(x + half + i, lanes);
+    vf c = vf_load_n(cos + i, lanes), s = vf_load_n(sin + i, lanes);
+    vf_store_n(x + i, vf_sub(vf_mul(a, c), vf_mul(b, s)), lanes);
+    vf_store_n(x + half + i, vf_add(vf_mul(b, c), vf_mul(a, s)), lanes);
+  }
+}
+
+static void KERNEL(swiglu_clamped)(float *y, const float *gu, int64_t n, float alpha, float limit) {
+  const vf most = vf_set1(limit), least = vf_set1(-limit), slope = vf_set1(-alpha), one = vf_set1(1.0f);
+  for (int64_t i = 0; i < n; i += VF_LANES) {
+    int64_t lanes = ie_min_i64(VF_LANES, n - i), first = ie_min_i64(VF_LANES, 2 * lanes);
+    vf g, u;
+    vf_deinterleave(vf_load_n(gu + 2 * i, first), vf_load_n(gu + 2 * i + first, 2 * lanes - first), &g, &u);
+    g = vf_min(most, g);
+    u = vf_max(least, vf_min(most, u));
+    vf gate = vf_div(g, vf_add(one, vf_exp(vf_mul(g, slope))));
+    vf_store_n(y + i, vf_mul(vf_add(u, one), gate), lanes);
+  }
+}
+
+static void KERNEL(axpy)(float *y, const float *x, float a, int64_t n) {
+  const vf factor = vf_set1(a);
+  int64_t i = 0;
+  for (; i + VF_LANES <= n; i += VF_LANES)
+    vf_store(y + i, vf_add(vf_load(y + i), vf_mul(factor, vf_load(x + i))));
+  if (i < n) {
+    vf_store_n(y + i, vf_add(vf_load_n(y + i, n - i), vf_mul(factor, vf_load_n(x + i, n - i))), n - i);
+  }
+}
+
+static void KERNEL(store)(void *y, ie_dtype dtype, const float *x, int64_t n) {
+  if (dtype == IE_F32) {
+    memcpy(y, x, (size_t)n * sizeof *x);
+    return;
+  }
+  for (int64_t i = 0; i < n; i += VF_LANES) {
+    int64_t lanes = ie_min_i64(VF_LANES, n - i);
+    vf a = vf_load_n(x + i, lanes);
+    if (dtype == IE_F16)
+      vf_store_f16_n((uint16_t *)y + i, a, lanes);
+    else
+      vf_store_bf16_n((uint16_t *)y + i, a, lanes);
+  }
+}
+
+static void KERNEL(load)(float *y, const void *x, ie_dtype dtype, int64_t n) {
+  for (int64_t i = 0; i < n; i += VF_LANES) {
+    int64_t lanes = ie_min_i64(VF_LANES, n - i);
+    vf_store_n(y + i, load_as(x, dtype, i, lanes), lanes);
+  }
+}
+
+/* The largest of a block; *nan is set where one is found. */
+static float block_max(const float *x, int64_t n, uint32_t *nan) {
+  const vf none = vf_set1(-INFINITY);
+  vf most[2] = {none, none};
+  uint32_t found = 0;
+  int64_t i = 0;
+  for (; i + 2 * VF_LANES <= n; i += 2 * VF_LANES) {
+    vf a = vf_load(x + i), b = vf_load(x + i + VF_LANES);
+    found |= vf_is_nan(a) | vf_is_nan(b);
+    most[0] = vf_max(most[0], a);
+    most[1] = vf_max(most[1], b);
+  }
+  for (; i < n; i += VF_LANES) {
+    int64_t lanes = ie_min_i64(VF_LANES, n - i);
+    vf a = vf_load_n(x + i, lanes);
+    found |= vf_is_nan(a);
+    most[0] = vf_max(most[0], vf_select_range(a, none, 0, lanes));
+  }
+  *nan = found;
+  return vf_max_lane(vf_max(most[0], most[1]));
+}
+
+static float KERNEL(max)(const float *x, int64_t n, int64_t *at) {
+  int64_t best_block = 0, i;
+  float best = -INFINITY;
+  for (i = 0; i < n; i += MAX_BLOCK) {
+    uint32_t nan;
+    float largest = block_max(x + i, ie_min_i64(MAX_BLOCK, n - i), &nan);
+    if (nan) {
+      while (x[i] == x[i]) i++;
+      *at = i;
+      return x[i];
+    }
+    if (largest > best) best = largest, best_block = i;
+  }
+  i = best_block;
+  while (x[i] != best) i++;
+  *at = i;
+  return x[i];
+}
+
+static int64_t KERNEL(find_nonfinite)(const float *x, int64_t n) {
+  int64_t i = 0;
+  for (; i + 4 * VF_LANES <= n; i += 4 * VF_LANES) {
+    uint32_t found = 0;
+    UNROLL for (int j = 0; j < 4; j++) found |= vf_is_nonfinite(vf_load(x + i + j * VF_LANES));
+    if (found) break;
+  }
+  for (; i < n; i += VF_LANES) {
+    uint32_t found = vf_is_nonfinite(vf_load_n(x + i, ie_min_i64(VF_LANES, n - i)));
+    if (found) return i + __builtin_ctz(found);
+  }
+  return -1;
+}
+
+void KERNEL(ie_kernels_fill_vector)(ie_kernels *out) {
+  out->attend = KERNEL(attend);
+  out->rms_norm = KERNEL(rms_norm);
+  out->rope_half = KERNEL(rope_half);
+  out->swiglu_clamped = KERNEL(swiglu_clamped);
+  out->axpy = KERNEL(axpy);
+  out->store = KERNEL(store);
+  out->load = KERNEL(load);
+  out->max = KERNEL(max);
+  out->find_nonfinite = KERNEL(find_nonfinite);
+}
+
+#endif
+#endif
