@@ -9,13 +9,7 @@
 enum { REQUEST_MAX_BYTES = 256 << 20 };
 
 const cli_option chat_input_options[] = {
-    {"--model-dir", CLI_AS_STRING(chat_settings, model_dir), .argument = "D",
-     .meaning = "Model directory: its tokenizer, and its chat format when it is a known one."},
-    {"--tokenizer", CLI_AS_STRING(chat_settings, tokenizer), .argument = "FILE",
-     .meaning =
-         "Tokenizer file instead of a directory; the format is --format, or what its special tokens say."},
-    {"--encoding", CLI_AS_STRING(chat_settings, encoding), .argument = "NAME",
-     .meaning = "For a .tiktoken rank file: o200k_harmony, qwen2.5, qwen3, nanochat or llama3."},
+    TOKENIZER_OPTIONS(chat_settings, source),
     {"--format", CLI_AS_STRING(chat_settings, format), .argument = "NAME",
      .meaning = "The chat format: harmony, qwen2.5, qwen3, llama3.1, llama3.2, nanochat or c2c."},
     {"--chat-format", CLI_AS_STRING(chat_settings, format), .argument = "NAME",
@@ -25,25 +19,16 @@ const cli_option chat_input_options[] = {
     {0},
 };
 
-static ie_status tokenizer_open(const cli_context *context, const chat_settings *s, ie_tokenizer **out,
-                                ie_error *error) {
-  ie_tokenizer_options options = {.encoding = s->encoding, .cache_dir = cli_cache_dir(context)};
-  if (s->tokenizer) return ie_tokenizer_open(s->tokenizer, &options, out, error);
-  ie_status status = ie_tokenizer_open_dir(s->model_dir, &options, out, error);
-  if (status == IE_OK && !*out)
-    status = ie_error_set(error, IE_FORMAT, "%.200s: it has no tokenizer", s->model_dir);
-  return status;
-}
-
 static ie_status format_choose(const chat_settings *s, const ie_tokenizer *tokenizer,
                                const ie_chat_format **out, ie_error *error) {
-  if (s->format || s->model_dir) return ie_chat_format_select(s->format, s->model_dir, tokenizer, out, error);
+  if (s->format || s->source.model_dir)
+    return ie_chat_format_select(s->format, s->source.model_dir, tokenizer, out, error);
   *out = ie_chat_format_recognise(tokenizer, NULL, 0);
   if (*out) return IE_OK;
   return ie_error_set(error, IE_UNSUPPORTED,
                       "%.200s: its special tokens are those of no known chat format; name one "
                       "with --format",
-                      s->tokenizer);
+                      s->source.tokenizer);
 }
 
 /* One line of stdin, or all of it, and the answer to it. */
@@ -67,10 +52,13 @@ static int answer_lines(cli_context *context, const ie_chat_format *format, cons
   while (code == CLI_OK && cli_out_ok(context) && (size = getline(&line, &capacity, stdin)) >= 0) {
     ie_error error = {0};
     json_t *value = NULL;
-    if (answer(format, tokenizer, line, (size_t)size, &value, &error) != IE_OK)
-      value = json_pack("{s:o}", "error", cli_json_text(error.message, strlen(error.message)));
-    code = cli_out_json(context, value);
-    cli_out_flush(context);
+    if (strspn(line, "\r\n") == (size_t)size) continue; /* empty lines are skipped, as everywhere */
+    if (answer(format, tokenizer, line, (size_t)size, &value, &error) == IE_OK) {
+      code = cli_out_json(context, value);
+    } else {
+      code = cli_out_error_line(context, error.message);
+    }
+    cli_out_flush(context); /* whoever holds the pipe may wait for this answer */
   }
   if (code == CLI_OK && ferror(stdin)) code = cli_failf(context, "standard input: cannot read");
   free(line);
@@ -78,13 +66,12 @@ static int answer_lines(cli_context *context, const ie_chat_format *format, cons
 }
 
 int chat_input_run(cli_context *context, const chat_settings *s, chat_answer answer) {
-  if (!s->model_dir == !s->tokenizer) return cli_usage(context, "give one of --model-dir and --tokenizer");
+  ie_tokenizer *tokenizer;
+  const ie_chat_format *format;
   ie_error error = {0};
-  ie_tokenizer *tokenizer = NULL;
-  const ie_chat_format *format = NULL;
-  ie_status status = tokenizer_open(context, s, &tokenizer, &error);
-  if (status == IE_OK) status = format_choose(s, tokenizer, &format, &error);
-  int code;
+  int code = cli_tokenizer_open(context, &s->source, &tokenizer);
+  if (code != CLI_OK) return code;
+  ie_status status = format_choose(s, tokenizer, &format, &error);
   if (status != IE_OK) {
     code = cli_fail(context, status, &error);
   } else {

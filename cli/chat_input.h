@@ -4,11 +4,13 @@
 
 #include "cli.h"
 #include "clocher/chat.h"
+#include "tokenizer_input.h"
 
 #include <jansson.h>
 
 typedef struct chat_settings {
-  const char *model_dir, *tokenizer, *encoding, *format;
+  tokenizer_flags source;
+  const char *format;
   bool jsonl;
 } chat_settings;
 

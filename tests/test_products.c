@@ -31,7 +31,7 @@ static guarded guarded_new(size_t bytes) {
   assert_true(g.map != MAP_FAILED);
   assert_int_equal(mprotect(g.map + whole, page, PROT_NONE), 0);
   g.data = g.map + whole - bytes;
-  memset(g.map, 0xA5, whole);
+  memset(g.map, 0xFF, whole); /* NaN, for what is read before it is written */
   return g;
 }
 
@@ -286,26 +286,44 @@ static product_case pick_case(ie_class class, ie_wformat format, uint64_t n) {
   return c;
 }
 
+/* Beyond the blocks of rows, columns and tokens that the kernels work through. */
+static product_case pick_large(ie_class class, ie_wformat format, int n) {
+  static const int64_t sizes[][3] = {{530, 13, 64}, {19, 300, 96}, {70, 110, 544}};
+  return (product_case){.class = class,
+                        .format = format,
+                        .T = sizes[n][0],
+                        .R = sizes[n][1],
+                        .K = sizes[n][2],
+                        .exact = n != 1,
+                        .add = n == 2,
+                        .bias = n + 1,
+                        .seed = 77};
+}
+
 typedef void product_check(setup *s, const ie_product *p, const char *kernel);
 
-/* Runs `check` on `cases` cases of every product of every table. */
+/* Runs `check` on one case with every kernel of every table. */
+static void for_each_kernel(product_case c, product_check *check) {
+  setup s = setup_new(c);
+  for (int i = 0; i < TABLE_COUNT; i++)
+    for (int many = 0; many < 2; many++) {
+      ie_kernels table;
+      const char *name;
+      if (!table_get(i, &table, &name)) continue;
+      const ie_product *p = product_of(&table, many, c.class, c.format);
+      char kernel[64];
+      snprintf(kernel, sizeof kernel, "%s %s", name, many ? "many" : "few");
+      if (p != NULL) check(&s, p, kernel);
+    }
+  setup_free(&s);
+}
+
+/* Runs `check` on `cases` cases of every product. */
 static void for_each_product(int cases, product_check *check) {
   for (int class = 0; class < IE_CLASS_COUNT; class ++)
     for (int format = 0; format < IE_W_COUNT; format++)
-      for (int n = 0; n < cases; n++) {
-        setup s = setup_new(pick_case((ie_class) class, (ie_wformat)format, (uint64_t)n));
-        for (int i = 0; i < TABLE_COUNT; i++)
-          for (int many = 0; many < 2; many++) {
-            ie_kernels table;
-            const char *name;
-            if (!table_get(i, &table, &name)) continue;
-            const ie_product *p = product_of(&table, many, s.c.class, s.c.format);
-            char kernel[64];
-            snprintf(kernel, sizeof kernel, "%s %s", name, many ? "many" : "few");
-            if (p != NULL) check(&s, p, kernel);
-          }
-        setup_free(&s);
-      }
+      for (int n = 0; n < cases; n++)
+        for_each_kernel(pick_case((ie_class) class, (ie_wformat)format, (uint64_t)n), check);
 }
 
 /* --- Tests ------------------------------------------------------------------------------------------------------ */
@@ -318,6 +336,14 @@ static void check_value(setup *s, const ie_product *p, const char *kernel) {
 static void test_values(void **state) {
   (void)state;
   for_each_product(200, check_value);
+}
+
+static void test_values_of_large_products(void **state) {
+  (void)state;
+  for (int class = 0; class < IE_CLASS_COUNT; class ++)
+    for (int format = 0; format < IE_W_COUNT; format++)
+      for (int n = 0; n < 3; n++)
+        for_each_kernel(pick_large((ie_class) class, (ie_wformat)format, n), check_value);
 }
 
 static float *copy_y(const setup *s) {
@@ -354,8 +380,6 @@ static void check_alone(setup *s, const ie_product *p, const char *kernel) {
     int32_t row = s->x_rows ? s->x_rows[t] : (int32_t)t;
     one.x_rows = &row;
     float *y = (float *)(void *)one.y.data;
-    one.c.add = false;
-    s->c.add = false;
     run_product(&one, p, 1000, 1000);
     if (memcmp(y + 1, together + t * s->y_stride + 1, sizeof(float) * (size_t)s->c.R) != 0)
       fail_msg("%s: token %d of %d differs from itself alone", kernel, (int)t, (int)s->c.T);
@@ -461,7 +485,7 @@ static void test_every_table_is_complete(void **state) {
         assert_non_null(product_of(&table, 0, (ie_class) class, (ie_wformat)format));
         assert_true(table.many_min_tok[class][format] >= 1);
         if (i == TABLE_EMULATED && class == IE_CLASS_BF16 && (format == IE_W_BF16 || format == IE_W_MXFP4))
-          assert_int_equal(table.many[class][format].pack_tok, 32); /* AMX's own */
+          assert_int_equal(table.many[class][format].row_multiple, 32); /* AMX's own */
       }
   }
 }
@@ -478,6 +502,7 @@ int main(void) {
       cmocka_unit_test(test_isa_names),
       cmocka_unit_test(test_every_table_is_complete),
       cmocka_unit_test(test_values),
+      cmocka_unit_test(test_values_of_large_products),
       cmocka_unit_test(test_any_split_gives_the_same_bits),
       cmocka_unit_test(test_tokens_do_not_depend_on_their_number),
       cmocka_unit_test(test_nonfinite_activations_stay),

@@ -2,6 +2,7 @@
 #ifndef CLOCHER_CLOCHER_H
 #define CLOCHER_CLOCHER_H
 
+#include "clocher/chat.h"
 #include "clocher/device.h"
 #include "clocher/generate.h"
 #include "clocher/model.h"

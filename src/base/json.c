@@ -2,19 +2,25 @@
 
 #include "base/file.h"
 
+#include <errno.h>
 #include <math.h>
 
 ie_status ie_json_parse(const void *bytes, size_t size, size_t flags, const char *where, json_t **out,
                         ie_error *error) {
   *out = NULL;
   json_error_t detail;
+  errno = 0;
   json_t *root = json_loadb(bytes, size, flags, &detail);
-  if (!root) {
-    if (json_error_code(&detail) == json_error_out_of_memory)
-      return ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory while parsing JSON", where);
+  /* Out of memory, jansson says nothing, or reports a syntax error, or returns a string that is cut short; malloc
+   * leaves ENOMEM in all cases. */
+  if (errno == ENOMEM ||
+      (!root && (json_error_code(&detail) == json_error_out_of_memory || !detail.text[0]))) {
+    json_decref(root);
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory while parsing JSON", where);
+  }
+  if (!root)
     return ie_error_set(error, IE_FORMAT, "%s: not valid JSON: %s (line %d, column %d)", where, detail.text,
                         detail.line, detail.column);
-  }
   *out = root;
   return IE_OK;
 }

@@ -69,7 +69,7 @@ static void store_sums(const work *tile) {
   for (int64_t p = 0; tile->r0 + p * many->rows < tile->r1; p++) {
     int64_t r = tile->r0 + p * many->rows, rows = ie_min_i64(many->rows, tile->r1 - r);
     for (int64_t t = tile->t0, pair = 0; t < tile->t1; t += tokens, pair++)
-      ie_many_store(tile->args, r, rows, t, ie_min_i64(tokens, tile->t1 - t), sums_of(tile, p, pair), tokens);
+      many->store(tile->args, r, rows, t, ie_min_i64(tokens, tile->t1 - t), sums_of(tile, p, pair), tokens);
   }
 }
 

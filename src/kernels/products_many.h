@@ -28,9 +28,12 @@ typedef struct ie_many {
    * numbers apart), n columns: added to sums (rows, 2 * lanes), which start at zero when `first`. */
   void (*two_groups)(float *sums, const float *panel, const float *x, size_t x_group, int64_t n, bool first);
   void (*one_group)(float *sums, const float *panel, const float *x, size_t x_group, int64_t n, bool first);
+  /* Stores the sums of `rows` rows (`stride` numbers apart) and `tokens` tokens from (r, t) on to y. */
+  void (*store)(const ie_product_args *args, int64_t r, int64_t rows, int64_t t, int64_t tokens,
+                const float *sums, int64_t stride);
 } ie_many;
 
-/* Stores the sums of `rows` rows (`stride` numbers apart) and `tokens` tokens from (r, t) on to y. */
+/* A store in plain C. */
 void ie_many_store(const ie_product_args *args, int64_t r, int64_t rows, int64_t t, int64_t tokens,
                    const float *sums, int64_t stride);
 

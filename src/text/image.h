@@ -33,7 +33,8 @@ enum {
 enum {
   IE_IMAGE_IGNORE_MERGES = 1,
   IE_IMAGE_FUSE_UNK = 2,
-  IE_IMAGE_MISSING_BYTES_FAIL = 4 /* a byte without token is an error, as in tiktoken; else it vanishes */
+  IE_IMAGE_MISSING_BYTES_FAIL = 4, /* a byte without token is an error, as in tiktoken; else it vanishes */
+  IE_IMAGE_DECODE_ONLY = 8         /* no pattern is known: encoding is refused */
 };
 
 enum {

@@ -8,6 +8,21 @@
 
 const char ie_split_gpt2_pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+const char ie_split_llama3_pattern[] =
+    CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
+                 "\\s+(?!\\S)|\\s+";
+const char ie_split_qwen_pattern[] =
+    CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
+                 "\\s+(?!\\S)|\\s+";
+const char ie_split_nanochat_pattern[] =
+    "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,2}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|"
+    "\\s*[\\r\\n]|\\s+(?!\\S)|\\s+";
+static const char cl100k_pattern[] =
+    "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|"
+    "\\s*[\\r\\n]|\\s+(?!\\S)|\\s+";
+const char ie_split_o200k_pattern[] =
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" CONTRACTIONS "?|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER
+    "*" CONTRACTIONS "?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
 /* Patterns that mean what a family does. Possessive quantifiers and `\s*[\r\n]` without plus change nothing:
  * the classes around them are disjoint, and `\s*` gives back only up to the last line break of a run. */
@@ -16,22 +31,9 @@ static const struct {
   ie_split_family family;
   int digits;
 } families[] = {
-    {ie_split_gpt2_pattern, IE_FAMILY_GPT2, 0},
-    {CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
-                  "\\s+(?!\\S)|\\s+",
-     IE_FAMILY_CL100K, 3}, /* Llama 3 */
-    {CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
-                  "\\s+(?!\\S)|\\s+",
-     IE_FAMILY_CL100K, 1}, /* Qwen */
-    {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,2}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|"
-     "\\s*[\\r\\n]|\\s+(?!\\S)|\\s+",
-     IE_FAMILY_CL100K, 2}, /* nanochat */
-    {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|"
-     "\\s*[\\r\\n]|\\s+(?!\\S)|\\s+",
-     IE_FAMILY_CL100K, 3}, /* cl100k_base */
-    {"[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" CONTRACTIONS "?|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER
-     "*" CONTRACTIONS "?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-     IE_FAMILY_O200K, 3},
+    {ie_split_gpt2_pattern, IE_FAMILY_GPT2, 0},   {ie_split_llama3_pattern, IE_FAMILY_CL100K, 3},
+    {ie_split_qwen_pattern, IE_FAMILY_CL100K, 1}, {ie_split_nanochat_pattern, IE_FAMILY_CL100K, 2},
+    {cl100k_pattern, IE_FAMILY_CL100K, 3},        {ie_split_o200k_pattern, IE_FAMILY_O200K, 3},
 };
 
 ie_status ie_splitter_open(const ie_image_stage *stage, const char *strings, bool no_family, ie_splitter *out,

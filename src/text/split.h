@@ -35,6 +35,9 @@ void ie_splitter_close(ie_splitter *splitter);
 
 /* GPT-2's pattern, which a ByteLevel pre-tokenizer with use_regex runs. */
 extern const char ie_split_gpt2_pattern[];
+/* Those of the encodings that rank files are opened with. */
+extern const char ie_split_llama3_pattern[], ie_split_qwen_pattern[], ie_split_nanochat_pattern[],
+    ie_split_o200k_pattern[];
 
 typedef struct ie_split_state {
   void *match;   /* pcre2_match_data, owned */

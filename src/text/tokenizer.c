@@ -55,20 +55,6 @@ void ie_tokenizer_free(ie_tokenizer *t) {
   free(t);
 }
 
-ie_status ie_tokenizer_open(const char *path, const ie_tokenizer_options *options, ie_tokenizer **out,
-                            ie_error *error) {
-  *out = NULL;
-  (void)options;
-  ie_map map;
-  ie_status status = ie_map_open(path, &map, error);
-  if (status != IE_OK) return status;
-  void *image = NULL;
-  size_t size = 0;
-  status = ie_tokenizer_read_json(path, map.data, map.size, &image, &size, error);
-  ie_map_close(&map);
-  return status == IE_OK ? ie_tokenizer_from_image(image, size, NULL, path, out, error) : status;
-}
-
 int32_t ie_tokenizer_vocab(const ie_tokenizer *t) {
   return (int32_t)t->image.header->ids;
 }
@@ -151,14 +137,5 @@ ie_status ie_detokenizer_push(ie_detokenizer *stream, const ie_tokenizer *t, int
 ie_status ie_detokenizer_finish(ie_detokenizer *stream, ie_bytes *out, ie_error *error) {
   ie_status status = ie_bytes_append(out, stream->held, (size_t)stream->held_size, error);
   if (status == IE_OK) stream->held_size = 0;
-  return status;
-}
-
-ie_status ie_tokenizer_open_dir(const char *dir, const ie_tokenizer_options *options, ie_tokenizer **out,
-                                ie_error *error) {
-  *out = NULL;
-  char *path = ie_path_join(dir, "tokenizer.json");
-  ie_status status = path ? ie_tokenizer_open(path, options, out, error) : IE_OUT_OF_MEMORY;
-  free(path);
   return status;
 }

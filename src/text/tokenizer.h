@@ -33,8 +33,25 @@ ie_status ie_tokenizer_from_image(void *bytes, size_t size, ie_map *map, const c
 /* Runs every pattern by PCRE2 from now on (for tests). */
 ie_status ie_tokenizer_use_regex(ie_tokenizer *tokenizer, ie_error *error);
 
-/* Readers: *bytes is a finished image for free(). where: the path, for messages. */
+/* Readers: *bytes is a finished image for free(). where: the path, for messages. encoding may be NULL where the
+ * file has its settings itself (IETOK1: then the tokenizer only decodes). */
 ie_status ie_tokenizer_read_json(const char *where, const void *data, size_t size, void **bytes,
                                  size_t *image_size, ie_error *error);
+ie_status ie_tokenizer_read_ranks(const char *where, const void *data, size_t size, const char *encoding,
+                                  void **bytes, size_t *image_size, ie_error *error);
+ie_status ie_tokenizer_read_pickle(const char *where, const void *data, size_t size, void **bytes,
+                                   size_t *image_size, ie_error *error);
+ie_status ie_tokenizer_read_ietok(const char *where, const void *data, size_t size, const char *encoding,
+                                  void **bytes, size_t *image_size, ie_error *error);
+/* Finds the kind by the contents and calls its reader. A rank file without encoding is known by its number of
+ * ranks, or refused. */
+ie_status ie_tokenizer_read(const char *where, const void *data, size_t size, const char *encoding,
+                            void **bytes, size_t *image_size, ie_error *error);
+
+/* Whether the first line is that of a rank file. */
+bool ie_tokenizer_is_rank_file(const char *data, size_t size);
+size_t ie_tokenizer_count_ranks(const char *data, size_t size);
+/* Indexes the vocabulary and makes tiktoken's merges of it. */
+ie_status ie_tokenizer_finish_ranks(ie_builder *builder, ie_error *error);
 
 #endif

@@ -307,6 +307,17 @@ static ie_status encode_stage(encoder *e, size_t stage, ie_normal_text text) {
   return IE_OK;
 }
 
+/* Bytes that are no UTF-8. Some vocabularies lack bytes that occur in no text; they cannot be kept there. */
+static ie_status encode_ill_formed(encoder *e, ie_normal_text text) {
+  const ie_image_header *header = e->tokenizer->image.header;
+  for (size_t i = 0; i < text.size && header->unk_id < 0; i++)
+    if (header->byte_id[(uint8_t)text.bytes[i]] < 0)
+      return ie_error_set(e->error, IE_FORMAT,
+                          "the text is not UTF-8 and the tokenizer has no token for the byte 0x%02X",
+                          (uint8_t)text.bytes[i]);
+  return encode_piece(e, text);
+}
+
 /* Text without added tokens. Ill-formed bytes are pieces of their own, so that no byte is lost and no pattern
  * sees one. */
 static ie_status encode_plain(encoder *e, ie_normal_text text) {
@@ -317,7 +328,7 @@ static ie_status encode_plain(encoder *e, ie_normal_text text) {
     at = bad;
     uint32_t c;
     while (at < text.size && ie_utf8_decode(text.bytes + at, text.size - at, &c) == 0) at++;
-    if (status == IE_OK && at > bad) status = encode_piece(e, part(text, bad, at));
+    if (status == IE_OK && at > bad) status = encode_ill_formed(e, part(text, bad, at));
   }
   return status;
 }
@@ -496,6 +507,10 @@ static ie_status encoder_run(encoder *e, bool add_special) {
 
 static ie_status tokenizer_encode(const ie_tokenizer *tokenizer, const char *text, size_t size,
                                   const ie_encode_options *options, encoder *e) {
+  if (tokenizer->image.header->flags & IE_IMAGE_DECODE_ONLY)
+    return ie_error_set(e->error, IE_UNSUPPORTED,
+                        "a %s pack holds no pattern to split text with: name its encoding",
+                        ie_tokenizer_kind(tokenizer));
   size_t count = e->out->count;
   e->tokenizer = tokenizer;
   e->text = text ? text : "";

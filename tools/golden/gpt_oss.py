@@ -108,7 +108,8 @@ def config_file(s):
          "eos_token_id": s.eos, "head_dim": s.head, "hidden_act": "silu", "hidden_size": s.hidden,
          "initializer_range": 0.02, "intermediate_size": s.intermediate,
          "layer_types": ["sliding_attention" if x else "full_attention" for x in s.sliding],
-         "max_position_embeddings": 4096, "model_type": "gpt_oss", "num_attention_heads": s.heads,
+         "max_position_embeddings": int(s.rope["factor"] * s.rope["original_max_position_embeddings"])
+         if "factor" in s.rope else 2048, "model_type": "gpt_oss", "num_attention_heads": s.heads,
          "num_experts_per_tok": s.active, "num_hidden_layers": s.layers, "num_key_value_heads": s.kv_heads,
          "num_local_experts": s.experts, "output_router_logits": False, "pad_token_id": None,
          "rms_norm_eps": s.epsilon, "router_aux_loss_coef": 0.9, "sliding_window": s.window,

@@ -1,6 +1,7 @@
 /* Matrix-matrix products in f32: 12 rows x 32 tokens in 24 registers, each weight broadcast to both. */
 #include "kernels/products_many.h"
 #include "kernels/avx512/products.h"
+#include "kernels/avx512/products_tiles.h"
 #include "kernels/avx512/transpose.h"
 
 #include "blocks/mxfp4.h"
@@ -118,7 +119,8 @@ ALWAYS_INLINE void pack_groups(float *packed, const float *x, int64_t x_stride, 
     pack_groups(packed, x, x_stride, x_rows, t0, t1, K, class, ordering);                                    \
   }
 #define DEFINE_MANY(suffix, ordering, pad)                                                                   \
-  static const ie_many many_##suffix = {ROWS, LANES, pad, decode_##suffix, two_groups, one_group};           \
+  static const ie_many many_##suffix = {                                                                     \
+      ROWS, LANES, pad, decode_##suffix, two_groups, one_group, ie_tiles_store__avx512};                     \
   DEFINE_PACK(pack_f32_##suffix, IE_CLASS_F32, ordering)                                                     \
   DEFINE_PACK(pack_bf16_##suffix, IE_CLASS_BF16, ordering)                                                   \
   DEFINE_PACK(pack_f16_##suffix, IE_CLASS_F16, ordering)                                                     \

@@ -3,6 +3,7 @@
  *
  * Tokens are the lanes. Weights become bytes 12 + 2 * value, four neighbouring ones of which are broadcast. */
 #include "kernels/avx512/products.h"
+#include "kernels/avx512/products_tiles.h"
 #include "kernels/avx512/transpose.h"
 #include "kernels/products_many.h"
 
@@ -154,8 +155,8 @@ static void run_rows(const ie_product_args *args, int64_t r0, int64_t r1, uint8_
                  row_scales(K)};
       _Alignas(64) float out[ROWS * 2 * LANES];
       (args->T - t > LANES ? two_groups : one_group)(out, &w, x, blocks);
-      ie_many_store(args, r0 + i, ie_min_i64(ROWS, r1 - r0 - i), t, ie_min_i64(2 * LANES, args->T - t), out,
-                    2 * LANES);
+      ie_tiles_store__avx512(args, r0 + i, ie_min_i64(ROWS, r1 - r0 - i), t,
+                             ie_min_i64(2 * LANES, args->T - t), out, 2 * LANES);
     }
   }
 }

@@ -1,0 +1,121 @@
+#include "kernels/avx2/products.h"
+
+size_t few_token_bytes__avx2(int64_t K) {
+  return ie_size_align((size_t)K, 32) * sizeof(float);
+}
+size_t few_token_bytes_mxfp4__avx2(int64_t K) {
+  return ie_size_align((size_t)K, MX_CHUNK_COLS) * sizeof(float);
+}
+size_t few_token_bytes_int8__avx2(int64_t K) {
+  return (size_t)ie_div_up(K, MX_CHUNK_COLS) * sizeof(int8_chunk);
+}
+
+static size_t pack_bytes(int64_t T, int64_t K) {
+  return (size_t)T * few_token_bytes__avx2(K);
+}
+static size_t pack_bytes_mxfp4(int64_t T, int64_t K) {
+  return (size_t)T * few_token_bytes_mxfp4__avx2(K);
+}
+static size_t pack_bytes_int8(int64_t T, int64_t K) {
+  return (size_t)T * few_token_bytes_int8__avx2(K);
+}
+
+ALWAYS_INLINE void pack_row(float *out, const float *x, int64_t K, ie_class class, order ordering) {
+  int64_t padded = (int64_t)ie_size_align((size_t)K, ordering == ORDER_NIBBLES ? MX_CHUNK_COLS : 32);
+  for (int64_t k0 = 0; k0 < padded; k0 += IE_BLOCK_COLS) {
+    float v[IE_BLOCK_COLS];
+    load_rounded(v, x, k0, K, class);
+    for (int64_t i = 0; i < IE_BLOCK_COLS; i++) out[packed_col(k0 + i, ordering)] = v[i];
+  }
+}
+
+#define DEFINE_PACK(name, class, order, token_bytes)                                                         \
+  static void name(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,         \
+                   int64_t t0, int64_t t1, int64_t K) {                                                      \
+    (void)T;                                                                                                 \
+    for (int64_t t = t0; t < t1; t++) {                                                                      \
+      float *out = (float *)(void *)((char *)packed + (size_t)t * token_bytes(K));                           \
+      pack_row(out, ie_pack_source(x, x_stride, x_rows, t), K, class, order);                                \
+    }                                                                                                        \
+  }
+#define DEFINE_PACKS(suffix, order, token_bytes)                                                             \
+  DEFINE_PACK(pack_f32_##suffix, IE_CLASS_F32, order, token_bytes)                                           \
+  DEFINE_PACK(pack_bf16_##suffix, IE_CLASS_BF16, order, token_bytes)                                         \
+  DEFINE_PACK(pack_f16_##suffix, IE_CLASS_F16, order, token_bytes)                                           \
+  DEFINE_PACK(pack_int8_##suffix, IE_CLASS_INT8, order, token_bytes)
+DEFINE_PACKS(natural, ORDER_NATURAL, few_token_bytes__avx2)
+DEFINE_PACKS(pairs, ORDER_PAIRS, few_token_bytes__avx2)
+DEFINE_PACKS(nibbles, ORDER_NIBBLES, few_token_bytes_mxfp4__avx2)
+
+/* One block of 32 columns, the b-th (0 or 1) of its chunk; x == NULL: beyond the row. */
+static void pack_int8_block(int8_chunk *out, int b, const float *x) {
+  int32_t q[IE_BLOCK_COLS] = {0};
+  float s = 0;
+  if (x != NULL) {
+    __m256 v[4];
+    __m256i quantised[4];
+    load_block(v, x, 0, IE_BLOCK_COLS);
+    s = quantise_block(quantised, v);
+    for (int i = 0; i < 4; i++) _mm256_storeu_si256((__m256i *)(void *)(q + 8 * i), quantised[i]);
+  }
+  for (int i = 0; i < 16; i++) {
+    out->even[16 * b + i] = (int8_t)q[2 * i];
+    out->odd[16 * b + i] = (int8_t)q[2 * i + 1];
+  }
+  for (int l = 0; l < 4; l++) {
+    int sum = 0;
+    for (int i = 0; i < 8; i++) sum += q[8 * l + i];
+    out->start[4 * b + l] = -12 * sum;
+    out->half_scale[4 * b + l] = 0.5f * s;
+  }
+}
+
+static void pack_int8(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
+                      int64_t t0, int64_t t1, int64_t K) {
+  (void)T;
+  for (int64_t t = t0; t < t1; t++) {
+    int8_chunk *out = (int8_chunk *)(void *)((char *)packed + (size_t)t * few_token_bytes_int8__avx2(K));
+    const float *row = ie_pack_source(x, x_stride, x_rows, t);
+    for (int64_t b = 0; b < 2 * ie_div_up(K, MX_CHUNK_COLS); b++)
+      pack_int8_block(&out[b / 2], (int)(b % 2), b * IE_BLOCK_COLS < K ? row + b * IE_BLOCK_COLS : NULL);
+  }
+}
+
+#define DEFINE_RUN(name)                                                                                     \
+  static void run_##name(const ie_product_args *args, int64_t r0, int64_t r1, void *scratch) {               \
+    (void)scratch;                                                                                           \
+    ie_few_run(&few_##name##__avx2, args, r0, r1);                                                           \
+  }
+DEFINE_RUN(f32)
+DEFINE_RUN(f16)
+DEFINE_RUN(bf16)
+DEFINE_RUN(mxfp4)
+DEFINE_RUN(int8_mxfp4)
+
+#define FEW_OF(class)                                                                                        \
+  {                                                                                                          \
+    [IE_W_F32] = {pack_bytes, pack_##class##_natural, NULL, run_f32, 1, 1},                                  \
+    [IE_W_F16] = {pack_bytes, pack_##class##_natural, NULL, run_f16, 1, 1},                                  \
+    [IE_W_BF16] = {pack_bytes, pack_##class##_pairs, NULL, run_bf16, 1, 1},                                  \
+    [IE_W_MXFP4] = {pack_bytes_mxfp4, pack_##class##_nibbles, NULL, run_mxfp4, 1, 1},                        \
+  }
+
+static const ie_product few_products[IE_CLASS_COUNT][IE_W_COUNT] = {
+    [IE_CLASS_F32] = FEW_OF(f32),
+    [IE_CLASS_BF16] = FEW_OF(bf16),
+    [IE_CLASS_F16] = FEW_OF(f16),
+    [IE_CLASS_INT8] = FEW_OF(int8),
+};
+
+void ie_kernels_fill_products__avx2(ie_kernels *out) {
+  for (int class = 0; class < IE_CLASS_COUNT; class ++)
+    for (int format = 0; format < IE_W_COUNT; format++) {
+      out->few[class][format] = few_products[class][format];
+      out->many[class][format] = many_products__avx2[class][format];
+      out->many_min_tok[class][format] = 12; /* where the two meet, docs/SPEED.md */
+    }
+  out->few[IE_CLASS_INT8][IE_W_MXFP4] = (ie_product){pack_bytes_int8, pack_int8, NULL, run_int8_mxfp4, 1, 1};
+  out->many[IE_CLASS_INT8][IE_W_MXFP4] =
+      (ie_product){0}; /* integer sums: the few-token kernel serves all T */
+  out->many_min_tok[IE_CLASS_INT8][IE_W_MXFP4] = INT64_MAX;
+}

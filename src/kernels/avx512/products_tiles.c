@@ -1,0 +1,115 @@
+#include "kernels/avx512/products_tiles.h"
+
+#include "blocks/mxfp4.h"
+#include "kernels/avx512/products.h"
+#include "kernels/avx512/transpose.h"
+
+/* --- Activations ------------------------------------------------------------------------------------------------ */
+
+size_t ie_tiles_pack_bytes__avx512(int64_t T, int64_t K) {
+  return (size_t)(ie_div_up(T, IE_TILE_TOKENS) * ie_div_up(K, IE_TILE_COLS)) * IE_TILE_BYTES;
+}
+
+void ie_tiles_pack__avx512(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
+                           int64_t t0, int64_t t1, int64_t K) {
+  (void)T;
+  int64_t steps = ie_div_up(K, IE_TILE_COLS);
+  for (int64_t t = t0; t < t1; t += IE_TILE_TOKENS)
+    for (int64_t s = 0; s < steps; s++) {
+      __m512i pairs[IE_TILE_TOKENS];
+      for (int64_t i = 0; i < IE_TILE_TOKENS; i++) {
+        pairs[i] = _mm512_setzero_si512();
+        if (t + i >= t1) continue;
+        __m512 v[2];
+        load_rounded(v, ie_pack_source(x, x_stride, x_rows, t + i), s * IE_TILE_COLS, K, IE_CLASS_BF16);
+        __m256i low = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(v[0]), 16));
+        __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(v[1]), 16));
+        pairs[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+      }
+      transpose_16x16(pairs);
+      char *out = (char *)packed + (size_t)(t / IE_TILE_TOKENS * steps + s) * IE_TILE_BYTES;
+      for (int64_t p = 0; p < 16; p++) _mm512_store_si512(out + 64 * p, pairs[p]);
+    }
+}
+
+/* --- Weights ---------------------------------------------------------------------------------------------------- */
+
+/* True when value * scale is a normal bf16 for all scales of the row: 0.5 * 2^(2 - 127) and 6 * 2^(252 - 127). */
+static bool scales_are_normal(const uint8_t *scales, int64_t blocks) {
+  __m512i smallest = _mm512_set1_epi8(127), largest = smallest;
+  for (int64_t b = 0; b < blocks; b += 64) {
+    __mmask64 valid = blocks - b >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (blocks - b)) - 1;
+    __m512i v = _mm512_mask_loadu_epi8(_mm512_set1_epi8(127), valid, scales + b);
+    smallest = _mm512_min_epu8(smallest, v);
+    largest = _mm512_max_epu8(largest, v);
+  }
+  return _mm512_cmplt_epu8_mask(smallest, _mm512_set1_epi8(2)) == 0 &&
+         _mm512_cmpgt_epu8_mask(largest, _mm512_set1_epi8((char)252)) == 0;
+}
+
+static void decode_any_scale(uint16_t *out, const uint8_t *p, const uint8_t *scales, int64_t blocks) {
+  for (int64_t b = 0; b < blocks; b++) {
+    float v[IE_MXFP4_COLS];
+    ie_mxfp4_decode_block(v, p + b * IE_MXFP4_BYTES, scales[b]);
+    for (int64_t i = 0; i < IE_MXFP4_COLS; i++) out[b * IE_MXFP4_COLS + i] = ie_f32_to_bf16(v[i]);
+  }
+}
+
+/* The 16 numbers in bf16 are a table in a register; a scale is an addition to the exponents of all but the zeros. */
+void ie_tiles_decode_mxfp4__avx512(uint16_t *out, const ie_wview *w, int64_t row) {
+  const uint8_t *p = w->part[0] + (size_t)row * w->row_bytes[0];
+  const uint8_t *scales = w->part[1] + (size_t)row * w->row_bytes[1];
+  int64_t blocks = w->cols / IE_BLOCK_COLS;
+  if (!scales_are_normal(scales, blocks)) {
+    decode_any_scale(out, p, scales, blocks);
+    return;
+  }
+  const __m512 values = _mm512_loadu_ps(ie_mxfp4_values);
+  const __m256i half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(values), 16));
+  const __m512i table =
+      _mm512_inserti64x4(_mm512_castsi256_si512(half), half, 1); /* twice: vpermw reads 5 bits */
+  const __mmask32 nonzero = 0xFEFEFEFE;
+  for (int64_t b = 0; b < blocks; b++) {
+    _mm_prefetch((const char *)p + b * IE_MXFP4_BYTES + PREFETCH_BYTES, _MM_HINT_T0);
+    __m512i bytes =
+        _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p + b * IE_MXFP4_BYTES)));
+    __m512i words = _mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)); /* low nibble, high nibble */
+    __m512i exponent = _mm512_set1_epi16((short)((scales[b] - 127) * 128));
+    __m512i scaled = _mm512_mask_add_epi16(table, nonzero, table, exponent);
+    _mm512_storeu_si512(out + b * IE_BLOCK_COLS, _mm512_permutexvar_epi16(words, scaled));
+  }
+}
+
+/* --- Results ---------------------------------------------------------------------------------------------------- */
+
+static __m512 load_bias(const ie_product_args *args, int64_t r, __mmask16 rows) {
+  if (args->bias == NULL) return _mm512_setzero_ps();
+  if (args->bias_dtype == IE_F32) return _mm512_maskz_loadu_ps(rows, (const float *)args->bias + r);
+  __m256i half = _mm256_maskz_loadu_epi16(rows, (const uint16_t *)args->bias + r);
+  if (args->bias_dtype == IE_F16) return _mm512_cvtph_ps(half);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+/* As ie_tiles_store__avx512, for at most 16 tokens. */
+static void store_16(const ie_product_args *args, int64_t r, int64_t rows, int64_t t, int64_t tokens,
+                     const float *sums, int64_t stride) {
+  __mmask16 valid_rows = mask16(rows), valid_tokens = mask16(tokens);
+  __m512 bias = load_bias(args, r, valid_rows);
+  __m512i v[16];
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < 16; i++)
+    v[i] = i < rows ? _mm512_maskz_loadu_epi32(valid_tokens, sums + i * stride) : _mm512_setzero_si512();
+  transpose_16x16(v);
+  for (int64_t j = 0; j < tokens; j++) {
+    float *y = args->y + (t + j) * args->y_stride + r;
+    __m512 sum = _mm512_add_ps(_mm512_castsi512_ps(v[j]), bias);
+    if (args->add) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(valid_rows, y), sum);
+    _mm512_mask_storeu_ps(y, valid_rows, sum);
+  }
+}
+
+void ie_tiles_store__avx512(const ie_product_args *args, int64_t r, int64_t rows, int64_t t, int64_t tokens,
+                            const float *sums, int64_t stride) {
+  for (int64_t j = 0; j < tokens; j += 16)
+    store_16(args, r, rows, t + j, ie_min_i64(16, tokens - j), sums + j, stride);
+}

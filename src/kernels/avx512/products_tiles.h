@@ -1,0 +1,28 @@
+/* What AMX products need besides tiles: activations packed as the B operand, MXFP4 rows as a bf16 panel, and stores
+ * of a transposed block of sums. In AVX-512, so that amx/ holds nothing but tile code, which the tests also build
+ * against an emulation. */
+#ifndef CLOCHER_KERNELS_AVX512_PRODUCTS_TILES_H
+#define CLOCHER_KERNELS_AVX512_PRODUCTS_TILES_H
+
+#include "kernels/kern.h"
+
+enum {
+  IE_TILE_TOKENS = 16, /* of a packed group */
+  IE_TILE_COLS = 32,   /* of one step */
+  IE_TILE_BYTES = 1024 /* 16 rows of 64 bytes */
+};
+
+/* Packed activations: for each group of 16 tokens, for each 32 columns (zeros beyond K) one tile: row p holds columns
+ * 2 p and 2 p + 1 of token 0, of token 1, ..., in bf16. */
+size_t ie_tiles_pack_bytes__avx512(int64_t T, int64_t K);
+void ie_tiles_pack__avx512(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
+                           int64_t t0, int64_t t1, int64_t K);
+
+/* The numbers of one MXFP4 row in bf16, in column order. Exact: also denormal ones, which the tiles take as zero. */
+void ie_tiles_decode_mxfp4__avx512(uint16_t *out, const ie_wview *w, int64_t row);
+
+/* y[t + j, r + i] (i < rows <= 16, j < tokens) from sums[i * stride + j], with bias and add. */
+void ie_tiles_store__avx512(const ie_product_args *args, int64_t r, int64_t rows, int64_t t, int64_t tokens,
+                            const float *sums, int64_t stride);
+
+#endif

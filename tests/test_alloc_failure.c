@@ -1,0 +1,219 @@
+/* The n-th allocation fails, for n = 1, 2, ... until all succeed: no crash, no leak (under AddressSanitizer), and an
+ * error that says so. A new case is a function that builds something from nothing and releases it, and a line in
+ * `cases`. */
+#include "support/failing_malloc.h"
+
+#include "base/buf.h"
+#include "clocher/tensor.h"
+#include "clocher/text.h"
+#include "eval/synth.h"
+#include "formats/checkpoint.h"
+#include "support/tempdir.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* What the cases read, made once with all memory there. */
+typedef struct fixture {
+  char *dir;
+  char single[512], sharded[512], numbered[512], iebin[512], nothing[512], out[512], tokenizer[512];
+} fixture;
+
+/* ---- formats ---- */
+
+static ie_status open_and_look(const char *dir, size_t tensors, ie_error *error) {
+  ie_checkpoint *c;
+  ie_status status = ie_checkpoint_open(dir, &c, error);
+  if (status != IE_OK) return c ? IE_INTERNAL : status;
+  bool whole = ie_checkpoint_count(c) == tensors && ie_checkpoint_find(c, "a");
+  ie_checkpoint_free(c);
+  return whole ? IE_OK : ie_error_set(error, IE_INTERNAL, "opened, but tensors are missing");
+}
+
+static ie_status run_single(void *arg, ie_error *error) {
+  return open_and_look(((fixture *)arg)->single, 2, error);
+}
+static ie_status run_sharded(void *arg, ie_error *error) {
+  return open_and_look(((fixture *)arg)->sharded, 3, error);
+}
+static ie_status run_numbered(void *arg, ie_error *error) {
+  return open_and_look(((fixture *)arg)->numbered, 2, error);
+}
+static ie_status run_iebin(void *arg, ie_error *error) {
+  return open_and_look(((fixture *)arg)->iebin, 1, error);
+}
+
+/* NULL says both "not there" and "no memory": by contract the caller cannot tell. */
+static ie_status run_path(void *arg, ie_error *error) {
+  ie_checkpoint *c;
+  ie_status status = ie_checkpoint_open(((fixture *)arg)->iebin, &c, error);
+  if (status != IE_OK) return status;
+  char *path = ie_checkpoint_path(c, "config.json");
+  free(path);
+  ie_checkpoint_free(c);
+  return IE_OK;
+}
+
+/* A folder without weights is refused, not mistaken for a machine without memory, and the other way round. */
+static ie_status run_nothing(void *arg, ie_error *error) {
+  ie_checkpoint *c;
+  ie_status status = ie_checkpoint_open(((fixture *)arg)->nothing, &c, error);
+  return status == IE_IO && strstr(error->message, "no weights") ? IE_OK : status;
+}
+
+static ie_status run_tensor_file(void *arg, ie_error *error) {
+  static const float data[4] = {1, 2, 3, 4};
+  const ie_tensor_out out[] = {{"w", IE_F32, 2, {2, 2}, data}, {"b", IE_U8, 1, {3}, data}};
+  const char *path = ((fixture *)arg)->out;
+  ie_tensor_file *file;
+  ie_status status = ie_tensor_file_write(path, out, 2, error);
+  if (status == IE_OK) status = ie_tensor_file_open(path, &file, error);
+  if (status != IE_OK) return status;
+  bool same = ie_tensor_file_count(file) == 2 && memcmp(ie_tensor_file_get(file, "w")->data, data, 16) == 0;
+  ie_tensor_file_free(file);
+  return same ? IE_OK : ie_error_set(error, IE_INTERNAL, "read back, but not what was written");
+}
+
+/* A thread that cannot be started is done without. */
+static ie_status run_synth(void *arg, ie_error *error) {
+  static const synth_model model = {"tiny", "llama", 1, 32, 32, 64, 4, 2, 8, 0, 5000, 0};
+  char dir[600];
+  snprintf(dir, sizeof dir, "%s.synth", ((fixture *)arg)->out);
+  const ie_synth_options options = {.dir = dir, .threads = 3};
+  synth_plan plan;
+  ie_status status = ie_synth_plan_build(&model, false, &plan, error);
+  if (status == IE_OK) status = ie_synth_plan_write(&plan, &options, error);
+  ie_synth_plan_free(&plan);
+  return status;
+}
+
+/* ---- text ---- */
+
+/* Bytes to ids and back, with an added token, by a pattern that PCRE2 runs. */
+static ie_status run_tokenizer(void *arg, ie_error *error) {
+  static const char text[] = "abab abba<|end|>caf\xC3\xA9 12345";
+  ie_tokenizer *tokenizer;
+  ie_ids ids = {0};
+  ie_bytes bytes = {0};
+  ie_status status = ie_tokenizer_open(((fixture *)arg)->tokenizer, NULL, &tokenizer, error);
+  if (status != IE_OK) return status;
+  status = ie_tokenizer_encode(tokenizer, text, strlen(text), NULL, &ids, error);
+  if (status == IE_OK) status = ie_tokenizer_decode(tokenizer, ids.ids, ids.count, false, &bytes, error);
+  if (status == IE_OK && (bytes.size != strlen(text) || memcmp(bytes.data, text, bytes.size) != 0))
+    status = ie_error_set(error, IE_INTERNAL, "decoded to something else");
+  ie_bytes_free(&bytes);
+  ie_ids_free(&ids);
+  ie_tokenizer_free(tokenizer);
+  return status;
+}
+
+static const failing_case cases[] = {
+    {.name = "checkpoint: one file", .run = run_single},
+    {.name = "checkpoint: shards with an index", .run = run_sharded},
+    {.name = "checkpoint: numbered shards", .run = run_numbered},
+    {.name = "checkpoint: IEBIN", .run = run_iebin},
+    {.name = "checkpoint: where config.json lies", .run = run_path, .tolerant = true},
+    {.name = "checkpoint: no weights", .run = run_nothing, .tolerant = true}, /* the list may be shorter */
+    {.name = "tensor file: write and read",
+     .run = run_tensor_file,
+     .tolerant = true}, /* the folder's flush */
+    {.name = "tokenizer: open, encode, decode",
+     .run = run_tokenizer,
+     .tolerant = true}, /* PCRE2's fast path */
+    {.name = "synth", .run = run_synth, .tolerant = true},
+};
+
+enum { CASES = sizeof cases / sizeof cases[0] };
+
+static void exhaust(void **state) {
+  const struct {
+    const failing_case *c;
+    fixture *f;
+  } *one = *state;
+  failing_malloc_exhaust(one->c, one->f);
+}
+
+/* ---- what the cases read ---- */
+
+static void tensors_write(const char *dir, const char *file, const char *first, const char *second) {
+  static const uint8_t one = 1;
+  const ie_tensor_out out[] = {{first, IE_U8, 1, {1}, &one}, {second, IE_U8, 1, {1}, &one}};
+  const char *path = tempdir_write(dir, file, "", 0);
+  ie_error error;
+  assert_int_equal(ie_tensor_file_write(path, out, second ? 2 : 1, &error), IE_OK);
+}
+
+/* A byte-level tokenizer.json: all bytes, three merges, one special token. */
+static void tokenizer_write(const char *dir) {
+  ie_buf text = {0};
+  ie_buf_append_str(
+      &text, "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":259,\"content\":\"<|end|>\",\"special\":true,"
+             "\"lstrip\":false,\"rstrip\":false,\"single_word\":false,\"normalized\":false}],"
+             "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":["
+             "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{L}+|\\\\p{N}{1,3}|(?!x)[^y]\"},"
+             "\"behavior\":\"Isolated\",\"invert\":false},"
+             "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,"
+             "\"use_regex\":false}]},\"post_processor\":null,"
+             "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{");
+  int other = 0; /* bytes that are no printable Latin-1 stand at U+0100 and up, in order */
+  for (int i = 0; i < 256; i++) {
+    bool printable = (i >= '!' && i <= '~') || (i >= 0xA1 && i <= 0xAC) || i >= 0xAE;
+    ie_buf_printf(&text, "\"\\u%04x\":%d,", printable ? i : 256 + other, i);
+    other += !printable;
+  }
+  ie_buf_append_str(&text, "\"ab\":256,\"ba\":257,\"abab\":258},\"merges\":[\"a b\",\"b a\",\"ab ab\"]}}");
+  assert_false(text.failed);
+  tempdir_write(dir, "tokenizer.json", text.data, text.size);
+  ie_buf_free(&text);
+}
+
+static void fixture_make(fixture *f) {
+  f->dir = tempdir_make();
+  snprintf(f->single, sizeof f->single, "%s/single", f->dir);
+  snprintf(f->sharded, sizeof f->sharded, "%s/sharded", f->dir);
+  snprintf(f->numbered, sizeof f->numbered, "%s/numbered", f->dir);
+  snprintf(f->iebin, sizeof f->iebin, "%s/iebin", f->dir);
+  snprintf(f->nothing, sizeof f->nothing, "%s/nothing", f->dir);
+  snprintf(f->out, sizeof f->out, "%s/out", f->dir);
+  snprintf(f->tokenizer, sizeof f->tokenizer, "%s/tokenizer.json", f->dir);
+  tokenizer_write(f->dir);
+  tensors_write(f->dir, "single/hf/original/model.safetensors", "a",
+                "b"); /* the third folder that is looked at */
+  tensors_write(f->dir, "sharded/x-1.safetensors", "a", "b");
+  tensors_write(f->dir, "sharded/x-2.safetensors", "c", NULL);
+  tempdir_write_text(f->dir, "sharded/model.safetensors.index.json",
+                     "{\"weight_map\":{\"a\":\"x-1.safetensors\",\"c\":\"x-2.safetensors\"}}");
+  tensors_write(f->dir, "numbered/model-00001-of-00002.safetensors", "a", NULL);
+  tensors_write(f->dir, "numbered/model-00002-of-00002.safetensors", "b", NULL);
+  tempdir_write(f->dir, "iebin/model.ie.bin", "x", 1);
+  tempdir_write_text(f->dir, "iebin/model.ie.json",
+                     "{\"tensors\":[{\"name\":\"a\",\"dtype\":\"U8\",\"shape\":[1],\"offset\":0}]}");
+  tempdir_write_text(f->dir, "iebin/config.json", "{}");
+  tempdir_write_text(f->dir, "nothing/pytorch_model.bin", "");
+}
+
+int main(void) {
+  failing_malloc_install();
+  fixture f;
+  fixture_make(&f);
+  struct {
+    const failing_case *c;
+    fixture *f;
+  } states[CASES];
+  struct CMUnitTest tests[CASES];
+  for (size_t i = 0; i < CASES; i++) {
+    states[i].c = &cases[i];
+    states[i].f = &f;
+    tests[i] = (struct CMUnitTest){.name = cases[i].name, .test_func = exhaust, .initial_state = &states[i]};
+  }
+  int failed = cmocka_run_group_tests(tests, NULL, NULL);
+  tempdir_remove(f.dir);
+  failing_malloc_uninstall();
+  return failed;
+}
