@@ -76,6 +76,6 @@ merge() {
 }
 
 case ${1:-run} in
-  run | coverage | merge) "$1" ;;
+  run | coverage | merge) "${1:-run}" ;;
   *) echo "usage: $0 run | coverage | merge" >&2 && exit 2 ;;
 esac
