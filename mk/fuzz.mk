@@ -23,7 +23,7 @@ endif
 $(B)/fuzz/%.o: INCLUDES = -Iinclude -Isrc
 .PHONY: fuzz-programs
 fuzz-programs: $(FUZZ_BIN)
-$(FUZZ_BIN): $(B)/fuzz/%: $(B)/fuzz/%.o $(STATIC_LIB)
+$(FUZZ_BIN): $(B)/fuzz/%: $(B)/fuzz/%.o $(INTERNAL_LIB)
 	$(call say,LINK)
 	$(Q)$(LINK) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 

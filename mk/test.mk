@@ -32,7 +32,7 @@ test-build: build $(TEST_BIN)
 test-lint:
 	@$(TEST_SH) run lint $(LINT_CHECKS)
 
-test-structure: build libs $(BENCH_BIN)
+test-structure: build libs $(INTERNAL_LIB) $(BENCH_BIN)
 	@$(TEST_SH) run structure $(call program_paths,$(STRUCTURE_TESTS))
 
 test-unit: test-build
