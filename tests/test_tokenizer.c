@@ -357,8 +357,10 @@ static void cut_at_every_byte(void **state) {
     assert_int_equal(ie_file_read(path, 1 << 24, &file, &error), IE_OK);
     /* a rank file may end behind any line, so for that kind only the calls are tested */
     bool lines = strstr(committed[t], ".tiktoken");
-    size_t step = file.size > 20000 ? 97 : 7;
-    for (size_t n = 0; n<file.size; n += n + 64> file.size || n < 64 ? 1 : step) {
+    /* all cuts of the small files, both ends and a part of the others */
+    size_t step = file.size > 20000 ? 997 : file.size > 6000 ? 61 : 1;
+    for (size_t n = 0, next = 0; n < file.size; n = next) {
+      next = n + (n < 64 || n + 64 > file.size ? 1 : step);
       void *image;
       size_t size;
       char *copy = malloc(n ? n : 1); /* of the exact size, so that a read beyond it is seen */
