@@ -226,15 +226,17 @@ static void side_files(void **state) {
   ie_checkpoint *c;
   ie_error error;
   assert_int_equal(ie_checkpoint_open(*state, &c, &error), IE_OK);
-  char *path = ie_checkpoint_path(c, "config.json"); /* beside the weights first */
+  char *path;
+  assert_int_equal(ie_checkpoint_path(c, "config.json", &path, NULL), IE_OK); /* beside the weights first */
   assert_non_null(path);
   assert_non_null(strstr(path, "/hf/original/config.json"));
   free(path);
-  path = ie_checkpoint_path(c, "tokenizer.json");
+  assert_int_equal(ie_checkpoint_path(c, "tokenizer.json", &path, NULL), IE_OK);
   assert_non_null(path);
   assert_non_null(strstr(path, "/hf/tokenizer.json"));
   free(path);
-  assert_null(ie_checkpoint_path(c, "generation_config.json"));
+  assert_int_equal(ie_checkpoint_path(c, "generation_config.json", &path, NULL), IE_OK);
+  assert_null(path);
   ie_checkpoint_free(c);
   ie_checkpoint_free(NULL);
 }

@@ -355,16 +355,24 @@ const char *ie_checkpoint_file_at(const ie_checkpoint *checkpoint, size_t i, siz
   return checkpoint->maps[i].path;
 }
 
-char *ie_checkpoint_path(const ie_checkpoint *checkpoint, const char *name) {
-  char *path = ie_path_join(checkpoint->dir, name);
-  if (path && ie_file_exists(path)) return path;
-  free(path);
-  for (size_t i = 0; i < SUBFOLDERS; i++) {
-    char *dir = subfolder_path(checkpoint->root, i);
-    path = dir ? ie_path_join(dir, name) : NULL;
-    free(dir);
-    if (path && ie_file_exists(path)) return path;
+/* folder/name in *out when there is such a file. */
+static ie_status path_try(const char *folder, const char *name, char **out, ie_error *error) {
+  char *path = ie_path_join(folder, name);
+  if (!path) return memory_error(folder, error);
+  if (ie_file_exists(path))
+    *out = path;
+  else
     free(path);
+  return IE_OK;
+}
+
+ie_status ie_checkpoint_path(const ie_checkpoint *checkpoint, const char *name, char **out, ie_error *error) {
+  *out = NULL;
+  ie_status status = path_try(checkpoint->dir, name, out, error);
+  for (size_t i = 0; i < SUBFOLDERS && status == IE_OK && !*out; i++) {
+    char *folder = subfolder_path(checkpoint->root, i);
+    status = folder ? path_try(folder, name, out, error) : memory_error(checkpoint->root, error);
+    free(folder);
   }
-  return NULL;
+  return status;
 }

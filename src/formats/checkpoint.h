@@ -40,7 +40,7 @@ size_t ie_checkpoint_file_count(const ie_checkpoint *checkpoint);
 const char *ie_checkpoint_file_at(const ie_checkpoint *checkpoint, size_t i, size_t *bytes);
 
 /* Where a file such as config.json lies: the weights' folder, else DIR, DIR/hf, DIR/hf/original, DIR/original.
- * Fresh memory; NULL when it is nowhere (or memory is out). */
-char *ie_checkpoint_path(const ie_checkpoint *checkpoint, const char *name);
+ * *out is fresh memory; NULL (and IE_OK) when it is nowhere. */
+ie_status ie_checkpoint_path(const ie_checkpoint *checkpoint, const char *name, char **out, ie_error *error);
 
 #endif

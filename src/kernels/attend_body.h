@@ -376,9 +376,9 @@ static attend_tile tile_range(const ie_attend_args *args, int64_t s0) {
   return tile;
 }
 
-void KERNEL(attend)(const ie_attend_args *args) {
+void KERNEL(ie_attend)(const ie_attend_args *args) {
   if (args->D > D_MAX) {
-    attend__scalar(args);
+    ie_attend__scalar(args);
     return;
   }
   int64_t first = INT64_MAX, last = 0; /* of the keys that any row sees */

@@ -23,6 +23,12 @@ typedef struct ie_dots {
 /* out[row * tokens + token] = the dot products of `rows` rows with `tokens` tokens. */
 typedef void ie_dots_fn(float *out, const ie_dots *dots);
 
+/* Which part of an ie_dots one pass takes: rows first .. first + rows - 1, by `tokens` tokens. Constants at each
+ * call of an inlined pass, so that its loops unroll. */
+typedef struct ie_shape {
+  int first, rows, tokens;
+} ie_shape;
+
 typedef struct ie_few {
   size_t (*token_bytes)(int64_t K);
   ie_dots_fn *four_rows[3], *one_row[3]; /* with 1, 2 and 4 tokens */

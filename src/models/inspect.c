@@ -66,8 +66,8 @@ static void tensors_check(ie_inspection *inspection) {
 }
 
 static void files_check(ie_inspection *inspection, const char *dir) {
-  char *path = ie_checkpoint_path(inspected(inspection), "generation_config.json");
-  if (!path)
+  char *path;
+  if (ie_checkpoint_path(inspected(inspection), "generation_config.json", &path, NULL) == IE_OK && !path)
     problem_add(inspection, IE_PROBLEM_WARNING, "generation_config.json",
                 "missing: stop ids come from config.json");
   free(path);

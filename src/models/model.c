@@ -35,8 +35,8 @@ static ie_status stop_ids_add(const json_t *value, const char *where, ie_model_i
 /* generation_config.json decides; without it, or without ids in it, config.json does. */
 static ie_status stop_ids_read(ie_model *model, const json_t *config, const char *config_path,
                                ie_error *error) {
-  char *path = ie_checkpoint_path(model->checkpoint, "generation_config.json");
-  ie_status status = IE_OK;
+  char *path;
+  ie_status status = ie_checkpoint_path(model->checkpoint, "generation_config.json", &path, error);
   if (path) {
     json_t *generation;
     status = ie_json_read_object(path, CONFIG_MAX_BYTES, &generation, error);
@@ -113,8 +113,8 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
   model->info.precision = options->precision;
   model->info.deterministic = options->deterministic;
   ie_status status = ie_checkpoint_open(dir, &model->checkpoint, error);
-  if (status == IE_OK && !(path = ie_checkpoint_path(model->checkpoint, "config.json")))
-    status = ie_error_set(error, IE_IO, "%s: config.json is missing", dir);
+  if (status == IE_OK) status = ie_checkpoint_path(model->checkpoint, "config.json", &path, error);
+  if (status == IE_OK && !path) status = ie_error_set(error, IE_IO, "%s: config.json is missing", dir);
   if (status == IE_OK) status = ie_json_read_object(path, CONFIG_MAX_BYTES, &config, error);
   if (status == IE_OK && !(model->arch = arch_find(config, model->checkpoint)))
     status = arch_unknown(config, path, error);

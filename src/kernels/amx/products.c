@@ -144,7 +144,7 @@ static void run(const ie_product_args *args, int64_t r0, int64_t r1, void *scrat
 
 void ie_kernels_fill_products__amx(ie_kernels *out) {
   const ie_product product = {
-      ie_tiles_pack_bytes__avx512, ie_tiles_pack__avx512, scratch_bytes, run, BLOCK_ROWS, IE_TILE_TOKENS};
+      ie_tiles_pack_bytes__avx512, ie_pack_tiles__avx512, scratch_bytes, run, BLOCK_ROWS, IE_TILE_TOKENS};
   out->many[IE_CLASS_BF16][IE_W_BF16] = product;
   out->many[IE_CLASS_BF16][IE_W_MXFP4] = product;
   /* Estimates from the bandwidth of one-column tiles (docs/SPEED.md); to be measured where AMX runs. */

@@ -1,23 +1,23 @@
 #include "kernels/avx2/products.h"
 
-size_t few_token_bytes__avx2(int64_t K) {
+size_t ie_few_token_bytes__avx2(int64_t K) {
   return ie_size_align((size_t)K, 32) * sizeof(float);
 }
-size_t few_token_bytes_mxfp4__avx2(int64_t K) {
+size_t ie_few_token_bytes_mxfp4__avx2(int64_t K) {
   return ie_size_align((size_t)K, MX_CHUNK_COLS) * sizeof(float);
 }
-size_t few_token_bytes_int8__avx2(int64_t K) {
+size_t ie_few_token_bytes_int8__avx2(int64_t K) {
   return (size_t)ie_div_up(K, MX_CHUNK_COLS) * sizeof(int8_chunk);
 }
 
 static size_t pack_bytes(int64_t T, int64_t K) {
-  return (size_t)T * few_token_bytes__avx2(K);
+  return (size_t)T * ie_few_token_bytes__avx2(K);
 }
 static size_t pack_bytes_mxfp4(int64_t T, int64_t K) {
-  return (size_t)T * few_token_bytes_mxfp4__avx2(K);
+  return (size_t)T * ie_few_token_bytes_mxfp4__avx2(K);
 }
 static size_t pack_bytes_int8(int64_t T, int64_t K) {
-  return (size_t)T * few_token_bytes_int8__avx2(K);
+  return (size_t)T * ie_few_token_bytes_int8__avx2(K);
 }
 
 ALWAYS_INLINE void pack_row(float *out, const float *x, int64_t K, ie_class class, order ordering) {
@@ -43,9 +43,9 @@ ALWAYS_INLINE void pack_row(float *out, const float *x, int64_t K, ie_class clas
   DEFINE_PACK(pack_bf16_##suffix, IE_CLASS_BF16, order, token_bytes)                                         \
   DEFINE_PACK(pack_f16_##suffix, IE_CLASS_F16, order, token_bytes)                                           \
   DEFINE_PACK(pack_int8_##suffix, IE_CLASS_INT8, order, token_bytes)
-DEFINE_PACKS(natural, ORDER_NATURAL, few_token_bytes__avx2)
-DEFINE_PACKS(pairs, ORDER_PAIRS, few_token_bytes__avx2)
-DEFINE_PACKS(nibbles, ORDER_NIBBLES, few_token_bytes_mxfp4__avx2)
+DEFINE_PACKS(natural, ORDER_NATURAL, ie_few_token_bytes__avx2)
+DEFINE_PACKS(pairs, ORDER_PAIRS, ie_few_token_bytes__avx2)
+DEFINE_PACKS(nibbles, ORDER_NIBBLES, ie_few_token_bytes_mxfp4__avx2)
 
 /* One block of 32 columns, the b-th (0 or 1) of its chunk; x == NULL: beyond the row. */
 static void pack_int8_block(int8_chunk *out, int b, const float *x) {
@@ -74,7 +74,7 @@ static void pack_int8(void *packed, const float *x, int64_t x_stride, const int3
                       int64_t t0, int64_t t1, int64_t K) {
   (void)T;
   for (int64_t t = t0; t < t1; t++) {
-    int8_chunk *out = (int8_chunk *)(void *)((char *)packed + (size_t)t * few_token_bytes_int8__avx2(K));
+    int8_chunk *out = (int8_chunk *)(void *)((char *)packed + (size_t)t * ie_few_token_bytes_int8__avx2(K));
     const float *row = ie_pack_source(x, x_stride, x_rows, t);
     for (int64_t b = 0; b < 2 * ie_div_up(K, MX_CHUNK_COLS); b++)
       pack_int8_block(&out[b / 2], (int)(b % 2), b * IE_BLOCK_COLS < K ? row + b * IE_BLOCK_COLS : NULL);
@@ -84,7 +84,7 @@ static void pack_int8(void *packed, const float *x, int64_t x_stride, const int3
 #define DEFINE_RUN(name)                                                                                     \
   static void run_##name(const ie_product_args *args, int64_t r0, int64_t r1, void *scratch) {               \
     (void)scratch;                                                                                           \
-    ie_few_run(&few_##name##__avx2, args, r0, r1);                                                           \
+    ie_few_run(&ie_few_##name##__avx2, args, r0, r1);                                                        \
   }
 DEFINE_RUN(f32)
 DEFINE_RUN(f16)
@@ -111,7 +111,7 @@ void ie_kernels_fill_products__avx2(ie_kernels *out) {
   for (int class = 0; class < IE_CLASS_COUNT; class ++)
     for (int format = 0; format < IE_W_COUNT; format++) {
       out->few[class][format] = few_products[class][format];
-      out->many[class][format] = many_products__avx2[class][format];
+      out->many[class][format] = ie_many_products__avx2[class][format];
       out->many_min_tok[class][format] = 12; /* where the two meet, docs/SPEED.md */
     }
   out->few[IE_CLASS_INT8][IE_W_MXFP4] = (ie_product){pack_bytes_int8, pack_int8, NULL, run_int8_mxfp4, 1, 1};

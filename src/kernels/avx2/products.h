@@ -179,12 +179,12 @@ typedef struct int8_chunk {
   float half_scale[8]; /* s / 2 of the block of the lane: undoes the factor 2 of the weights */
 } int8_chunk;
 
-size_t few_token_bytes__avx2(int64_t K);
-size_t few_token_bytes_mxfp4__avx2(int64_t K);
-size_t few_token_bytes_int8__avx2(int64_t K);
-extern const ie_few few_f32__avx2, few_f16__avx2, few_bf16__avx2; /* products_few.c */
-extern const ie_few few_mxfp4__avx2, few_int8_mxfp4__avx2;        /* products_few_mxfp4.c */
+size_t ie_few_token_bytes__avx2(int64_t K);
+size_t ie_few_token_bytes_mxfp4__avx2(int64_t K);
+size_t ie_few_token_bytes_int8__avx2(int64_t K);
+extern const ie_few ie_few_f32__avx2, ie_few_f16__avx2, ie_few_bf16__avx2; /* products_few.c */
+extern const ie_few ie_few_mxfp4__avx2, ie_few_int8_mxfp4__avx2;           /* products_few_mxfp4.c */
 
-extern const ie_product many_products__avx2[IE_CLASS_COUNT][IE_W_COUNT]; /* products_many.c */
+extern const ie_product ie_many_products__avx2[IE_CLASS_COUNT][IE_W_COUNT]; /* products_many.c */
 
 #endif

@@ -1,23 +1,23 @@
 /* Matrix-vector products of float weights: 16 columns a step, two chains of sums an output. */
 #include "kernels/avx2/products.h"
 
-/* out[row * tokens + token] for rows first .. first + rows - 1. */
-ALWAYS_INLINE void dot(float *out, const ie_dots *dots, int first, int rows, int tokens, ie_wformat format) {
+/* out[row * shape.tokens + token] for rows first .. first + rows - 1. */
+ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, ie_wformat format) {
   const int64_t bytes = format == IE_W_F32 ? 4 : 2;
   __m256 sum[IE_FEW_ROWS][IE_FEW_TOKENS][2];
 #pragma GCC unroll 4
-  for (int j = 0; j < rows; j++)
+  for (int j = 0; j < shape.rows; j++)
 #pragma GCC unroll 4
-    for (int t = 0; t < tokens; t++) sum[j][t][0] = sum[j][t][1] = _mm256_setzero_ps();
+    for (int t = 0; t < shape.tokens; t++) sum[j][t][0] = sum[j][t][1] = _mm256_setzero_ps();
   for (int64_t k = 0; k < dots->K; k += STEP_COLS) {
 #pragma GCC unroll 4
-    for (int j = 0; j < rows; j++) {
-      const uint8_t *row = dots->w[first + j];
+    for (int j = 0; j < shape.rows; j++) {
+      const uint8_t *row = dots->w[shape.first + j];
       __m256 w[2];
       load_weights(w, row, k, dots->K, format);
       _mm_prefetch((const char *)row + bytes * k + PREFETCH_BYTES, _MM_HINT_T0);
 #pragma GCC unroll 4
-      for (int t = 0; t < tokens; t++) {
+      for (int t = 0; t < shape.tokens; t++) {
         const float *x = (const float *)(const void *)(dots->x + (size_t)t * dots->token_bytes) + k;
         sum[j][t][0] = _mm256_fmadd_ps(w[0], _mm256_load_ps(x), sum[j][t][0]);
         sum[j][t][1] = _mm256_fmadd_ps(w[1], _mm256_load_ps(x + 8), sum[j][t][1]);
@@ -25,33 +25,33 @@ ALWAYS_INLINE void dot(float *out, const ie_dots *dots, int first, int rows, int
     }
   }
 #pragma GCC unroll 4
-  for (int j = 0; j < rows; j++)
+  for (int j = 0; j < shape.rows; j++)
 #pragma GCC unroll 4
-    for (int t = 0; t < tokens; t++)
-      out[(first + j) * tokens + t] = add_lanes(_mm256_add_ps(sum[j][t][0], sum[j][t][1]));
+    for (int t = 0; t < shape.tokens; t++)
+      out[(shape.first + j) * shape.tokens + t] = add_lanes(_mm256_add_ps(sum[j][t][0], sum[j][t][1]));
 }
 
 #define DEFINE_FEW(name, format)                                                                             \
   static void name##_1x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, 0, 1, 1, format);                                                                         \
+    dot(out, dots, (ie_shape){0, 1, 1}, format);                                                             \
   }                                                                                                          \
   static void name##_1x2(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, 0, 1, 2, format);                                                                         \
+    dot(out, dots, (ie_shape){0, 1, 2}, format);                                                             \
   }                                                                                                          \
   static void name##_1x4(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, 0, 1, 4, format);                                                                         \
+    dot(out, dots, (ie_shape){0, 1, 4}, format);                                                             \
   }                                                                                                          \
   static void name##_4x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, 0, 4, 1, format);                                                                         \
+    dot(out, dots, (ie_shape){0, 4, 1}, format);                                                             \
   }                                                                                                          \
   static void name##_4x2(float *out, const ie_dots *dots) { /* as many at once as 16 registers hold */       \
-    for (int j = 0; j < 4; j += 2) dot(out, dots, j, 2, 2, format);                                          \
+    for (int j = 0; j < 4; j += 2) dot(out, dots, (ie_shape){j, 2, 2}, format);                              \
   }                                                                                                          \
   static void name##_4x4(float *out, const ie_dots *dots) {                                                  \
-    for (int j = 0; j < 4; j++) dot(out, dots, j, 1, 4, format);                                             \
+    for (int j = 0; j < 4; j++) dot(out, dots, (ie_shape){j, 1, 4}, format);                                 \
   }                                                                                                          \
-  const ie_few few_##name##__avx2 = {                                                                        \
-      few_token_bytes__avx2, {name##_4x1, name##_4x2, name##_4x4}, {name##_1x1, name##_1x2, name##_1x4}};
+  const ie_few ie_few_##name##__avx2 = {                                                                     \
+      ie_few_token_bytes__avx2, {name##_4x1, name##_4x2, name##_4x4}, {name##_1x1, name##_1x2, name##_1x4}};
 DEFINE_FEW(f32, IE_W_F32)
 DEFINE_FEW(f16, IE_W_F16)
 DEFINE_FEW(bf16, IE_W_BF16)

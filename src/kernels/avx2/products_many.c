@@ -121,7 +121,7 @@ DEFINE_MANY(mxfp4, ORDER_NIBBLES, MX_CHUNK_COLS)
     [IE_W_MXFP4] = MANY(class, mxfp4)                                                                        \
   }
 
-const ie_product many_products__avx2[IE_CLASS_COUNT][IE_W_COUNT] = {
+const ie_product ie_many_products__avx2[IE_CLASS_COUNT][IE_W_COUNT] = {
     [IE_CLASS_F32] = MANY_OF(f32),
     [IE_CLASS_BF16] = MANY_OF(bf16),
     [IE_CLASS_F16] = MANY_OF(f16),

@@ -3,7 +3,7 @@
 #define DEFINE_RUN(name)                                                                                     \
   static void run_##name(const ie_product_args *args, int64_t r0, int64_t r1, void *scratch) {               \
     (void)scratch;                                                                                           \
-    ie_few_run(&few_##name##__avx512, args, r0, r1);                                                         \
+    ie_few_run(&ie_few_##name##__avx512, args, r0, r1);                                                      \
   }
 DEFINE_RUN(f32)
 DEFINE_RUN(f16)
@@ -16,13 +16,13 @@ void ie_kernels_fill_products__avx512(ie_kernels *out) {
       [IE_W_F32] = run_f32, [IE_W_F16] = run_f16, [IE_W_BF16] = run_bf16, [IE_W_MXFP4] = run_mxfp4};
   for (int class = 0; class < IE_CLASS_COUNT; class ++)
     for (int format = 0; format < IE_W_COUNT; format++) {
-      const float_packs *packs = &few_packs__avx512[format];
+      const float_packs *packs = &ie_few_packs__avx512[format];
       out->few[class][format] = (ie_product){packs->bytes, packs->of_class[class], NULL, run[format], 1, 1};
-      out->many[class][format] = many_products__avx512[class][format];
+      out->many[class][format] = ie_many_products__avx512[class][format];
       out->many_min_tok[class][format] =
           format == IE_W_MXFP4 ? 14 : 24; /* where the two meet, docs/SPEED.md */
     }
   out->few[IE_CLASS_INT8][IE_W_MXFP4] =
-      (ie_product){few_pack_bytes_int8__avx512, few_pack_int8__avx512, NULL, run_int8_mxfp4, 1, 1};
-  out->many[IE_CLASS_INT8][IE_W_MXFP4] = many_int8_mxfp4__avx512;
+      (ie_product){ie_few_int8_pack_bytes__avx512, ie_pack_few_int8__avx512, NULL, run_int8_mxfp4, 1, 1};
+  out->many[IE_CLASS_INT8][IE_W_MXFP4] = ie_many_int8_mxfp4__avx512;
 }

@@ -130,9 +130,9 @@ typedef struct float_packs {
 } float_packs;
 
 /* Packed f32 rows for `few` (products_pack.c), by format: rows of f32 in the order in which the weights unpack. */
-extern const float_packs few_packs__avx512[IE_W_COUNT];
-size_t few_token_bytes__avx512(int64_t K);
-size_t few_token_bytes_mxfp4__avx512(int64_t K);
+extern const float_packs ie_few_packs__avx512[IE_W_COUNT];
+size_t ie_few_token_bytes__avx512(int64_t K);
+size_t ie_few_token_bytes_mxfp4__avx512(int64_t K);
 
 /* Packed int8 for `few`: for each 128 columns one of these. Lane l stands for columns 8 l .. 8 l + 7. */
 typedef struct int8_chunk {
@@ -140,12 +140,12 @@ typedef struct int8_chunk {
   int32_t start[16];    /* -12 * sum of q over the columns of the lane: undoes the offset of the weights */
   float half_scale[16]; /* s / 2 of the block of the lane: undoes the factor 2 of the weights */
 } int8_chunk;
-size_t few_token_bytes_int8__avx512(int64_t K);
-size_t few_pack_bytes_int8__avx512(int64_t T, int64_t K);
-pack_fn few_pack_int8__avx512;
+size_t ie_few_token_bytes_int8__avx512(int64_t K);
+size_t ie_few_int8_pack_bytes__avx512(int64_t T, int64_t K);
+pack_fn ie_pack_few_int8__avx512;
 
-extern const ie_few few_f32__avx512, few_f16__avx512, few_bf16__avx512; /* products_few.c */
-extern const ie_few few_mxfp4__avx512, few_int8_mxfp4__avx512;          /* products_few_mxfp4.c */
+extern const ie_few ie_few_f32__avx512, ie_few_f16__avx512, ie_few_bf16__avx512; /* products_few.c */
+extern const ie_few ie_few_mxfp4__avx512, ie_few_int8_mxfp4__avx512;             /* products_few_mxfp4.c */
 
 /* The offset weights of class INT8: 12 + 2 * value of each nibble, four times over, as vpermb looks at six bits. */
 ALWAYS_INLINE __m512i offset_values(void) {
@@ -153,7 +153,7 @@ ALWAYS_INLINE __m512i offset_values(void) {
 }
 
 /* products_many.c, products_many_int8.c */
-extern const ie_product many_int8_mxfp4__avx512;
-extern const ie_product many_products__avx512[IE_CLASS_COUNT][IE_W_COUNT];
+extern const ie_product ie_many_int8_mxfp4__avx512;
+extern const ie_product ie_many_products__avx512[IE_CLASS_COUNT][IE_W_COUNT];
 
 #endif

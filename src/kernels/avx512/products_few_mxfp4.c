@@ -5,62 +5,69 @@
 
 #include "blocks/mxfp4.h"
 
+/* One step of a row: the chunk of 64 bytes, and which of its four it is (the scales of four are loaded together).
+ * `last`: it ends the row, and only `lanes` of it exist. */
+typedef struct place {
+  int64_t chunk;
+  int c;
+  bool last;
+  __mmask16 lanes;
+} place;
+
 /* Column 8 l + j of lane l is chosen by the low four bits of element j of the result; bits above are other columns
  * (a table look-up by vpermps ignores them). Loading at the odd byte is free, so that only odd columns need a
- * shift. `last`: the 64 bytes may end the row: load only the first lanes and nothing beyond. */
-ALWAYS_INLINE __m512i load_nibbles(const uint8_t *w, int j, bool last, __mmask16 lanes) {
+ * shift. The end of a row is loaded once, so that nothing beyond it is. */
+ALWAYS_INLINE __m512i load_nibbles(const uint8_t *w, int j, place at) {
   __m512i v;
-  if (last)
-    v = _mm512_srli_epi32(_mm512_maskz_loadu_epi32(lanes, w), (unsigned)(8 * (j / 2)));
+  if (at.last)
+    v = _mm512_srli_epi32(_mm512_maskz_loadu_epi32(at.lanes, w), (unsigned)(8 * (j / 2)));
   else
     v = _mm512_loadu_si512(w + j / 2);
   return j % 2 ? _mm512_srli_epi32(v, 4) : v;
 }
 
-ALWAYS_INLINE void step_float(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, int first, int rows,
-                              int tokens, int64_t chunk, const __m512 *scales, int c, bool last,
-                              __mmask16 lanes) {
+ALWAYS_INLINE void step_float(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, ie_shape shape,
+                              const __m512 *scales, place at) {
   const __m512 values = _mm512_loadu_ps(ie_mxfp4_values);
   __m512 part[IE_FEW_ROWS][IE_FEW_TOKENS];
 #pragma GCC unroll 4
-  for (int j = 0; j < rows; j++)
-    _mm_prefetch((const char *)dots->w[first + j] + 64 * chunk + PREFETCH_BYTES, _MM_HINT_T0);
+  for (int j = 0; j < shape.rows; j++)
+    _mm_prefetch((const char *)dots->w[shape.first + j] + 64 * at.chunk + PREFETCH_BYTES, _MM_HINT_T0);
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) {
 #pragma GCC unroll 4
-    for (int j = 0; j < rows; j++) {
-      __m512 w = _mm512_permutexvar_ps(load_nibbles(dots->w[first + j] + 64 * chunk, i, last, lanes), values);
+    for (int j = 0; j < shape.rows; j++) {
+      __m512 w = _mm512_permutexvar_ps(load_nibbles(dots->w[shape.first + j] + 64 * at.chunk, i, at), values);
 #pragma GCC unroll 4
-      for (int t = 0; t < tokens; t++) {
-        const float *x = (const float *)(dots->x + (size_t)t * dots->token_bytes) + MX_CHUNK_COLS * chunk;
+      for (int t = 0; t < shape.tokens; t++) {
+        const float *x = (const float *)(dots->x + (size_t)t * dots->token_bytes) + MX_CHUNK_COLS * at.chunk;
         __m512 xi = _mm512_load_ps(x + 16 * i);
         part[j][t] = i == 0 ? _mm512_mul_ps(w, xi) : _mm512_fmadd_ps(w, xi, part[j][t]);
       }
     }
   }
 #pragma GCC unroll 4
-  for (int j = 0; j < rows; j++) {
-    __m512 scale = spread_scales(scales[j], c);
+  for (int j = 0; j < shape.rows; j++) {
+    __m512 scale = spread_scales(scales[j], at.c);
 #pragma GCC unroll 4
-    for (int t = 0; t < tokens; t++) sum[j][t] = _mm512_fmadd_ps(part[j][t], scale, sum[j][t]);
+    for (int t = 0; t < shape.tokens; t++) sum[j][t] = _mm512_fmadd_ps(part[j][t], scale, sum[j][t]);
   }
 }
 
-ALWAYS_INLINE void step_int8(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, int first, int rows,
-                             int tokens, int64_t chunk, const __m512 *scales, int c, bool last,
-                             __mmask16 lanes) {
+ALWAYS_INLINE void step_int8(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, ie_shape shape,
+                             const __m512 *scales, place at) {
   const __m512i values = offset_values();
 #pragma GCC unroll 4
-  for (int j = 0; j < rows; j++) {
-    const uint8_t *p = dots->w[first + j] + 64 * chunk;
+  for (int j = 0; j < shape.rows; j++) {
+    const uint8_t *p = dots->w[shape.first + j] + 64 * at.chunk;
     _mm_prefetch((const char *)p + PREFETCH_BYTES, _MM_HINT_T0);
-    __m512i w = last ? _mm512_maskz_loadu_epi32(lanes, p) : _mm512_loadu_si512(p);
+    __m512i w = at.last ? _mm512_maskz_loadu_epi32(at.lanes, p) : _mm512_loadu_si512(p);
     __m512i even = _mm512_permutexvar_epi8(w, values);
     __m512i odd = _mm512_permutexvar_epi8(_mm512_srli_epi16(w, 4), values);
-    __m512 scale = spread_scales(scales[j], c);
+    __m512 scale = spread_scales(scales[j], at.c);
 #pragma GCC unroll 4
-    for (int t = 0; t < tokens; t++) {
-      const int8_chunk *x = (const int8_chunk *)(dots->x + (size_t)t * dots->token_bytes) + chunk;
+    for (int t = 0; t < shape.tokens; t++) {
+      const int8_chunk *x = (const int8_chunk *)(dots->x + (size_t)t * dots->token_bytes) + at.chunk;
       __m512i d = _mm512_dpbusd_epi32(_mm512_load_si512(x->start), even, _mm512_load_si512(x->even));
       d = _mm512_dpbusd_epi32(d, odd, _mm512_load_si512(x->odd));
       sum[j][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d), _mm512_mul_ps(scale, _mm512_load_ps(x->half_scale)),
@@ -71,64 +78,65 @@ ALWAYS_INLINE void step_int8(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, i
 
 typedef enum activation { ACTIVATION_FLOAT, ACTIVATION_INT8 } activation;
 
-ALWAYS_INLINE void step(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, int first, int rows, int tokens,
-                        int64_t chunk, const __m512 *scales, int c, bool last, __mmask16 lanes,
-                        activation kind) {
+ALWAYS_INLINE void step(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, ie_shape shape,
+                        const __m512 *scales, place at, activation kind) {
   if (kind == ACTIVATION_FLOAT)
-    step_float(sum, dots, first, rows, tokens, chunk, scales, c, last, lanes);
+    step_float(sum, dots, shape, scales, at);
   else
-    step_int8(sum, dots, first, rows, tokens, chunk, scales, c, last, lanes);
+    step_int8(sum, dots, shape, scales, at);
 }
 
-ALWAYS_INLINE void dot(float *out, const ie_dots *dots, int first, int rows, int tokens, activation kind) {
+ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, activation kind) {
   __m512 sum[IE_FEW_ROWS][IE_FEW_TOKENS], scales[IE_FEW_ROWS];
 #pragma GCC unroll 4
-  for (int j = 0; j < rows; j++)
+  for (int j = 0; j < shape.rows; j++)
 #pragma GCC unroll 4
-    for (int t = 0; t < tokens; t++) sum[j][t] = _mm512_setzero_ps();
+    for (int t = 0; t < shape.tokens; t++) sum[j][t] = _mm512_setzero_ps();
   int64_t blocks = dots->K / IE_BLOCK_COLS, chunks = ie_div_up(blocks, 4);
   for (int64_t chunk = 0; chunk < chunks; chunk += 4) {
 #pragma GCC unroll 4
-    for (int j = 0; j < rows; j++) {
-      const uint8_t *p = dots->scales[first + j] + 4 * chunk;
+    for (int j = 0; j < shape.rows; j++) {
+      const uint8_t *p = dots->scales[shape.first + j] + 4 * chunk;
       _mm_prefetch((const char *)p + 256, _MM_HINT_T0);
       scales[j] = load_scales(p, mask16_clamped(blocks - 4 * chunk));
     }
     int64_t whole = ie_min_i64(4, chunks - 1 - chunk); /* of these four, the chunks that do not end the row */
     for (int c = 0; c < (int)whole; c++)
-      step(sum, dots, first, rows, tokens, chunk + c, scales, c, false, 0xFFFF, kind);
-    if (whole < 4)
-      step(sum, dots, first, rows, tokens, chunks - 1, scales, (int)whole, true,
-           mask16(4 * (blocks - 4 * (chunks - 1))), kind);
+      step(sum, dots, shape, scales, (place){chunk + c, c, false, 0xFFFF}, kind);
+    if (whole < 4) {
+      place end = {chunks - 1, (int)whole, true, mask16(4 * (blocks - 4 * (chunks - 1)))};
+      step(sum, dots, shape, scales, end, kind);
+    }
   }
 #pragma GCC unroll 4
-  for (int j = 0; j < rows; j++)
+  for (int j = 0; j < shape.rows; j++)
 #pragma GCC unroll 4
-    for (int t = 0; t < tokens; t++) out[(first + j) * tokens + t] = _mm512_reduce_add_ps(sum[j][t]);
+    for (int t = 0; t < shape.tokens; t++)
+      out[(shape.first + j) * shape.tokens + t] = _mm512_reduce_add_ps(sum[j][t]);
 }
 
 #define DEFINE_FEW(name, kind, token_bytes)                                                                  \
   static void name##_1x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, 0, 1, 1, kind);                                                                           \
+    dot(out, dots, (ie_shape){0, 1, 1}, kind);                                                               \
   }                                                                                                          \
   static void name##_1x2(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, 0, 1, 2, kind);                                                                           \
+    dot(out, dots, (ie_shape){0, 1, 2}, kind);                                                               \
   }                                                                                                          \
   static void name##_1x4(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, 0, 1, 4, kind);                                                                           \
+    dot(out, dots, (ie_shape){0, 1, 4}, kind);                                                               \
   }                                                                                                          \
   static void name##_4x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, 0, 4, 1, kind);                                                                           \
+    dot(out, dots, (ie_shape){0, 4, 1}, kind);                                                               \
   }                                                                                                          \
   static void name##_4x2(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, 0, 4, 2, kind);                                                                           \
+    dot(out, dots, (ie_shape){0, 4, 2}, kind);                                                               \
   }                                                                                                          \
   static void name##_4x4(float *out,                                                                         \
                          const ie_dots *dots) { /* two and two rows: else the registers overflow */          \
-    dot(out, dots, 0, 2, 4, kind);                                                                           \
-    dot(out, dots, 2, 2, 4, kind);                                                                           \
+    dot(out, dots, (ie_shape){0, 2, 4}, kind);                                                               \
+    dot(out, dots, (ie_shape){2, 2, 4}, kind);                                                               \
   }                                                                                                          \
-  const ie_few few_##name##__avx512 = {                                                                      \
+  const ie_few ie_few_##name##__avx512 = {                                                                   \
       token_bytes, {name##_4x1, name##_4x2, name##_4x4}, {name##_1x1, name##_1x2, name##_1x4}};
-DEFINE_FEW(mxfp4, ACTIVATION_FLOAT, few_token_bytes_mxfp4__avx512)
-DEFINE_FEW(int8_mxfp4, ACTIVATION_INT8, few_token_bytes_int8__avx512)
+DEFINE_FEW(mxfp4, ACTIVATION_FLOAT, ie_few_token_bytes_mxfp4__avx512)
+DEFINE_FEW(int8_mxfp4, ACTIVATION_INT8, ie_few_token_bytes_int8__avx512)

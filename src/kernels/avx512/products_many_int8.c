@@ -44,8 +44,8 @@ static void pack_block(group_block *out, const float *x, int64_t x_stride, const
   for (int j = 0; j < QUADS; j++) _mm512_store_si512(out->q[j], rows[j]);
 }
 
-static void pack(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T, int64_t t0,
-                 int64_t t1, int64_t K) {
+static void pack_groups(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
+                        int64_t t0, int64_t t1, int64_t K) {
   (void)T;
   int64_t blocks = K / IE_BLOCK_COLS;
   for (int64_t t = t0; t < t1; t += LANES)
@@ -168,4 +168,4 @@ static void run(const ie_product_args *args, int64_t r0, int64_t r1, void *scrat
     run_rows(args, r, ie_min_i64(r + IE_MANY_ROWS, r1), bytes, scales);
 }
 
-const ie_product many_int8_mxfp4__avx512 = {pack_bytes, pack, scratch_bytes, run, ROWS, LANES};
+const ie_product ie_many_int8_mxfp4__avx512 = {pack_bytes, pack_groups, scratch_bytes, run, ROWS, LANES};

@@ -1,17 +1,17 @@
 #include "kernels/avx512/products.h"
 
-size_t few_token_bytes__avx512(int64_t K) {
+size_t ie_few_token_bytes__avx512(int64_t K) {
   return ie_size_align((size_t)K, 32) * sizeof(float);
 }
-size_t few_token_bytes_mxfp4__avx512(int64_t K) {
+size_t ie_few_token_bytes_mxfp4__avx512(int64_t K) {
   return ie_size_align((size_t)K, MX_CHUNK_COLS) * sizeof(float);
 }
 
 static size_t pack_bytes(int64_t T, int64_t K) {
-  return (size_t)T * few_token_bytes__avx512(K);
+  return (size_t)T * ie_few_token_bytes__avx512(K);
 }
 static size_t pack_bytes_mxfp4(int64_t T, int64_t K) {
-  return (size_t)T * few_token_bytes_mxfp4__avx512(K);
+  return (size_t)T * ie_few_token_bytes_mxfp4__avx512(K);
 }
 
 ALWAYS_INLINE void pack_row_nibbles(float *out, const float *x, int64_t K, ie_class class) {
@@ -60,25 +60,25 @@ ALWAYS_INLINE void pack_row(float *out, const float *x, int64_t K, ie_class clas
   DEFINE_PACK(pack_bf16_##suffix, IE_CLASS_BF16, order, token_bytes)                                         \
   DEFINE_PACK(pack_f16_##suffix, IE_CLASS_F16, order, token_bytes)                                           \
   DEFINE_PACK(pack_int8_##suffix, IE_CLASS_INT8, order, token_bytes)
-DEFINE_PACKS(natural, ORDER_NATURAL, few_token_bytes__avx512)
-DEFINE_PACKS(pairs, ORDER_PAIRS, few_token_bytes__avx512)
-DEFINE_PACKS(nibbles, ORDER_NIBBLES, few_token_bytes_mxfp4__avx512)
+DEFINE_PACKS(natural, ORDER_NATURAL, ie_few_token_bytes__avx512)
+DEFINE_PACKS(pairs, ORDER_PAIRS, ie_few_token_bytes__avx512)
+DEFINE_PACKS(nibbles, ORDER_NIBBLES, ie_few_token_bytes_mxfp4__avx512)
 
 #define PACKS(suffix, bytes)                                                                                 \
   { {pack_f32_##suffix, pack_bf16_##suffix, pack_f16_##suffix, pack_int8_##suffix}, bytes }
 
-const float_packs few_packs__avx512[IE_W_COUNT] = {
+const float_packs ie_few_packs__avx512[IE_W_COUNT] = {
     [IE_W_F32] = PACKS(natural, pack_bytes),
     [IE_W_F16] = PACKS(natural, pack_bytes),
     [IE_W_BF16] = PACKS(pairs, pack_bytes),
     [IE_W_MXFP4] = PACKS(nibbles, pack_bytes_mxfp4),
 };
 
-size_t few_token_bytes_int8__avx512(int64_t K) {
+size_t ie_few_token_bytes_int8__avx512(int64_t K) {
   return (size_t)ie_div_up(K, MX_CHUNK_COLS) * sizeof(int8_chunk);
 }
-size_t few_pack_bytes_int8__avx512(int64_t T, int64_t K) {
-  return (size_t)T * few_token_bytes_int8__avx512(K);
+size_t ie_few_int8_pack_bytes__avx512(int64_t T, int64_t K) {
+  return (size_t)T * ie_few_token_bytes_int8__avx512(K);
 }
 
 /* One block of 32 columns, the b-th of its chunk; x == NULL: beyond the row. */
@@ -103,11 +103,11 @@ static void pack_int8_block(int8_chunk *out, int b, const float *x) {
   }
 }
 
-void few_pack_int8__avx512(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
-                           int64_t t0, int64_t t1, int64_t K) {
+void ie_pack_few_int8__avx512(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows,
+                              int64_t T, int64_t t0, int64_t t1, int64_t K) {
   (void)T;
   for (int64_t t = t0; t < t1; t++) {
-    int8_chunk *out = (int8_chunk *)((char *)packed + (size_t)t * few_token_bytes_int8__avx512(K));
+    int8_chunk *out = (int8_chunk *)((char *)packed + (size_t)t * ie_few_token_bytes_int8__avx512(K));
     const float *row = ie_pack_source(x, x_stride, x_rows, t);
     for (int64_t k = 0; k < (int64_t)ie_size_align((size_t)K, MX_CHUNK_COLS); k += IE_BLOCK_COLS)
       pack_int8_block(&out[k / MX_CHUNK_COLS], (int)(k % MX_CHUNK_COLS / IE_BLOCK_COLS),

@@ -10,7 +10,7 @@ size_t ie_tiles_pack_bytes__avx512(int64_t T, int64_t K) {
   return (size_t)(ie_div_up(T, IE_TILE_TOKENS) * ie_div_up(K, IE_TILE_COLS)) * IE_TILE_BYTES;
 }
 
-void ie_tiles_pack__avx512(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
+void ie_pack_tiles__avx512(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
                            int64_t t0, int64_t t1, int64_t K) {
   (void)T;
   int64_t steps = ie_div_up(K, IE_TILE_COLS);

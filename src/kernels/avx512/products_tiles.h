@@ -15,7 +15,7 @@ enum {
 /* Packed activations: for each group of 16 tokens, for each 32 columns (zeros beyond K) one tile: row p holds columns
  * 2 p and 2 p + 1 of token 0, of token 1, ..., in bf16. */
 size_t ie_tiles_pack_bytes__avx512(int64_t T, int64_t K);
-void ie_tiles_pack__avx512(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
+void ie_pack_tiles__avx512(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
                            int64_t t0, int64_t t1, int64_t K);
 
 /* The numbers of one MXFP4 row in bf16, in column order. Exact: also denormal ones, which the tiles take as zero. */
