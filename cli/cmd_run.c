@@ -1,4 +1,5 @@
 /* clocher run: text or ids in, new tokens out. */
+#include "clocher/bench.h"
 #include "clocher/generate.h"
 #include "clocher/text.h"
 #include "engine.h"
@@ -6,7 +7,7 @@
 #include "progress.h"
 #include "signals.h"
 
-#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +17,7 @@ typedef struct settings {
   double temperature, top_p, min_p, repetition_penalty;
   cli_strings stop;
   int kv;
-  bool greedy, ignore_eos, print_ids, json;
+  bool greedy, ignore_eos, print_ids, ceiling, json;
 } settings;
 
 static const cli_option options[] = {
@@ -72,6 +73,10 @@ static const cli_option options[] = {
          "go on where it ended."},
     {"--adapter", CLI_AS_STRING(settings, adapter), .argument = "DIR",
      .meaning = "Low-rank adapter; not built yet."},
+    {"--ceiling", CLI_AS_FLAG(settings, ceiling),
+     .meaning =
+         "Measure the machine's read bandwidth afterwards and print the share that was reached. Done without "
+         "asking when stderr is a terminal, or new tokens took over 2 s; never with --memory or --quiet."},
     {"--json", CLI_AS_FLAG(settings, json),
      .meaning = "One JSON object at the end instead of streamed text."},
     {0},
@@ -355,8 +360,10 @@ static json_t *timing_json(const run *r) {
 }
 
 static json_t *result_json(run *r) {
-  json_t *memory = json_pack("{s:I, s:I, s:I}", "peak_rss_bytes", (json_int_t)cli_peak_rss(), "weights_bytes",
-                             (json_int_t)r->engine.info->weights_bytes, "kv_bytes",
+  ie_usage usage;
+  ie_usage_read(&usage);
+  json_t *memory = json_pack("{s:I, s:I, s:I}", "peak_rss_bytes", (json_int_t)usage.peak_rss_bytes,
+                             "weights_bytes", (json_int_t)r->engine.info->weights_bytes, "kv_bytes",
                              (json_int_t)ie_state_kv_bytes(r->state));
   return json_pack("{s:O, s:o, s:o, s:o, s:s, s:i, s:s}", "rows", r->json_rows, "timing", timing_json(r),
                    "memory", memory, "arithmetic", cli_arithmetic_json(r->engine.info, ie_state_kv(r->state)),
@@ -364,13 +371,29 @@ static json_t *result_json(run *r) {
                    "device", ie_device_kind(r->engine.device));
 }
 
+/* Appends ", 91% of 33.9 GB/s" when the ceiling is to be measured and can be. The buffer is larger than any cache;
+ * a memory limit would not hold it. */
+static void share_format(const run *r, double gb_s, char *out, size_t size) {
+  bool wanted = r->s->ceiling || r->context->env.terminal || r->decode_s > 2;
+  ie_memory_probe_options o = {.buffer_bytes = (size_t)512 << 20, .read_bytes = (size_t)512 << 20};
+  ie_memory_probe probe;
+  out[0] = '\0';
+  if (!wanted || r->context->common.memory || r->decode_bytes == 0 || cli_interrupted()) return;
+  if (ie_probe_memory(r->engine.device, &o, &probe, NULL) != IE_OK || !(probe.read_gb_s > 0)) return;
+  snprintf(out, size, ", %.0f%% of %.2f GB/s", 100 * gb_s / probe.read_gb_s, probe.read_gb_s);
+}
+
 static void summary_print(run *r) {
   if (r->context->common.quiet || !cli_out_ok(r->context)) return;
+  char share[64];
+  double gb_s = 1e-9 * ratio((double)r->decode_bytes, r->decode_s);
   cli_out_flush(r->context);
-  cli_log(r->context, "prompt: %lld tokens in %.3f s, %.1f tok/s%s", (long long)r->prompt_tok, r->prefill_s,
-          ratio((double)r->prompt_tok, r->prefill_s), r->reused_tok ? " (the rest reused)" : "");
-  cli_log(r->context, "new: %lld tokens, %.2f tok/s, %.2f GB/s; stopped: %s", (long long)r->new_tok,
-          ratio((double)r->decode_tok, r->decode_s), 1e-9 * ratio((double)r->decode_bytes, r->decode_s),
+  cli_log(r->context, "prompt: %lld tokens in %.3f s, %.1f tok/s; %lld more were reused",
+          (long long)r->prompt_tok, r->prefill_s, ratio((double)r->prompt_tok, r->prefill_s),
+          (long long)r->reused_tok);
+  share_format(r, gb_s, share, sizeof share);
+  cli_log(r->context, "new: %lld tokens, %.2f tok/s, %.2f GB/s%s; stopped: %s", (long long)r->new_tok,
+          ratio((double)r->decode_tok, r->decode_s), gb_s, share,
           r->last_reason ? r->last_reason : "nothing to do");
 }
 

@@ -1,5 +1,7 @@
-#include "cli.h"
+#include "engine.h"
 #include "out.h"
+
+#include <string.h>
 
 typedef struct settings {
   bool json;
@@ -10,16 +12,31 @@ static const cli_option options[] = {
     {0},
 };
 
+/* No feature of the list has code yet, whatever libraries the build found. */
 static int version_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
+  ie_device *device;
+  ie_error error = {0};
+  context->common.threads = 1; /* nothing is computed */
+  ie_status status = cli_device_open(context, &device, &error);
+  if (status != IE_OK) return cli_fail(context, status, &error);
+  int code = CLI_OK;
   if (s->json) {
-    json_t *value = json_pack("{s:s, s:s, s:[], s:s, s:{s:b, s:b, s:b, s:b, s:b}}", "version", cli_version(),
-                              "commit", cli_commit(), "isa", "isa_used", "scalar", "features", "cuda", 0,
-                              "mpi", 0, "nccl", 0, "uring", 0, "curl", 0);
-    return cli_out_json(context, value);
+    json_t *names = json_array();
+    for (const char *const *isa = ie_device_isa_list(); names && *isa; isa++)
+      json_array_append_new(names, json_string(*isa));
+    code = cli_out_json(context, json_pack("{s:s, s:s, s:o, s:s, s:{s:b, s:b, s:b, s:b, s:b}}", "version",
+                                           cli_version(), "commit", cli_commit(), "isa", names, "isa_used",
+                                           ie_device_isa(device), "features", "cuda", 0, "mpi", 0, "nccl", 0,
+                                           "uring", 0, "curl", 0));
+  } else {
+    cli_out_printf(context, "clocher %s (%s)\nkernel sets:", cli_version(), cli_commit());
+    for (const char *const *isa = ie_device_isa_list(); *isa; isa++)
+      cli_out_printf(context, " %s%s", *isa, strcmp(*isa, ie_device_isa(device)) ? "" : " (in use)");
+    cli_out_printf(context, "\n");
   }
-  cli_out_printf(context, "clocher %s (%s)\n", cli_version(), cli_commit());
-  return CLI_OK;
+  ie_device_free(device);
+  return code;
 }
 
 const cli_command cmd_version = {

@@ -12,12 +12,12 @@
   X(sample) \
   X(inspect) \
   X(plan) \
+  X(bench) \
   X(synth) \
   X(version) \
 
 /* Of later milestones: they answer "not built yet". Whoever builds one moves its line. */
 #define PLANNED(X) \
-  X(bench,        "bench",        "Measure, beside the machine's own ceilings") \
   X(chat,         "chat",         "Talk with a model in the terminal") \
   X(serve,        "serve",        "Serve an OpenAI-compatible HTTP interface") \
   X(download,     "download",     "Fetch a model repository") \

@@ -1,7 +1,6 @@
 #include "engine.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -100,16 +99,6 @@ json_t *cli_arithmetic_json(const ie_model_info *info, ie_dtype kv) {
   const char *kv_name = kv == IE_F32 ? "f32" : kv == IE_F16 ? "f16" : "bf16";
   return json_pack("{s:s, s:s, s:s, s:s}", "weights", info->weights, "activations",
                    activations[info->precision], "accumulate", "f32", "kv", kv_name);
-}
-
-uint64_t cli_peak_rss(void) {
-  FILE *stream = fopen("/proc/self/status", "re");
-  char line[256];
-  unsigned long long kib = 0;
-  while (stream && fgets(line, sizeof line, stream))
-    if (sscanf(line, "VmHWM: %llu kB", &kib) == 1) break;
-  if (stream) fclose(stream);
-  return kib * 1024;
 }
 
 static int double_compare(const void *a, const void *b) {

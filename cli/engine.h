@@ -43,9 +43,6 @@ ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
 /* {"weights", "activations", "accumulate", "kv"}. */
 json_t *cli_arithmetic_json(const ie_model_info *info, ie_dtype kv);
 
-/* The largest resident memory of this process so far, in bytes; 0 when it cannot be read. */
-uint64_t cli_peak_rss(void);
-
 /* Seconds of the monotonic clock. */
 double cli_clock_s(void);
 

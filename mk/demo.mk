@@ -8,4 +8,4 @@ demo: ## installs what is missing, builds, and streams text from the model in de
 	+@$(SUBMAKE) build
 	@test -f $(DEMO_MODEL)/config.json || { echo "demo: there is no model in $(DEMO_MODEL) (config.json is missing)" >&2; exit 1; }
 	@test -x $(B)/clocher || { echo "demo: the program $(B)/clocher was not built" >&2; exit 1; }
-	$(B)/clocher run --model-dir $(DEMO_MODEL) --prompt "$(DEMO_PROMPT)" --max-new $(DEMO_TOKENS) $(DEMO_FLAGS)
+	$(B)/clocher run --model-dir $(DEMO_MODEL) --prompt "$(DEMO_PROMPT)" --max-new $(DEMO_TOKENS) --ceiling $(DEMO_FLAGS)

@@ -193,8 +193,7 @@ static ie_status input_check(const ie_sampler *s, const ie_sample_input *input, 
 
 /* maxima and largest of these scores. IE_NUMERIC when no finite score is left. */
 static ie_status largest_find(ie_sampler *s, const float *scores, int64_t count, ie_error *error) {
-  ie_select_block_maxima(scores, count, s->maxima);
-  float most = -INFINITY;
+  float most = ie_select_block_maxima(scores, count, s->maxima) ? -INFINITY : INFINITY;
   for (int64_t b = 0; b < blocks_of(count); b++) most = s->maxima[b] > most ? s->maxima[b] : most;
   s->largest = most;
   if (isfinite(most)) return IE_OK;
@@ -465,9 +464,9 @@ static ie_status greedy_direct(ie_sampler *s, const ie_sample_input *input, int3
     if (!(most < INFINITY)) return bad_refuse(input, at, error);
     if (most == -INFINITY) return ie_error_set(error, IE_NUMERIC, "logits: all are -infinity");
   } else {
-    int64_t bad = bad_find(input->logits, input->vocab);
-    if (bad >= 0) return bad_refuse(input, bad, error);
     status = largest_find(s, input->logits, input->vocab, error);
+    int64_t bad = status == IE_OK ? -1 : bad_find(input->logits, input->vocab);
+    if (bad >= 0) return bad_refuse(input, bad, error);
     if (status != IE_OK) return status;
     at = largest_index(s, input->logits);
   }

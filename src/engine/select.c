@@ -5,23 +5,41 @@
 #include <math.h>
 #include <string.h>
 
-void ie_select_block_maxima(const float *scores, int64_t count, float *maxima) {
+static inline ie_f32x4 larger4(ie_f32x4 a, ie_f32x4 b) {
+  ie_i32x4 first = a > b;
+  return (ie_f32x4)(((ie_i32x4)a & first) | ((ie_i32x4)b & ~first));
+}
+
+bool ie_select_block_maxima(const float *scores, int64_t count, float *maxima) {
+  const ie_f32x4 infinite = {INFINITY, INFINITY, INFINITY, INFINITY};
+  ie_i32x4 good = {-1, -1, -1, -1};
   int64_t b = 0, whole = count / IE_SELECT_BLOCK;
   for (; b < whole; b++) {
-    /* 16 independent lanes: the compiler makes vector instructions of them */
-    float lane[16];
-    const float *x = scores + b * IE_SELECT_BLOCK;
-    for (int j = 0; j < 16; j++) lane[j] = x[j];
-    for (int i = 16; i < IE_SELECT_BLOCK; i += 16)
-      for (int j = 0; j < 16; j++) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
-    for (int half = 8; half > 0; half /= 2)
-      for (int j = 0; j < half; j++) lane[j] = lane[j + half] > lane[j] ? lane[j + half] : lane[j];
-    maxima[b] = lane[0];
+    ie_f32x4 x[4], most[4];
+    const float *at = scores + b * IE_SELECT_BLOCK;
+    memcpy(most, at, sizeof most);
+    for (int j = 0; j < 4; j++) good &= most[j] < infinite;
+    for (int i = 16; i < IE_SELECT_BLOCK; i += 16) {
+      memcpy(x, at + i, sizeof x);
+      for (int j = 0; j < 4; j++) {
+        good &= x[j] < infinite;
+        most[j] = larger4(x[j], most[j]);
+      }
+    }
+    most[0] = larger4(larger4(most[0], most[1]), larger4(most[2], most[3]));
+    float low = most[0][0] > most[0][1] ? most[0][0] : most[0][1];
+    float high = most[0][2] > most[0][3] ? most[0][2] : most[0][3];
+    maxima[b] = low > high ? low : high;
   }
-  if (b * IE_SELECT_BLOCK == count) return;
+  bool ok = good[0] && good[1] && good[2] && good[3];
+  if (b * IE_SELECT_BLOCK == count) return ok;
   float most = -INFINITY;
-  for (int64_t i = b * IE_SELECT_BLOCK; i < count; i++) most = scores[i] > most ? scores[i] : most;
+  for (int64_t i = b * IE_SELECT_BLOCK; i < count; i++) {
+    ok = ok && scores[i] < INFINITY;
+    most = scores[i] > most ? scores[i] : most;
+  }
   maxima[b] = most;
+  return ok;
 }
 
 void ie_select_buckets(const float *scores, int64_t n, float largest, float scale, int32_t *bucket) {

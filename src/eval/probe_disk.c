@@ -79,7 +79,7 @@ static char *folder_largest(const char *folder, size_t *bytes) {
 }
 
 /* A file of random bytes without a name: it is gone when it is closed, whatever happens. Returns its descriptor. */
-static int temporary_write(const char *folder, ie_error *error) {
+static int temporary_write(const char *folder, size_t bytes, ie_error *error) {
   char *path = ie_path_join(folder, ".clocher-probe-XXXXXX");
   uint64_t *block = malloc(BLOCK);
   int fd = -1;
@@ -93,10 +93,10 @@ static int temporary_write(const char *folder, ie_error *error) {
     goto cleanup;
   }
   unlink(path);
-  for (size_t done = 0; done < temporary_bytes; done += BLOCK) {
+  for (size_t done = 0; done < bytes; done += BLOCK) {
     for (size_t i = 0; i < BLOCK / sizeof *block; i++) block[i] = ie_rng_u64(/*seed=*/2, done, i);
     if (write(fd, block, BLOCK) == BLOCK) continue;
-    ie_error_set(error, IE_IO, "disk probe: writing 256 MiB to %s: %s", folder, strerror(errno));
+    ie_error_set(error, IE_IO, "disk probe: writing %zu MiB to %s: %s", bytes >> 20, folder, strerror(errno));
     close(fd);
     fd = -1;
     goto cleanup;
@@ -119,7 +119,8 @@ static int direct_open(const char *path, bool *direct) {
 }
 
 /* Finds or makes the file to read. */
-static ie_status disk_open(const char *path, disk_job *job, ie_disk_probe *out, ie_error *error) {
+static ie_status disk_open(const char *path, size_t wanted, disk_job *job, ie_disk_probe *out,
+                           ie_error *error) {
   char link[64];
   char *inside = NULL;
   const char *name = path, *shown = path;
@@ -128,7 +129,7 @@ static ie_status disk_open(const char *path, disk_job *job, ie_disk_probe *out, 
   if (ie_folder_exists(path)) {
     inside = folder_largest(path, &largest);
     if (!inside || largest < folder_least_bytes) {
-      temporary = temporary_write(path, error);
+      temporary = temporary_write(path, wanted < temporary_bytes ? wanted : temporary_bytes, error);
       if (temporary < 0) {
         free(inside);
         return error ? error->status : IE_IO;
@@ -177,15 +178,15 @@ ie_status ie_probe_disk(const char *path, const ie_disk_probe_options *options, 
   if (out->depth < 1 || out->depth > DEPTH_MAX)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "disk probe: depth 1 to %d expected, found %d", DEPTH_MAX,
                         out->depth);
+  size_t wanted = options->read_bytes ? options->read_bytes : (size_t)1 << 30;
   disk_job job = {.fd = -1};
   ie_team *team = NULL;
-  ie_status status = disk_open(path, &job, out, error);
+  ie_status status = disk_open(path, wanted, &job, out, error);
   if (status != IE_OK) return status;
   job.buffer = aligned_alloc(ALIGN, (size_t)out->depth * BLOCK);
   if (!job.buffer) status = ie_error_set(error, IE_OUT_OF_MEMORY, "disk probe: out of memory");
   if (status == IE_OK) status = ie_team_new(out->depth, "none", &team, error);
-  if (status == IE_OK)
-    status = disk_probe(&job, options->read_bytes ? options->read_bytes : (size_t)1 << 30, team, out, error);
+  if (status == IE_OK) status = disk_probe(&job, wanted, team, out, error);
   ie_team_free(team);
   free(job.buffer);
   close(job.fd);

@@ -14,8 +14,8 @@
 
 enum { IE_ATTEND_TILE = 64 };
 
-void attend__scalar(const ie_attend_args *args);
-void attend__avx2(const ie_attend_args *args);
-void attend__avx512(const ie_attend_args *args);
+void ie_attend__scalar(const ie_attend_args *args);
+void ie_attend__avx2(const ie_attend_args *args);
+void ie_attend__avx512(const ie_attend_args *args);
 
 #endif

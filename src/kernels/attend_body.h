@@ -141,8 +141,7 @@ INLINE void tile_load_as(const ie_attend_args *args, const attend_tile *tile, at
   }
 }
 
-static __attribute__((noinline)) void tile_load(const ie_attend_args *args, const attend_tile *tile,
-                                                attend_scratch *scratch) {
+static void tile_load(const ie_attend_args *args, const attend_tile *tile, attend_scratch *scratch) {
   if (args->kv_dtype == IE_F32)
     tile_load_as(args, tile, scratch, IE_F32);
   else if (args->kv_dtype == IE_F16)
@@ -376,9 +375,9 @@ static attend_tile tile_range(const ie_attend_args *args, int64_t s0) {
   return tile;
 }
 
-void KERNEL(attend)(const ie_attend_args *args) {
+void KERNEL(ie_attend)(const ie_attend_args *args) {
   if (args->D > D_MAX) {
-    attend__scalar(args);
+    ie_attend__scalar(args);
     return;
   }
   int64_t first = INT64_MAX, last = 0; /* of the keys that any row sees */

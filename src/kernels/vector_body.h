@@ -173,7 +173,7 @@ static int64_t KERNEL(find_nonfinite)(const float *x, int64_t n) {
 }
 
 void KERNEL(ie_kernels_fill_vector)(ie_kernels *out) {
-  out->attend = KERNEL(attend);
+  out->attend = KERNEL(ie_attend);
   out->rms_norm = KERNEL(rms_norm);
   out->rope_half = KERNEL(rope_half);
   out->swiglu_clamped = KERNEL(swiglu_clamped);

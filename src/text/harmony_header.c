@@ -92,8 +92,9 @@ typedef struct header_reader {
   bool loose_early;                /* one of them stands before the channel */
 } header_reader;
 
+/* ie_buf_clear would forget that an allocation failed. */
 static void set(ie_buf *field, const char *text, size_t size) {
-  ie_buf_clear(field);
+  field->size = 0;
   ie_buf_append(field, text, size);
 }
 
@@ -134,7 +135,7 @@ static void set_type(header_reader *r, bool constrained, const char *text, size_
     return;
   }
   if (bare) h->malformed = true;
-  ie_buf_clear(&h->content_type);
+  h->content_type.size = 0;
   if (constrained) ie_buf_append_str(&h->content_type, HARMONY_CONSTRAIN);
   ie_buf_append(&h->content_type, text, size);
 }

@@ -452,7 +452,7 @@ static ie_status state_open(const pcre2_code *regex, ie_split_state *state, ie_e
 }
 
 ie_status ie_pattern_match(const void *regex, ie_split_state *state, const char *text, size_t size,
-                           size_t from, size_t *start, size_t *end, ie_error *error) {
+                           size_t from, ie_range *out, ie_error *error) {
   ie_status status = state->match && state->context ? IE_OK : state_open(regex, state, error);
   if (status != IE_OK) return status;
   int rc = pcre2_match(regex, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, state->match, state->context);
@@ -460,7 +460,7 @@ ie_status ie_pattern_match(const void *regex, ie_split_state *state, const char 
     rc = pcre2_match(regex, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, state->match,
                      state->context);
   if (rc == PCRE2_ERROR_NOMATCH) {
-    *start = *end = size;
+    out->start = out->end = size;
     return IE_OK;
   }
   if (rc < 0) {
@@ -471,7 +471,7 @@ ie_status ie_pattern_match(const void *regex, ie_split_state *state, const char 
         "pattern matching stopped at byte %zu of %zu: %s", from, size, (char *)message);
   }
   const PCRE2_SIZE *range = pcre2_get_ovector_pointer(state->match);
-  *start = range[0];
-  *end = range[1];
+  out->start = range[0];
+  out->end = range[1];
   return IE_OK;
 }

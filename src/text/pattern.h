@@ -13,6 +13,7 @@
 #include <stddef.h>
 
 struct ie_split_state;
+struct ie_range;
 
 /* Appends the pattern in PCRE2's language to *out. rust: written for the Rust crates (tiktoken), else for
  * Oniguruma. IE_UNSUPPORTED names the construct and its place. */
@@ -23,7 +24,7 @@ void ie_pattern_free(void *regex);
 
 /* See ie_split_match (text/split.h). */
 ie_status ie_pattern_match(const void *regex, struct ie_split_state *state, const char *text, size_t size,
-                           size_t from, size_t *start, size_t *end, ie_error *error);
+                           size_t from, struct ie_range *out, ie_error *error);
 void ie_pattern_state_free(struct ie_split_state *state);
 
 #endif

@@ -230,11 +230,11 @@ size_t ie_split_family_next(const ie_splitter *splitter, const ie_char_classes *
 }
 
 ie_status ie_split_match(const ie_splitter *splitter, ie_split_state *state, const char *text, size_t size,
-                         size_t from, size_t *start, size_t *end, ie_error *error) {
+                         size_t from, ie_range *out, ie_error *error) {
   if (splitter->stage->kind == IE_STAGE_REGEX)
-    return ie_pattern_match(splitter->regex, state, text, size, from, start, end, error);
+    return ie_pattern_match(splitter->regex, state, text, size, from, out, error);
   const char *at = memmem(text + from, size - from, splitter->text, splitter->stage->text.size);
-  *start = at ? (size_t)(at - text) : size;
-  *end = at ? *start + splitter->stage->text.size : size;
+  out->start = at ? (size_t)(at - text) : size;
+  out->end = at ? out->start + splitter->stage->text.size : size;
   return IE_OK;
 }

@@ -51,9 +51,14 @@ void ie_split_state_free(ie_split_state *state);
 size_t ie_split_family_next(const ie_splitter *splitter, const ie_char_classes *classes, const char *p,
                             size_t n);
 
-/* Finds the next match of a regex or literal stage in text at or after `from`: [*start, *end), *start = size when
- * there is none. Text is well-formed UTF-8. */
+/* A part of a text: [start, end). */
+typedef struct ie_range {
+  size_t start, end;
+} ie_range;
+
+/* Finds the next match of a regex or literal stage in text at or after `from`; start = size when there is none.
+ * Text is well-formed UTF-8. */
 ie_status ie_split_match(const ie_splitter *splitter, ie_split_state *state, const char *text, size_t size,
-                         size_t from, size_t *start, size_t *end, ie_error *error);
+                         size_t from, ie_range *out, ie_error *error);
 
 #endif

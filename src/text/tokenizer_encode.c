@@ -207,24 +207,22 @@ static size_t number_size(const encoder *e, ie_normal_text text, size_t at) {
   return ie_char_class(e->tokenizer->classes, c) & IE_CLASS_NUMBER ? n : 0;
 }
 
-/* The next match of a stage at or after `from`; *start = size when there is none. */
-static ie_status stage_match(encoder *e, size_t stage, ie_normal_text text, size_t from, size_t *start,
-                             size_t *end) {
+/* The next match of a stage at or after `from`; start = size when there is none. */
+static ie_status stage_match(encoder *e, size_t stage, ie_normal_text text, size_t from, ie_range *out) {
   const ie_splitter *s = &e->tokenizer->stages[stage];
   if (s->family) {
-    *start = from;
-    *end = from + ie_split_family_next(s, e->tokenizer->classes, text.bytes + from, text.size - from);
+    out->start = from;
+    out->end = from + ie_split_family_next(s, e->tokenizer->classes, text.bytes + from, text.size - from);
     return IE_OK;
   }
   if (s->stage->kind != IE_STAGE_DIGITS)
-    return ie_split_match(s, &e->regex[stage], text.bytes, text.size, from, start, end, e->error);
+    return ie_split_match(s, &e->regex[stage], text.bytes, text.size, from, out, e->error);
   size_t n = 0, at = from;
   while (at < text.size && (n = number_size(e, text, at)) == 0) {
     uint32_t c;
     at += ie_utf8_decode(text.bytes + at, text.size - at, &c);
   }
-  *start = at;
-  *end = at + n;
+  *out = (ie_range){at, at + n};
   return IE_OK;
 }
 
@@ -275,17 +273,18 @@ static ie_status encode_split(encoder *e, size_t stage, ie_normal_text text) {
   size_t done = 0, from = 0, last = SIZE_MAX; /* done: handed to the joiner; last: end of the match before */
   ie_status status = IE_OK;
   while (from < text.size && status == IE_OK) {
-    size_t start = 0, end = 0;
-    status = stage_match(e, stage, text, from, &start, &end);
-    if (status != IE_OK || start >= text.size) break;
-    if (start == end && end == last) { /* an empty match right behind a match does not count */
+    ie_range match = {0};
+    status = stage_match(e, stage, text, from, &match);
+    if (status != IE_OK || match.start >= text.size) break;
+    if (match.start == match.end &&
+        match.end == last) { /* an empty match right behind a match does not count */
       uint32_t c;
       from += ie_utf8_decode(text.bytes + from, text.size - from, &c);
       continue;
     }
-    if (done < start) status = joiner_add(&j, done, start, s->invert);
-    if (status == IE_OK) status = joiner_add(&j, start, end, !s->invert);
-    done = from = last = end;
+    if (done < match.start) status = joiner_add(&j, done, match.start, s->invert);
+    if (status == IE_OK) status = joiner_add(&j, match.start, match.end, !s->invert);
+    done = from = last = match.end;
   }
   if (status == IE_OK && done < text.size) status = joiner_add(&j, done, text.size, s->invert);
   return status == IE_OK ? joiner_flush(&j) : status;

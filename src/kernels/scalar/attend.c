@@ -41,7 +41,7 @@ static void attend_row_tile(const ie_attend_args *args, int64_t n, int64_t begin
   }
 }
 
-void attend__scalar(const ie_attend_args *args) {
+void ie_attend__scalar(const ie_attend_args *args) {
   for (int64_t n = 0; n < args->N; n++) {
     int64_t lo = args->lo[n], hi = args->hi[n];
     for (int64_t tile = lo - lo % IE_ATTEND_TILE; tile < hi; tile += IE_ATTEND_TILE) {

@@ -85,7 +85,7 @@ static int64_t find_nonfinite__scalar(const float *x, int64_t n) {
 }
 
 void ie_kernels_fill_vector__scalar(ie_kernels *out) {
-  out->attend = attend__scalar;
+  out->attend = ie_attend__scalar;
   out->rms_norm = rms_norm__scalar;
   out->rope_half = rope_half__scalar;
   out->swiglu_clamped = swiglu_clamped__scalar;

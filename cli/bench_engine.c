@@ -1,0 +1,328 @@
+/* clocher bench --model-dir: decode and prefill beside the ceilings. */
+#include "bench.h"
+#include "engine.h"
+#include "signals.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct bench {
+  cli_context *context;
+  const bench_settings *s;
+  cli_engine engine;
+  ie_matrix_probe matrix;
+  ie_state *state;
+} bench;
+
+/* One case and what came out of it. */
+typedef struct bench_case {
+  const char *phase;
+  int64_t prompt, depth, batch;
+  double *tok_s;      /* (runs) */
+  double *token_s;    /* (runs * steps) seconds a step */
+  size_t runs, steps; /* steps measured in all */
+  int64_t step_tok;   /* tokens of one step, all sequences */
+  ie_state_work work; /* of all steps */
+  ie_dtype kv;
+  uint64_t hash; /* of the last logits */
+  size_t peak_rss;
+  ie_memory_probe read_before, read_after;
+  ie_load load;
+} bench_case;
+
+/* FNV-1a over the bytes. */
+static uint64_t logits_hash(const float *logits, int64_t count) {
+  const unsigned char *p = (const unsigned char *)logits;
+  uint64_t hash = 0xCBF29CE484222325u;
+  for (size_t i = 0; i < (size_t)count * sizeof *logits; i++) hash = (hash ^ p[i]) * 0x100000001B3u;
+  return hash;
+}
+
+static ie_status probe_read(const bench *b, ie_memory_probe *out, ie_error *error) {
+  ie_memory_probe_options o = {.buffer_bytes = (size_t)b->s->buffer};
+  return ie_probe_memory(b->engine.device, &o, out, error);
+}
+
+/* The ceiling of the class: integer units for int8 where there are some. */
+static double matrix_ceiling(const bench *b, const char **kind) {
+  bool integers = b->engine.info->precision == IE_PRECISION_INT8 && b->matrix.int8_tops > 0;
+  if (kind) *kind = integers ? b->matrix.int8_kind : b->matrix.matrix_kind;
+  return integers ? b->matrix.int8_tops : b->matrix.matrix_tflop_s;
+}
+
+static ie_status cancelled(ie_error *error) {
+  return ie_error_set(error, IE_CANCELLED, "interrupted");
+}
+
+static bool stop_wanted(void *arg) {
+  (void)arg;
+  return cli_interrupted();
+}
+
+/* Appends `count` pseudo-random ids to a sequence. */
+static ie_status sequence_fill(const bench *b, int64_t sequence, int64_t count, ie_error *error) {
+  if (count == 0) return IE_OK;
+  int32_t *ids = malloc((size_t)count * sizeof *ids);
+  if (!ids) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %lld ids", (long long)count);
+  for (int64_t i = 0; i < count; i++) ids[i] = bench_id(sequence * 1000003 + i, b->engine.info->vocab);
+  ie_append_options o = {.cancelled = stop_wanted};
+  ie_status status = ie_state_append(b->state, sequence, ids, count, &o, error);
+  free(ids);
+  return status;
+}
+
+static void work_add(ie_state_work *sum, const ie_state_work *from, const ie_state_work *to) {
+  sum->weight_bytes += to->weight_bytes - from->weight_bytes;
+  sum->kv_bytes += to->kv_bytes - from->kv_bytes;
+  sum->flop += to->flop - from->flop;
+}
+
+/* `steps` tokens in each sequence; their seconds go to c->token_s when the run counts. */
+static ie_status decode_once(const bench *b, bench_case *c, int64_t steps, bool counts, ie_error *error) {
+  size_t batch = (size_t)c->batch;
+  int32_t *sequence = malloc(2 * batch * sizeof *sequence), *ids = sequence ? sequence + batch : NULL;
+  const float *logits = NULL;
+  if (!sequence) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a batch of %zu", batch);
+  ie_status status = IE_OK;
+  for (size_t i = 0; status == IE_OK && i < batch; i++) {
+    sequence[i] = (int32_t)i;
+    status = ie_state_rollback(b->state, (int64_t)i, c->depth, error);
+  }
+  ie_state_work before = ie_state_work_done(b->state);
+  double start = cli_clock_s(), last = start;
+  for (int64_t k = 0; status == IE_OK && k < steps; k++) {
+    for (size_t i = 0; i < batch; i++) ids[i] = bench_id((int64_t)i * 7919 + k + 1, b->engine.info->vocab);
+    status = ie_state_step(b->state, sequence, ids, c->batch, &logits, error);
+    if (cli_interrupted()) status = cancelled(error);
+    double now = cli_clock_s();
+    if (counts) c->token_s[c->steps++] = now - last;
+    last = now;
+  }
+  if (status == IE_OK && counts) {
+    ie_state_work after = ie_state_work_done(b->state);
+    work_add(&c->work, &before, &after);
+    c->tok_s[c->runs++] = (double)(steps * c->batch) / (last - start);
+    c->hash = logits_hash(logits, b->engine.info->vocab);
+  }
+  free(sequence);
+  return status;
+}
+
+static ie_status prefill_once(const bench *b, bench_case *c, bool counts, ie_error *error) {
+  ie_status status = ie_state_rollback(b->state, 0, c->depth, error);
+  ie_state_work before = ie_state_work_done(b->state);
+  double start = cli_clock_s();
+  if (status == IE_OK) status = sequence_fill(b, 0, c->prompt, error);
+  double spent = cli_clock_s() - start;
+  if (status != IE_OK || !counts) return status;
+  ie_state_work after = ie_state_work_done(b->state);
+  work_add(&c->work, &before, &after);
+  c->token_s[c->steps++] = spent;
+  c->tok_s[c->runs++] = (double)c->prompt / spent;
+  c->hash = logits_hash(ie_state_logits(b->state), b->engine.info->vocab);
+  return IE_OK;
+}
+
+static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {
+  const bench_settings *s = b->s;
+  bool decode = c->prompt == 0;
+  int64_t more = decode ? s->tokens : c->prompt;
+  ie_state_options o = {.context_tok = c->depth + more,
+                        .sequences = c->batch,
+                        .chunk_tok = s->chunk,
+                        .rollback_tok = more,
+                        .kv = cli_kv_dtype(s->kv)};
+  c->step_tok = decode ? c->batch : c->prompt;
+  c->tok_s = calloc((size_t)s->runs, sizeof *c->tok_s);
+  c->token_s = calloc((size_t)(s->runs * more), sizeof *c->token_s);
+  if (!c->tok_s || !c->token_s) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the times");
+  ie_status status = cli_memory_check(b->context, &b->engine, &o, error);
+  if (status == IE_OK) status = ie_state_new(b->engine.model, &o, &b->state, error);
+  if (status == IE_OK) c->kv = ie_state_kv(b->state);
+  for (int64_t i = 0; status == IE_OK && i < c->batch; i++) status = sequence_fill(b, i, c->depth, error);
+  /* one run that does not count: page faults, clocks, caches */
+  if (status == IE_OK)
+    status = decode ? decode_once(b, c, more < 4 ? more : 4, false, error) : prefill_once(b, c, false, error);
+  if (status == IE_OK) status = probe_read(b, &c->read_before, error);
+  ie_usage_reset_peak(); /* the probe's buffer does not count into the run */
+  ie_load_mark mark;
+  ie_load_begin(&mark);
+  for (int64_t i = 0; status == IE_OK && i < s->runs; i++)
+    status = decode ? decode_once(b, c, more, true, error) : prefill_once(b, c, true, error);
+  ie_load_since(&mark, &c->load);
+  ie_usage usage;
+  ie_usage_read(&usage);
+  c->peak_rss = usage.peak_rss_bytes;
+  if (status == IE_OK) status = probe_read(b, &c->read_after, error);
+  ie_state_free(b->state);
+  b->state = NULL;
+  return status;
+}
+
+/* --- Results ------------------------------------------------------------------------------------------------ */
+
+typedef struct figures {
+  bench_spread tok_s;
+  double step_s, bytes, flop; /* of one step: median seconds, mean work */
+  double read_gb_s, floor_tok_s, ratio, p50_ms, p95_ms;
+  bool valid;
+} figures;
+
+static figures figures_of(const bench *b, const bench_case *c) {
+  figures f = {.tok_s = bench_spread_of(c->tok_s, c->runs)};
+  double first = c->read_before.read_gb_s, second = c->read_after.read_gb_s;
+  double low = fmin(first, second), high = fmax(first, second);
+  f.read_gb_s = high;
+  f.step_s = f.tok_s.median > 0 ? (double)c->step_tok / f.tok_s.median : 0;
+  f.bytes = (double)(c->work.weight_bytes + c->work.kv_bytes) / (double)c->steps;
+  f.flop = (double)c->work.flop / (double)c->steps;
+  double least_s = fmax(f.bytes / (f.read_gb_s * 1e9), f.flop / (matrix_ceiling(b, NULL) * 1e12));
+  f.floor_tok_s = least_s > 0 ? (double)c->step_tok / least_s : 0;
+  f.ratio = f.floor_tok_s > 0 ? f.tok_s.median / f.floor_tok_s : 0;
+  double scale = c->prompt ? 1e3 / (double)c->prompt : 1e3;
+  f.p50_ms = scale * cli_quantile(c->token_s, c->steps, 0.5);
+  f.p95_ms = scale * cli_quantile(c->token_s, c->steps, 0.95);
+  f.valid = bench_quiet(&c->load) && high - low <= 0.05 * high;
+  return f;
+}
+
+/* The last part of the directory's path. */
+static const char *model_name(const char *dir, char *out, size_t size) {
+  char *real = realpath(dir, NULL);
+  const char *from = real ? real : dir, *slash = strrchr(from, '/');
+  snprintf(out, size, "%s", slash && slash[1] ? slash + 1 : from);
+  free(real);
+  return out;
+}
+
+static json_t *ceiling_json(const bench *b, const bench_case *c, const figures *f) {
+  const char *kind;
+  double matrix = matrix_ceiling(b, &kind);
+  bool first = c->read_before.read_gb_s >= c->read_after.read_gb_s;
+  return json_pack("{s:o, s:s, s:o, s:s}", "read_gb_s", cli_json_number(f->read_gb_s), "read_pattern",
+                   first ? c->read_before.pattern : c->read_after.pattern, "matrix_tflop_s",
+                   cli_json_number(matrix), "matrix_kind", kind);
+}
+
+static json_t *case_json(const bench *b, const bench_case *c, const figures *f) {
+  char hash[20], name[256];
+  snprintf(hash, sizeof hash, "%016llx", (unsigned long long)c->hash);
+  json_t *o =
+      json_pack("{s:s, s:I, s:I, s:I, s:I}", "phase", c->phase, "prompt", (json_int_t)c->prompt, "depth",
+                (json_int_t)c->depth, "batch", (json_int_t)c->batch, "runs", (json_int_t)c->runs);
+  json_t *speed =
+      json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "tok_s_median",
+                cli_json_number(f->tok_s.median), "tok_s_min", cli_json_number(f->tok_s.min), "tok_s_max",
+                cli_json_number(f->tok_s.max), "token_ms_p50", cli_json_number(f->p50_ms), "token_ms_p95",
+                cli_json_number(f->p95_ms), "bytes_per_step", cli_json_number(f->bytes), "gb_s",
+                cli_json_number(1e-9 * f->bytes / f->step_s), "flop_per_step", cli_json_number(f->flop),
+                "tflop_s", cli_json_number(1e-12 * f->flop / f->step_s), "ceiling", ceiling_json(b, c, f),
+                "floor_tok_s", cli_json_number(f->floor_tok_s), "ratio", cli_json_number(f->ratio));
+  json_t *rest =
+      json_pack("{s:I, s:s, s:o, s:o, s:b, s:o, s:s, s:i, s:s, s:s}", "peak_rss_bytes",
+                (json_int_t)c->peak_rss, "logits_hash", hash, "foreign_cpu_s",
+                cli_json_number(c->load.foreign_cpu_s), "steal_s", cli_json_number(c->load.steal_s), "valid",
+                f->valid, "arithmetic", cli_arithmetic_json(b->engine.info, c->kv), "isa",
+                ie_device_isa(b->engine.device), "threads", ie_device_threads(b->engine.device), "model",
+                model_name(b->s->model_dir, name, sizeof name), "commit", cli_commit());
+  bool ok = o && speed && rest && json_object_update(o, speed) == 0 && json_object_update(o, rest) == 0;
+  json_decref(speed);
+  json_decref(rest);
+  if (ok) return o;
+  json_decref(o);
+  return NULL;
+}
+
+static int case_print(const bench *b, const bench_case *c) {
+  figures f = figures_of(b, c);
+  if (b->s->json) {
+    int code = cli_out_json(b->context, case_json(b, c, &f));
+    cli_out_flush(b->context);
+    return code;
+  }
+  const char *kind;
+  double ceiling = matrix_ceiling(b, &kind);
+  bool memory = f.bytes / (f.read_gb_s * 1e9) >= f.flop / (matrix_ceiling(b, NULL) * 1e12);
+  cli_out_printf(b->context, "%-7s", c->phase);
+  if (c->prompt) cli_out_printf(b->context, " prompt %lld", (long long)c->prompt);
+  cli_out_printf(b->context, " depth %lld batch %lld: %.2f tok/s (%.2f to %.2f), ", (long long)c->depth,
+                 (long long)c->batch, f.tok_s.median, f.tok_s.min, f.tok_s.max);
+  if (memory)
+    cli_out_printf(b->context, "%.2f GB/s, %.0f%% of %.2f", 1e-9 * f.bytes / f.step_s, 100 * f.ratio,
+                   f.read_gb_s);
+  else
+    cli_out_printf(b->context, "%.3f TFLOP/s, %.0f%% of %.3f (%s)", 1e-12 * f.flop / f.step_s, 100 * f.ratio,
+                   ceiling, kind);
+  cli_out_printf(b->context, ", peak %.2f GB%s\n", 1e-9 * (double)c->peak_rss,
+                 f.valid ? "" : "  INVALID: disturbed");
+  cli_out_flush(b->context);
+  return CLI_OK;
+}
+
+/* --- Cases ---------------------------------------------------------------------------------------------------- */
+
+static int case_run(bench *b, bench_case *c) {
+  ie_error error = {0};
+  cli_log(b->context, "measuring %s: prompt %lld, depth %lld, batch %lld", c->phase, (long long)c->prompt,
+          (long long)c->depth, (long long)c->batch);
+  ie_status status = case_measure(b, c, &error);
+  int code = CLI_OK;
+  if (status == IE_OK)
+    code = case_print(b, c);
+  else
+    code = status == IE_CANCELLED ? CLI_INTERRUPTED : cli_fail(b->context, status, &error);
+  free(c->tok_s);
+  free(c->token_s);
+  return cli_out_ok(b->context) ? code : CLI_FAILED;
+}
+
+typedef struct plan_lists {
+  bench_list prompts, depths, batches;
+  bool decode, prefill;
+} plan_lists;
+
+static int lists_parse(const bench *b, plan_lists *l) {
+  const bench_settings *s = b->s;
+  *l = (plan_lists){.decode = !strcmp(s->phase, "decode") || !strcmp(s->phase, "decode,prefill"),
+                    .prefill = !strcmp(s->phase, "prefill") || !strcmp(s->phase, "decode,prefill")};
+  if (!strcmp(s->phase, "prefill,decode")) l->decode = l->prefill = true;
+  if (!l->decode && !l->prefill)
+    return cli_usage(b->context, "--phase: expected decode, prefill or decode,prefill; found '%s'", s->phase);
+  int code = bench_list_parse(b->context, "--prompt", s->prompt, 1, &l->prompts);
+  if (code < 0) code = bench_list_parse(b->context, "--depth", s->depth, 0, &l->depths);
+  if (code < 0) code = bench_list_parse(b->context, "--batch", s->batch, 1, &l->batches);
+  return code;
+}
+
+static int cases_run(bench *b, const plan_lists *l) {
+  int code = CLI_OK;
+  for (int d = 0; l->decode && d < l->depths.count; d++)
+    for (int i = 0; code == CLI_OK && i < l->batches.count; i++) {
+      bench_case c = {.phase = "decode", .depth = l->depths.item[d], .batch = l->batches.item[i]};
+      code = case_run(b, &c);
+    }
+  for (int d = 0; l->prefill && d < l->depths.count; d++)
+    for (int i = 0; code == CLI_OK && i < l->prompts.count; i++) {
+      bench_case c = {
+          .phase = "prefill", .depth = l->depths.item[d], .batch = 1, .prompt = l->prompts.item[i]};
+      code = case_run(b, &c);
+    }
+  return code;
+}
+
+int bench_engine(cli_context *context, const bench_settings *s) {
+  bench b = {.context = context, .s = s};
+  plan_lists lists;
+  ie_error error = {0};
+  int code = lists_parse(&b, &lists);
+  if (code >= 0) return code;
+  ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &b.engine, &error);
+  if (status == IE_OK) ie_probe_matrix(b.engine.device, &b.matrix);
+  cli_signals_poll();
+  code = status == IE_OK ? cases_run(&b, &lists) : cli_fail(context, status, &error);
+  ie_state_free(b.state);
+  cli_engine_close(&b.engine);
+  return code;
+}
