@@ -15,7 +15,7 @@ enum {
   CACHE_IDS = 3,
   CACHE_MIN_TEXT_BYTES = 1024,
   CACHE_MIN_BITS = 8,
-  CACHE_MAX_BITS = 14
+  CACHE_MAX_BITS = 16
 };
 
 typedef struct cache_slot {
