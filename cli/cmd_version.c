@@ -12,18 +12,7 @@ static const cli_option options[] = {
     {0},
 };
 
-/* Libraries that were found when this was built. */
-#ifdef CLOCHER_WITH_URING
-enum { WITH_URING = 1 };
-#else
-enum { WITH_URING = 0 };
-#endif
-#ifdef CLOCHER_WITH_CURL
-enum { WITH_CURL = 1 };
-#else
-enum { WITH_CURL = 0 };
-#endif
-
+/* No feature of the list has code yet, whatever libraries the build found. */
 static int version_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   ie_device *device;
@@ -39,7 +28,7 @@ static int version_run(cli_context *context, void *opaque) {
     code = cli_out_json(context, json_pack("{s:s, s:s, s:o, s:s, s:{s:b, s:b, s:b, s:b, s:b}}", "version",
                                            cli_version(), "commit", cli_commit(), "isa", names, "isa_used",
                                            ie_device_isa(device), "features", "cuda", 0, "mpi", 0, "nccl", 0,
-                                           "uring", WITH_URING, "curl", WITH_CURL));
+                                           "uring", 0, "curl", 0));
   } else {
     cli_out_printf(context, "clocher %s (%s)\nkernel sets:", cli_version(), cli_commit());
     for (const char *const *isa = ie_device_isa_list(); *isa; isa++)
