@@ -204,7 +204,7 @@ static bool push_text(ie_chat_parser *parser, int32_t id) {
   const char *bytes = token_bytes(parser, id, name, &size, &special);
   if (size) return chat_parser_text(parser, bytes, size);
   parser->messages[parser->count - 1].view.malformed = true;
-  return chat_parser_flush(parser) && chat_parser_text(parser, "\xEF\xBF\xBD", 3);
+  return chat_parser_text(parser, "\xEF\xBF\xBD", 3);
 }
 
 static ie_status harmony_push(ie_chat_parser *parser, int32_t id, ie_error *error) {
