@@ -24,6 +24,7 @@ SAN     ?=
 # V=1 shows each command.
 V       ?=
 PKG_CONFIG ?= pkg-config
+OBJCOPY    ?= objcopy
 ifeq ($(origin CC),default)
 CC := gcc
 endif
@@ -71,6 +72,8 @@ TEST_OBJ := $(TESTS:%=$(B)/tests/%.o)
 TEST_BIN := $(TESTS:%=$(B)/tests/%)
 
 STATIC_LIB := $(B)/libclocher.a
+# Every object with every name, for tests, fuzzers and benchmarks of parts. The program takes the public library.
+INTERNAL_LIB := $(B)/libclocher-internal.a
 SHARED_LIB := $(B)/libclocher.so.$(VERSION)
 PROGRAM := $(if $(CLI_SRC),$(B)/clocher)
 
@@ -111,7 +114,12 @@ $(B)/%.o: %.c $(B)/flags.stamp
 	$(Q)$(COMPILE) -c -o $@ $<
 
 # --- Libraries and programs ------------------------------------------------------------------------------------
-$(STATIC_LIB): $(LIB_OBJ)
+# One object in which what is hidden is local, so that a program linked with it may use any other name.
+$(B)/libclocher.o: $(LIB_OBJ)
+	$(Q)$(CC) -r -nostdlib -o $@ $^ && $(OBJCOPY) --localize-hidden $@
+$(STATIC_LIB): $(B)/libclocher.o
+$(INTERNAL_LIB): $(LIB_OBJ)
+$(STATIC_LIB) $(INTERNAL_LIB):
 	$(call say,AR)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 
@@ -132,7 +140,7 @@ $(B)/tests/libsupport.a: $(SUPPORT_OBJ)
 	$(Q)mkdir -p $(@D) && rm -f $@ && $(AR) rcs $@ $^
 $(B)/libcli.a: $(CLI_OBJ)
 	$(Q)mkdir -p $(@D) && rm -f $@ && $(AR) rcs $@ $^
-$(TEST_BIN): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libsupport.a $(B)/libcli.a $(STATIC_LIB)
+$(TEST_BIN): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libsupport.a $(B)/libcli.a $(INTERNAL_LIB)
 	$(call say,LINK)
 	$(Q)$(LINK) $(LDFLAGS_$*) -o $@ $^ -lcmocka $(LDLIBS)
 

@@ -6,7 +6,7 @@ BENCH_BIN := $(BENCHES:%=$(B)/benchmarks/%)
 .PHONY: benchmarks
 benchmarks: $(BENCH_BIN) ## builds benchmarks/bench_*.c into B/benchmarks
 
-$(BENCH_BIN): $(B)/benchmarks/%: $(B)/benchmarks/%.o $(STATIC_LIB)
+$(BENCH_BIN): $(B)/benchmarks/%: $(B)/benchmarks/%.o $(INTERNAL_LIB)
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $^ $(LDLIBS)
 

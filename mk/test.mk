@@ -14,7 +14,7 @@ STRUCTURE_TESTS := $(filter test_structure% test_docs% test_lint%,$(SHELL_TESTS)
 # by itself: the library does not read the environment.)
 PROGRAM_TESTS := $(filter test_cli% test_cmd% test_contract%,$(TESTS) $(filter-out $(STRUCTURE_TESTS),$(SHELL_TESTS)))
 
-TEST_STAGES := lint structure unit scalar install asan tsan $(if $(wildcard mk/fuzz.mk),fuzz)
+TEST_STAGES := lint structure unit scalar install asan tsan fuzz
 CHECK_STAGES := lint structure unit
 
 # Paths of test programs, compiled or shell.
@@ -32,7 +32,7 @@ test-build: build $(TEST_BIN)
 test-lint:
 	@$(TEST_SH) run lint $(LINT_CHECKS)
 
-test-structure: build libs $(BENCH_BIN)
+test-structure: build libs $(INTERNAL_LIB) $(BENCH_BIN)
 	@$(TEST_SH) run structure $(call program_paths,$(STRUCTURE_TESTS))
 
 test-unit: test-build
@@ -57,6 +57,6 @@ test-san-asan: test-build
 test-san-tsan: $(TEST_BIN)
 	@$(TEST_SH) run tsan $(call program_paths,$(TESTS))
 
-# $(FUZZ_SECONDS) for each fuzzer; the build and the runs are in mk/fuzz.mk.
-test-fuzz:
-	@$(TEST_SH) run fuzz scripts/test_fuzz.sh
+# $(FUZZ_SECONDS) for each fuzzer (mk/fuzz.mk); one program runs them all, so its limit is another.
+test-fuzz: fuzz-build
+	@TEST_LIMIT_S=7200 FUZZERS='$(FUZZERS)' FUZZ_SECONDS='$(FUZZ_SECONDS)' $(TEST_SH) run fuzz scripts/fuzz.sh

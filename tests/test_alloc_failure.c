@@ -4,6 +4,8 @@
 #include "support/failing_malloc.h"
 
 #include "base/buf.h"
+#include "clocher/generate.h"
+#include "clocher/model.h"
 #include "clocher/tensor.h"
 #include "clocher/text.h"
 #include "eval/synth.h"
@@ -114,6 +116,54 @@ static ie_status run_tokenizer(void *arg, ie_error *error) {
   return status;
 }
 
+/* ---- the engine ---- */
+
+/* A model opened and run: prompt in two chunks, tokens, a rollback, a state that is saved and restored. */
+static ie_status model_run(const fixture *f, const char *dir, ie_error *error) {
+  static const int32_t prompt[] = {1, 5, 9, 2, 4, 7};
+  const ie_device_options cpu = {.kind = "cpu", .isa = "scalar", .threads = 2};
+  const ie_state_options small = {.context_tok = 64, .chunk_tok = 4, .rollback_tok = 16};
+  const ie_generate_options generate = {.prompt = prompt,
+                                        .prompt_count = 6,
+                                        .max_new = 2,
+                                        .sample = {.greedy = true},
+                                        .ignore_eos = true,
+                                        .logprobs = 2};
+  ie_device *device = NULL;
+  ie_model *model = NULL;
+  ie_state *state = NULL;
+  ie_generate_result result = {0};
+  ie_status status = ie_device_open(&cpu, &device, error);
+  if (status == IE_OK) status = ie_model_open(device, dir, NULL, &model, error);
+  if (status == IE_OK) status = ie_state_new(model, &small, &state, error);
+  if (status == IE_OK) status = ie_generate(state, 0, &generate, &result, error);
+  if (status == IE_OK && result.ids.count != 2)
+    status = ie_error_set(error, IE_INTERNAL, "not the ids asked for");
+  if (status == IE_OK) status = ie_state_save(state, 0, f->out, error);
+  if (status == IE_OK) status = ie_state_rollback(state, 0, 3, error);
+  if (status == IE_OK) status = ie_state_load(state, 0, f->out, error);
+  ie_generate_result_free(&result);
+  ie_state_free(state);
+  ie_model_free(model);
+  ie_device_free(device);
+  return status;
+}
+
+static ie_status run_hf(void *arg, ie_error *error) {
+  return model_run(arg, "tests/data/models/gpt-oss-hf", error);
+}
+static ie_status run_bf16(void *arg, ie_error *error) {
+  return model_run(arg, "tests/data/models/gpt-oss-bf16", error); /* experts are transposed at load */
+}
+
+static ie_status run_inspect(void *arg, ie_error *error) {
+  ie_inspection *inspection;
+  (void)arg;
+  ie_status status = ie_inspect_open("tests/data/models/gpt-oss-original", &inspection, error);
+  if (status == IE_OK) ie_inspect_free(inspection);
+  return status;
+}
+
 static const failing_case cases[] = {
     {.name = "checkpoint: one file", .run = run_single},
     {.name = "checkpoint: shards with an index", .run = run_sharded},
@@ -127,6 +177,11 @@ static const failing_case cases[] = {
     {.name = "tokenizer: open, encode, decode",
      .run = run_tokenizer,
      .tolerant = true}, /* PCRE2's fast path */
+    {.name = "model: load, prompt, tokens, save, restore (hf)",
+     .run = run_hf,
+     .tolerant = true}, /* threads */
+    {.name = "model: load, prompt, tokens, save, restore (bf16)", .run = run_bf16, .tolerant = true},
+    {.name = "inspect", .run = run_inspect, .tolerant = true},
     {.name = "synth", .run = run_synth, .tolerant = true},
 };
 

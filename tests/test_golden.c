@@ -110,6 +110,47 @@ static void greedy_ids_equal(void **state) {
   ie_model_free(model);
 }
 
+typedef struct hidden_check {
+  const golden_model *golden;
+  int64_t width;
+  int layers; /* how many were compared */
+  double worst;
+} hidden_check;
+
+static ie_status compare_hidden(void *arg, int64_t layer, int64_t position, int64_t count,
+                                const float *hidden, ie_error *error) {
+  (void)error;
+  hidden_check *h = arg;
+  char name[32];
+  snprintf(name, sizeof name, "hidden.%d", (int)layer);
+  const ie_tensor_info *want = ie_tensor_file_get(h->golden->file, name);
+  assert_non_null(want);
+  assert_int_equal(position, 0);
+  assert_int_equal(count, want->shape[0]);
+  double e = golden_error(hidden, want->data, count * h->width);
+  if (e > h->worst) h->worst = e;
+  h->layers++;
+  return IE_OK;
+}
+
+/* The residual stream of case 1 after the embedding and each layer: where two programs part. */
+static void hidden_states_equal_reference(void **state) {
+  const subject *s = *state;
+  if (!ie_tensor_file_get(s->golden->file, "hidden.0")) skip();
+  ie_error error = {0};
+  ie_model *model = open_model(s, IE_PRECISION_FP32);
+  const golden_case *c = &s->golden->cases[1];
+  hidden_check h = {.golden = s->golden, .width = ie_model_describe(model)->width};
+  ie_state *st;
+  assert_int_equal(ie_state_new(model, &(ie_state_options){.context_tok = c->T}, &st, &error), IE_OK);
+  ie_append_options o = {.hidden = compare_hidden, .arg = &h};
+  if (ie_state_append(st, 0, c->ids, c->T, &o, &error) != IE_OK) fail_msg("%s", error.message);
+  assert_int_equal(h.layers, ie_model_describe(model)->layers + 1);
+  if (!(h.worst <= logits_tolerance)) fail_msg("%s: %.1e", s->golden->name, h.worst);
+  ie_state_free(st);
+  ie_model_free(model);
+}
+
 static int ascending(const void *a, const void *b) {
   double x = *(const double *)a, y = *(const double *)b;
   return (x > y) - (x < y);
@@ -155,6 +196,7 @@ static const struct {
     {"tolerance_rejects_wrong_programs", tolerance_rejects_wrong_programs},
     {"teacher_forced_ids_equal", teacher_forced_ids_equal},
     {"greedy_ids_equal", greedy_ids_equal},
+    {"hidden_states_equal_reference", hidden_states_equal_reference},
     {"class_bf16_within_rounding", class_bf16_within_rounding},
     {"class_int8_within_rounding", class_int8_within_rounding},
 };

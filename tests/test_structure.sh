@@ -4,28 +4,29 @@
 
 build=${CLOCHER_BUILD:-build}
 static=$build/libclocher.a
+internal=$build/libclocher-internal.a
 shared=$build/libclocher.so
-for file in "$static" "$shared"; do
+for file in "$static" "$internal" "$shared"; do
   [[ -e $file ]] || { echo "not ok 1 - $file is missing" && exit 1; }
 done
 
 # Public functions: what stands before a parenthesis in the preprocessed public headers.
 declared=$(for header in include/clocher/*.h; do echo "#include \"${header#include/}\""; done |
-  ${CC:-gcc} -E -P -Iinclude -x c - | tr '\n' ' ' | grep -oE '\bie_[a-z0-9_]+ *\(' | tr -d ' (' | LC_ALL=C sort -u)
+  ${CC:-gcc} -E -P -Iinclude -x c - | tr '\n' ' ' | grep -oE '\bie_[a-z0-9_]+ *\([^*]' | sed 's/ *(.*//' | LC_ALL=C sort -u)
 exported=$(nm -D --defined-only "$shared" | awk '$2 != "A" { print $3 }' | sed 's/@.*//' | LC_ALL=C sort -u)
 
 printf '%s\n' "$exported" | grep -v '^ie_' | verdict "the shared library exports ie_ symbols only"
 printf '%s\n' "$exported" | grep -vxF "$declared" | verdict "each exported symbol is declared in include/clocher"
 printf '%s\n' "$declared" | grep -vxF "$exported" | verdict "each function declared in include/clocher is exported"
-nm -g --defined-only "$static" 2>/dev/null | awk 'NF == 3 && $3 !~ /^ie_/ { print $3 }' |
-  verdict "the static library defines global ie_ symbols only"
+nm -g --defined-only "$static" | awk 'NF == 3 { print $3 }' | grep -vxF "$declared" |
+  verdict "the static library exports what include/clocher declares, and nothing else"
 
 nm -u "$static" 2>/dev/null | awk 'NF == 2 { print $2 }' | LC_ALL=C sort -u |
   grep -xE 'exit|_exit|abort|getenv|secure_getenv|printf|vprintf|puts|putchar|perror|stdout|stderr|setlocale|umask' |
   verdict "the library calls nothing that ends, prints or reads the environment"
 
 # Writable data. Constants with addresses in them stand in .data.rel.ro and are not meant.
-objdump -t "$static" 2>/dev/null | awk '
+objdump -t "$internal" 2>/dev/null | awk '
     /^[^ ]+\.o: / { object = $1 }
     match($0, / (\.data|\.bss|\.tdata|\.tbss|\*COM\*)(\.[A-Za-z0-9_.]+)?\t/) {
       section = substr($0, RSTART + 1, RLENGTH - 2)

@@ -97,6 +97,10 @@ FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 FP4_BETWEEN = (FP4[1:] + FP4[:-1]) / 2
 
 
+def power_of_two(exponent):
+    return torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
+
+
 def mxfp4_encode(w):
     """w (..., 32 n), blocks along the last axis: codes U8 (..., n, 32), exponents (..., n).
 
@@ -104,21 +108,20 @@ def mxfp4_encode(w):
     ties to the even code."""
     b = w.reshape(*w.shape[:-1], -1, 32).contiguous()
     largest = b.abs().amax(-1)
-    exponent = torch.where(largest > 0, torch.frexp(largest).exponent - 3, torch.zeros_like(largest).int())
-    exponent = exponent.clamp(-127, 127)
-    x = torch.ldexp(b, -exponent[..., None])
-    size = x.abs()
+    exponent = torch.where(largest > 0, torch.frexp(largest).exponent - 3, 0)
+    exponent = exponent.clamp(-125, 125)  # whose powers float32 holds both ways
+    size = b.abs() * power_of_two(-exponent)[..., None]
     low, high = torch.bucketize(size, FP4_BETWEEN), torch.bucketize(size, FP4_BETWEEN, right=True)
     code = torch.where(low % 2 == 0, low, high)  # equal unless at a midpoint
-    return (code + 8 * (x < 0)).to(torch.uint8), exponent
+    return (code + 8 * (b < 0)).to(torch.uint8), exponent
 
 
 def mxfp4_round(w, axis):
     """w as MXFP4 holds it, blocks along `axis`."""
     w = w.movedim(axis, -1)
     code, exponent = mxfp4_encode(w)
-    value = FP4[(code & 7).long()] * torch.where(code > 7, -1.0, 1.0)
-    return torch.ldexp(value, exponent[..., None]).reshape(w.shape).movedim(-1, axis)
+    value = torch.cat((FP4, -FP4))[code.int()] * power_of_two(exponent)[..., None]
+    return value.reshape(w.shape).movedim(-1, axis)
 
 
 # ---------------------------------------------------------------- model

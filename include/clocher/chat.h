@@ -130,7 +130,7 @@ ie_status ie_chat_render_messages(const ie_chat_format *format, const ie_tokeniz
  * Dates that a request of form 1 does not name are options->date; form 2 shows what it says and nothing else. Of
  * the options only `date` counts here: all else is in the request. options may be NULL. *out is all zero on
  * failure. IE_FORMAT: not such a request, the message names the place; IE_LIMIT: a tool schema nested deeper
- * than 200 levels. Integers beyond 64 bits are refused. */
+ * than 200 levels. Integers beyond 64 bits (signed) are refused. */
 ie_status ie_chat_render(const ie_chat_format *format, const ie_tokenizer *tokenizer, const char *request,
                          size_t size, const ie_chat_options *options, ie_chat_prompt *out, ie_error *error);
 

@@ -141,8 +141,7 @@ INLINE void tile_load_as(const ie_attend_args *args, const attend_tile *tile, at
   }
 }
 
-static __attribute__((noinline)) void tile_load(const ie_attend_args *args, const attend_tile *tile,
-                                                attend_scratch *scratch) {
+static void tile_load(const ie_attend_args *args, const attend_tile *tile, attend_scratch *scratch) {
   if (args->kv_dtype == IE_F32)
     tile_load_as(args, tile, scratch, IE_F32);
   else if (args->kv_dtype == IE_F16)

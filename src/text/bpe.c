@@ -139,26 +139,27 @@ static size_t bpe_merge_long(ie_bpe *bpe, size_t n) {
   return count;
 }
 
-ie_status ie_bpe_run(ie_bpe *bpe, const char *piece, size_t size, ie_error *error) {
-  ie_status status;
+ie_status ie_bpe_run_long(ie_bpe *bpe, const char *piece, size_t size, ie_error *error) {
   bpe->count = 0;
-  if (size <= IE_BPE_SHORT) {
-    bpe->ids = bpe->short_ids;
-    bpe->sizes = bpe->short_sizes;
-    status = bpe_start(bpe->image, piece, size, bpe->short_ids, bpe->short_sizes, &bpe->count, error);
-    if (status == IE_OK)
-      bpe->count = bpe_merge_short(bpe->image, bpe->short_ids, bpe->short_sizes, bpe->count);
-    return status;
-  }
   if (size > UINT32_MAX / 4)
     return ie_error_set(error, IE_LIMIT, "a piece of %zu bytes without a place to split, at most %u", size,
                         UINT32_MAX / 4);
-  status = bpe_reserve(bpe, size, error);
+  ie_status status = bpe_reserve(bpe, size, error);
   if (status != IE_OK) return status;
   bpe->ids = bpe->long_ids;
   bpe->sizes = bpe->long_sizes;
   status = bpe_start(bpe->image, piece, size, bpe->long_ids, bpe->long_sizes, &bpe->count, error);
   if (status == IE_OK && bpe->count > 1) bpe->count = bpe_merge_long(bpe, bpe->count);
+  return status;
+}
+
+ie_status ie_bpe_run(ie_bpe *bpe, const char *piece, size_t size, ie_error *error) {
+  if (size > IE_BPE_SHORT) return ie_bpe_run_long(bpe, piece, size, error);
+  bpe->count = 0;
+  bpe->ids = bpe->short_ids;
+  bpe->sizes = bpe->short_sizes;
+  ie_status status = bpe_start(bpe->image, piece, size, bpe->short_ids, bpe->short_sizes, &bpe->count, error);
+  if (status == IE_OK) bpe->count = bpe_merge_short(bpe->image, bpe->short_ids, bpe->short_sizes, bpe->count);
   return status;
 }
 

@@ -32,6 +32,8 @@ typedef struct ie_bpe {
 
 /* Fills ids, sizes and count. IE_FORMAT when a byte has no token and the tokenizer calls that an error. */
 ie_status ie_bpe_run(ie_bpe *bpe, const char *piece, size_t size, ie_error *error);
+/* The same by the heap whatever the size (for tests). */
+ie_status ie_bpe_run_long(ie_bpe *bpe, const char *piece, size_t size, ie_error *error);
 void ie_bpe_free(ie_bpe *bpe);
 
 #endif

@@ -43,7 +43,7 @@ typedef struct failing_case {
 } failing_case;
 
 /* Runs the case with n = 1, 2, 3 ... in both modes until it succeeds with no call failed. Each failed run must
- * return IE_OUT_OF_MEMORY with a message. Fails the test with the case, the mode and n. */
+ * return IE_OUT_OF_MEMORY (or IE_LIMIT, when it was a thread that could not start) with a message. Fails the test with the case, the mode and n. */
 void failing_malloc_exhaust(const failing_case *c, void *arg);
 
 #endif
