@@ -1,10 +1,10 @@
 /* CPU launchers of the operations that touch each number once. */
 #include "tensor/device.h"
 
+#include "base/exp.h"
 #include "base/size.h"
 #include "blocks/mxfp4.h"
 
-#include <math.h>
 #include <string.h>
 
 /* Tokens per chunk so that a chunk holds about 16 KiB of f32: below that a dispatch costs more than the work. */
@@ -100,8 +100,7 @@ static void cpu_rope(ie_ctx *ctx, ie_tensor *x, const ie_tensor *cos, const ie_t
   ie_team_for(ctx->device->team, x->shape[0], rows_per_chunk(x->shape[1] * x->shape[2]), rope_rows, &job);
 }
 
-/* expf of libm may differ between machines; the kernels' SwiGLU and softmax do not use it. Here at most k numbers
- * per token are exponentiated, in double, which every libm rounds to the same float. */
+/* Softmax over the chosen logits. The exponential is ours: equal logits give equal weights on every machine. */
 static void route_token(const float *logits, int64_t experts, int64_t k, int32_t *expert, float *weight) {
   for (int64_t j = 0; j < k; j++) {
     int32_t best = -1;
@@ -113,10 +112,12 @@ static void route_token(const float *logits, int64_t experts, int64_t k, int32_t
     expert[j] = best;
     weight[j] = logits[best];
   }
-  double sum = 0.0;
-  float top = weight[0];
-  for (int64_t j = 0; j < k; j++) sum += exp((double)weight[j] - (double)top);
-  for (int64_t j = 0; j < k; j++) weight[j] = (float)(exp((double)weight[j] - (double)top) / sum);
+  float sum = 0.0f, top = weight[0];
+  for (int64_t j = 0; j < k; j++) {
+    weight[j] = ie_expf(weight[j] - top);
+    sum += weight[j];
+  }
+  for (int64_t j = 0; j < k; j++) weight[j] /= sum;
 }
 
 typedef struct route_job {
