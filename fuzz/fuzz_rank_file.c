@@ -1,5 +1,5 @@
 /* A rank file, by each encoding. What is accepted gives each token's bytes back as that token.
- * Covers: src/text/tokenizer_rank.c src/text/encodings.c
+ * Covers: src/text/tokenizer_rank.c
  * Length: 4096 */
 #include "text/tokenizer.h"
 
