@@ -134,8 +134,12 @@ static ie_sample_params sample_make(const cli_context *context, const settings *
   ie_sample_params p = {.greedy = s->greedy || s->temperature == 0 || s->top_p == 0,
                         .seed = (uint64_t)s->seed};
   if (s->repetition_penalty != 1) p.repetition_penalty = s->repetition_penalty;
-  for (size_t i = 0; s->greedy && i < sizeof drawing / sizeof *drawing; i++)
-    if (cli_given(context, drawing[i])) cli_log(context, "clocher: %s is ignored: --greedy", drawing[i]);
+  const char *why = s->greedy ? "--greedy" : s->temperature == 0 ? "--temperature 0" : "--top-p 0";
+  for (size_t i = 0; p.greedy && i < sizeof drawing / sizeof *drawing; i++) {
+    bool cause = !s->greedy && !strncmp(why, drawing[i], strlen(drawing[i]));
+    if (!cause && cli_given(context, drawing[i]))
+      cli_log(context, "clocher: %s is ignored: %s", drawing[i], why);
+  }
   if (p.greedy) return p;
   if (s->temperature != 1) p.temperature = s->temperature;
   p.top_k = s->top_k;
@@ -488,6 +492,7 @@ const cli_command cmd_run = {
         "summary; a second one ends the program with exit 130.",
     .options = options,
     .settings_bytes = sizeof(settings),
+    .common = CLI_USES_MODEL | CLI_USES_CACHE,
     .args_max = 1,
     .run = run_run,
 };
