@@ -17,13 +17,11 @@
 #define DATA "tests/data/text/"
 
 static const char *const committed[] = {
-    "o200k_600.tokenizer.json", "qwen_600.tokenizer.json",
-    "flags.tokenizer.json",     "template.tokenizer.json",
-    "prefix.tokenizer.json",    "digits.tokenizer.json",
-    "splits.tokenizer.json",    "behaviors.tokenizer.json",
-    "unk.tokenizer.json",       "nanochat_500.pkl",
-    "nanochat_500.tiktoken",    "qwen_4000.tiktoken",
-    "o200k_600.ie.bin",         NULL,
+    "o200k_600.tokenizer.json", "qwen_600.tokenizer.json",  "flags.tokenizer.json",
+    "template.tokenizer.json",  "prefix.tokenizer.json",    "digits.tokenizer.json",
+    "splits.tokenizer.json",    "behaviors.tokenizer.json", "unk.tokenizer.json",
+    "words.tokenizer.json",     "nanochat_500.pkl",         "nanochat_500.tiktoken",
+    "qwen_4000.tiktoken",       "o200k_600.ie.bin",         NULL,
 };
 
 static const char *encoding_of(const char *name) {

@@ -127,16 +127,17 @@ static bool pcre2_classes_grow(void) {
   return major >= 14 && major <= 16;
 }
 
-/* The members of a class, to stand between brackets. name: PCRE2's own class, when it may be widened. */
-static void emit_members(ie_buf *out, const point_set *set, const char *name, bool negated) {
+/* The members of a class, to stand between brackets. name: PCRE2's own class, when it may be widened.
+ * alone: the class is no part of another, where Oniguruma's \w also holds the Latin-1 digits. */
+static void emit_members(ie_buf *out, const point_set *set, const char *name, bool negated, bool alone) {
   if (name && !negated && pcre2_classes_grow()) {
     ie_buf_printf(out, "\\p{%s}", name);
     emit_ranges(out, set, false, /*only_new=*/true);
     return;
   }
   emit_ranges(out, set, negated, false);
-  static const uint32_t word_quirks[] = {0xB2, 0xB3, 0xB9, 0xBC, 0xBD, 0xBE}; /* Oniguruma's \w holds them */
-  for (size_t i = 0; set->word && !negated && i < sizeof word_quirks / sizeof word_quirks[0]; i++)
+  static const uint32_t word_quirks[] = {0xB2, 0xB3, 0xB9, 0xBC, 0xBD, 0xBE};
+  for (size_t i = 0; set->word && alone && i < sizeof word_quirks / sizeof word_quirks[0]; i++)
     emit_range(out, word_quirks[i], word_quirks[i]);
 }
 
@@ -150,7 +151,7 @@ static bool read_set(translator *t, point_set *set, const char **name, bool *neg
   if (c == 'd' || c == 'D') set->categories = CAT(ND);
   if (c == 'w' || c == 'W') set->word = true;
   if (c == 'd') *name = "Nd";
-  if ((c == 'w' || c == 'W') && (t->rust || c == 'W')) refuse(t, t->at - 1, "\\w or \\W");
+  if ((c == 'w' || c == 'W') && t->rust) refuse(t, t->at - 1, "\\w or \\W");
   if (set->space || set->word || set->categories) {
     t->at++;
     return true;
@@ -268,7 +269,7 @@ static void translate_class(translator *t) {
         if (t->caseless) refuse(t, t->at, "a property without case");
         if (t->at + 1 < t->size && t->p[t->at] == '-' && t->p[t->at + 1] != ']')
           refuse(t, t->at, "- after a property");
-        emit_members(t->out, &set, name, negated);
+        emit_members(t->out, &set, name, negated, /*alone=*/false);
         continue;
       }
       t->at--;
@@ -346,7 +347,7 @@ static void translate_escape(translator *t) {
   if (t->at < t->size && read_set(t, &set, &name, &negated)) {
     if (t->caseless) refuse(t, start, "a property without case");
     ie_buf_append_str(t->out, negated ? "[^" : "[");
-    emit_members(t->out, &set, name, false);
+    emit_members(t->out, &set, name, /*negated=*/false, /*alone=*/true);
     ie_buf_append_char(t->out, ']');
     return;
   }

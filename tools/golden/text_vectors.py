@@ -156,6 +156,10 @@ def documents(o200k, qwen):
         "behaviors": document(small, [split("o", "MergedWithNext", kind="String"), split(r"\s+", "MergedWithPrevious"),
                                       split("[xyz]", "Removed"), split(r"[^\p{Ll}\p{Lu}]", "Contiguous"),
                                       split("(?i:the|ing)|[.,;!?]+", "Isolated", invert=True), byte_level()]),
+        "words": document(small, [split(r"\p{M}+|\p{S}|\p{P}{2,}|[\p{N}\p{Lm}]+|\d+|\D", "MergedWithPrevious"),
+                                  split(r"\w+|[\w-]{2}", "Contiguous", True),
+                                  split(r"[^\P{L}A-Z]+|\W{2}|[\W\d]|(?i:k|'s|th)+|[\p{Nd}\p{Zs}]{2,3}?", "MergedWithNext"),
+                                  byte_level(use_regex=True)]),
         "unk": unk,
     }
 
