@@ -5,6 +5,7 @@
 #include "base/size.h"
 #include "blocks/mxfp4.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Tokens per chunk so that a chunk holds about 16 KiB of f32: below that a dispatch costs more than the work. */
@@ -75,6 +76,20 @@ static void cpu_rms_norm(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie
   int64_t width = x->shape[x->rank - 1];
   norm_job job = {&ctx->device->kernels, ie_tensor_f32(y), ie_tensor_f32(x), weight, width, eps};
   ie_team_for(ctx->device->team, ie_tensor_count(x) / width, rows_per_chunk(width), norm_rows, &job);
+}
+
+/* Cosine and sine in double, rounded once: what every libm agrees on. */
+static void cpu_rope_table(ie_ctx *ctx, ie_tensor *cos_out, ie_tensor *sin_out, const ie_batch *batch,
+                           const float *inv_freq, float scale) {
+  if (ctx->dry) return;
+  int64_t half = cos_out->shape[1];
+  for (int64_t t = 0; t < batch->tokens; t++) {
+    for (int64_t i = 0; i < half; i++) {
+      float angle = (float)batch->position[t] * inv_freq[i];
+      ie_tensor_f32(cos_out)[t * half + i] = (float)cos((double)angle) * scale;
+      ie_tensor_f32(sin_out)[t * half + i] = (float)sin((double)angle) * scale;
+    }
+  }
 }
 
 typedef struct rope_job {
@@ -152,6 +167,7 @@ void ie_cpu_fill_elementwise(ie_device_ops *ops) {
   ops->embed = cpu_embed;
   ops->gather_rows = cpu_gather_rows;
   ops->rms_norm = cpu_rms_norm;
+  ops->rope_table = cpu_rope_table;
   ops->rope = cpu_rope;
   ops->route = cpu_route;
   ops->find_nonfinite = cpu_find_nonfinite;
