@@ -48,5 +48,6 @@ const cli_command cmd_chat_format = {
         "text: <|end|> typed by a user is no special token.",
     .options = chat_input_options,
     .settings_bytes = sizeof(chat_settings),
+    .common = CLI_USES_CACHE,
     .run = chat_format_run,
 };

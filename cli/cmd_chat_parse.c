@@ -95,5 +95,6 @@ const cli_command cmd_chat_parse = {
         "refused: what does not follow the format is repaired and \"malformed\" is true.",
     .options = chat_input_options,
     .settings_bytes = sizeof(chat_settings),
+    .common = CLI_USES_CACHE,
     .run = chat_parse_run,
 };

@@ -61,8 +61,9 @@ static json_t *pieces_make(const settings *s, const ie_tokenizer *tokenizer, con
 }
 
 /* Decodes one array and writes the result; *error tells why not (CLI_OK is returned all the same). */
-static int array_run(cli_context *context, const settings *s, const ie_tokenizer *tokenizer,
+static int array_run(cli_context *context, const void *opaque, const ie_tokenizer *tokenizer,
                      const json_t *value, ie_error *error) {
+  const settings *s = opaque;
   ie_ids ids = {0};
   ie_bytes text = {0};
   int code = CLI_OK;
@@ -83,48 +84,24 @@ static int array_run(cli_context *context, const settings *s, const ie_tokenizer
   return code;
 }
 
-static int lines_run(cli_context *context, const settings *s, const ie_tokenizer *tokenizer) {
-  cli_lines lines = {0};
-  json_t *value;
-  const char *message;
-  int code = CLI_OK;
-  while (code == CLI_OK && cli_out_ok(context) && cli_lines_next(&lines, &value, &message)) {
-    ie_error error = {0};
-    if (!message) code = array_run(context, s, tokenizer, value, &error);
-    if (message || error.status != IE_OK)
-      code = cli_out_error_line(context, message ? message : error.message);
-    json_decref(value);
-  }
-  cli_lines_free(&lines);
-  return code;
-}
-
-static int stdin_run(cli_context *context, const settings *s, const ie_tokenizer *tokenizer) {
-  ie_bytes text = {0};
-  ie_error error = {0};
-  int code = CLI_OK;
+static int whole_run(cli_context *context, const void *opaque, const ie_tokenizer *tokenizer,
+                     const ie_bytes *text, ie_error *error) {
   json_error_t at;
-  json_t *value = NULL;
-  if (cli_read("-", SIZE_MAX / 4, &text, &error) == IE_OK) {
-    value = json_loadb(text.data ? text.data : "", text.size, JSON_DECODE_ANY, &at);
-    if (value)
-      code = array_run(context, s, tokenizer, value, &error);
-    else
-      ie_error_set(&error, IE_INVALID_ARGUMENT, "stdin: not valid JSON: %s (line %d)", at.text, at.line);
-  }
+  json_t *value = json_loadb(text->data ? text->data : "", text->size, JSON_DECODE_ANY, &at);
+  int code = CLI_OK;
+  if (value)
+    code = array_run(context, opaque, tokenizer, value, error);
+  else
+    ie_error_set(error, IE_INVALID_ARGUMENT, "stdin: not valid JSON: %s (line %d)", at.text, at.line);
   json_decref(value);
-  ie_bytes_free(&text);
-  return error.status != IE_OK ? cli_fail(context, error.status, &error) : code;
+  return code;
 }
 
 static int detokenize_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
-  ie_tokenizer *tokenizer;
-  int code = cli_tokenizer_open(context, &s->source, &tokenizer);
-  if (code != CLI_OK) return code;
-  code = s->jsonl ? lines_run(context, s, tokenizer) : stdin_run(context, s, tokenizer);
-  ie_tokenizer_free(tokenizer);
-  return code;
+  const tokenizer_job job = {
+      .flags = &s->source, .settings = s, .jsonl = s->jsonl, .line = array_run, .whole = whole_run};
+  return cli_tokenizer_run(context, &job);
 }
 
 const cli_command cmd_detokenize = {

@@ -22,6 +22,7 @@ typedef struct report {
   ie_tokenizer *tokenizer;  /* or NULL */
   const char *chat_format;  /* or NULL */
   ie_error tokenizer_error; /* IE_OK: none */
+  char tokenizer_warning[160];
 } report;
 
 /* The part of a path behind the directory that was asked for. */
@@ -64,6 +65,9 @@ static json_t *problems_json(const report *r) {
   if (ok && r->tokenizer_error.status != IE_OK)
     ok = json_array_append_new(list,
                                problem_json(IE_PROBLEM_ERROR, "tokenizer", r->tokenizer_error.message)) == 0;
+  if (ok && r->tokenizer_warning[0])
+    ok =
+        json_array_append_new(list, problem_json(IE_PROBLEM_WARNING, "tokenizer", r->tokenizer_warning)) == 0;
   if (ok) return list;
   json_decref(list);
   return NULL;
@@ -118,6 +122,7 @@ static void report_print(cli_context *context, const report *r, bool tensors) {
   }
   if (r->tokenizer_error.status != IE_OK)
     cli_out_printf(context, "error: tokenizer: %s\n", r->tokenizer_error.message);
+  if (r->tokenizer_warning[0]) cli_out_printf(context, "warning: tokenizer: %s\n", r->tokenizer_warning);
 }
 
 static bool has_error(const report *r) {
@@ -138,6 +143,16 @@ static void chat_format_find(report *r, const ie_tokenizer_options *how) {
     r->chat_format = ie_chat_format_name(format);
 }
 
+/* Ids that the model has no rows for cannot be run. */
+static void vocabulary_compare(report *r) {
+  int64_t rows = ie_inspect_info(r->inspection)->vocab;
+  int32_t ids = r->tokenizer ? ie_tokenizer_vocab(r->tokenizer) : 0;
+  if (rows > 0 && ids > rows)
+    snprintf(r->tokenizer_warning, sizeof r->tokenizer_warning,
+             "it has ids up to %d, but the model has %lld rows: prompts with ids above %lld are refused",
+             (int)ids - 1, (long long)rows, (long long)rows - 1);
+}
+
 static int inspect_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   report r = {.dir = context->args[0]};
@@ -146,6 +161,7 @@ static int inspect_run(cli_context *context, void *opaque) {
   if (status != IE_OK) return cli_fail(context, status, &error);
   ie_tokenizer_options how = {.cache_dir = cli_cache_dir(context)};
   chat_format_find(&r, &how);
+  vocabulary_compare(&r);
   int code = CLI_OK;
   if (s->json)
     code = cli_out_json(context, report_json(&r));

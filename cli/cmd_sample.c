@@ -125,10 +125,18 @@ static ie_status matrix_get(const ie_tensor_file *file, const char *name, ie_dty
 typedef struct work {
   const ie_tensor_info *logits, *seen;
   int64_t shape[2], seen_shape[2]; /* (N, V), (N, S) */
+  float *logits_row;               /* (V) copied from the file, where it may stand at any byte */
+  int32_t *seen_row;               /* (S) likewise */
   float *probs;                    /* (N, V) */
   int32_t *ids;                    /* (N, draws) */
   ie_sampler *sampler;
 } work;
+
+/* Row i of a tensor with items of four bytes. */
+static void row_copy(void *out, const ie_tensor_info *t, int64_t i, int64_t width) {
+  size_t bytes = 4 * (size_t)width;
+  if (bytes) memcpy(out, (const char *)t->data + (size_t)i * bytes, bytes);
+}
 
 static ie_status rows_compute(work *w, const request *r, ie_error *error) {
   ie_sampler_config config = {.steps = r->steps,
@@ -138,10 +146,11 @@ static ie_status rows_compute(work *w, const request *r, ie_error *error) {
                               .greedy = r->greedy};
   ie_status status = ie_sampler_new(&config, &w->sampler, error);
   for (int64_t i = 0; status == IE_OK && i < w->shape[0]; i++) {
-    ie_sample_input input = {
-        .logits = (const float *)w->logits->data + i * w->shape[1], .vocab = w->shape[1], .row = (uint64_t)i};
+    ie_sample_input input = {.logits = w->logits_row, .vocab = w->shape[1], .row = (uint64_t)i};
+    row_copy(w->logits_row, w->logits, i, w->shape[1]);
     if (w->seen) {
-      input.seen = (const int32_t *)w->seen->data + i * w->seen_shape[1];
+      row_copy(w->seen_row, w->seen, i, w->seen_shape[1]);
+      input.seen = w->seen_row;
       input.seen_count = (size_t)w->seen_shape[1];
     }
     status = ie_sampler_probs(w->sampler, &input, w->probs + i * w->shape[1], error);
@@ -176,12 +185,16 @@ static ie_status file_sample(const ie_tensor_file *file, const request *r, const
     draws = SIZE_MAX / sizeof(int32_t);
   w.probs = calloc((size_t)w.shape[0] * (size_t)w.shape[1], sizeof *w.probs);
   w.ids = calloc(draws + 1, sizeof *w.ids);
-  if (!w.probs || !w.ids)
+  w.logits_row = malloc((size_t)w.shape[1] * sizeof *w.logits_row);
+  w.seen_row = malloc(((size_t)w.seen_shape[1] + 1) * sizeof *w.seen_row);
+  if (!w.probs || !w.ids || !w.logits_row || !w.seen_row)
     status =
         ie_error_set(error, IE_OUT_OF_MEMORY, "sample: out of memory for %lld rows", (long long)w.shape[0]);
   if (status == IE_OK) status = rows_compute(&w, r, error);
   if (status == IE_OK) status = result_write(&w, r, s->out, error);
   ie_sampler_free(w.sampler);
+  free(w.logits_row);
+  free(w.seen_row);
   free(w.probs);
   free(w.ids);
   return status;

@@ -93,52 +93,31 @@ static char *hex_read(const json_t *value, size_t *size) {
   return bytes;
 }
 
-static int line_run(cli_context *context, const settings *s, const ie_tokenizer *tokenizer,
-                    const json_t *value) {
-  ie_error error = {0};
-  int code = CLI_OK;
-  if (json_is_string(value)) {
-    code = text_run(context, s, tokenizer, json_string_value(value), json_string_length(value), &error);
-  } else {
-    size_t size = 0;
-    char *bytes = hex_read(value, &size);
-    if (!bytes) return cli_out_error_line(context, "expected a JSON string or {\"hex\": \"...\"}");
-    code = text_run(context, s, tokenizer, bytes, size, &error);
-    free(bytes);
+static int line_run(cli_context *context, const void *opaque, const ie_tokenizer *tokenizer,
+                    const json_t *value, ie_error *error) {
+  if (json_is_string(value))
+    return text_run(context, opaque, tokenizer, json_string_value(value), json_string_length(value), error);
+  size_t size = 0;
+  char *bytes = hex_read(value, &size);
+  if (!bytes) {
+    ie_error_set(error, IE_INVALID_ARGUMENT, "expected a JSON string or {\"hex\": \"...\"}");
+    return CLI_OK;
   }
-  return error.status != IE_OK ? cli_out_error_line(context, error.message) : code;
+  int code = text_run(context, opaque, tokenizer, bytes, size, error);
+  free(bytes);
+  return code;
 }
 
-static int lines_run(cli_context *context, const settings *s, const ie_tokenizer *tokenizer) {
-  cli_lines lines = {0};
-  json_t *value;
-  const char *message;
-  int code = CLI_OK;
-  while (code == CLI_OK && cli_out_ok(context) && cli_lines_next(&lines, &value, &message)) {
-    code = message ? cli_out_error_line(context, message) : line_run(context, s, tokenizer, value);
-    json_decref(value);
-  }
-  cli_lines_free(&lines);
-  return code;
+static int whole_run(cli_context *context, const void *opaque, const ie_tokenizer *tokenizer,
+                     const ie_bytes *text, ie_error *error) {
+  return text_run(context, opaque, tokenizer, text->data, text->size, error);
 }
 
 static int tokenize_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
-  ie_tokenizer *tokenizer;
-  int code = cli_tokenizer_open(context, &s->source, &tokenizer);
-  if (code != CLI_OK) return code;
-  if (s->jsonl) {
-    code = lines_run(context, s, tokenizer);
-  } else {
-    ie_bytes text = {0};
-    ie_error error = {0};
-    ie_status status = cli_read("-", SIZE_MAX / 4, &text, &error);
-    if (status == IE_OK) code = text_run(context, s, tokenizer, text.data, text.size, &error);
-    if (error.status != IE_OK) code = cli_fail(context, error.status, &error);
-    ie_bytes_free(&text);
-  }
-  ie_tokenizer_free(tokenizer);
-  return code;
+  const tokenizer_job job = {
+      .flags = &s->source, .settings = s, .jsonl = s->jsonl, .line = line_run, .whole = whole_run};
+  return cli_tokenizer_run(context, &job);
 }
 
 const cli_command cmd_tokenize = {

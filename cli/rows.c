@@ -92,13 +92,16 @@ static ie_status tensor_rows(const ie_tensor_info *t, const char *path, int64_t 
   if (count < 1 || length < 1)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "%s: ids is empty; expected ids from 0 to %lld", path,
                         (long long)vocab - 1);
-  const int32_t *ids = t->data;
+  int32_t *ids = malloc(t->bytes); /* a copy: in the file they may stand at any byte */
+  if (!ids) return ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory for ids", path);
+  memcpy(ids, t->data, t->bytes);
   ie_status status = IE_OK;
   for (int64_t i = 0; status == IE_OK && i < count; i++) {
     status = ids_check(ids + i * length, (size_t)length, (size_t)i, vocab, error);
     if (status == IE_OK) status = ie_ids_append(&rows->ids, ids + i * length, (size_t)length, error);
     if (status == IE_OK) status = row_end(rows, error);
   }
+  free(ids);
   return status;
 }
 

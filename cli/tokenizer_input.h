@@ -28,16 +28,23 @@ typedef struct tokenizer_flags {
 /* Opens it; returns CLI_OK, or an exit code after a message. The caller frees *out. */
 int cli_tokenizer_open(const cli_context *context, const tokenizer_flags *flags, ie_tokenizer **out);
 
-/* Reads one line of JSON from stdin into *value (a new reference; NULL with *message set when it is none).
- * Returns false at the end. Empty lines are skipped. */
-typedef struct cli_lines {
-  char *line; /* owned */
-  size_t capacity;
-} cli_lines;
-bool cli_lines_next(cli_lines *lines, json_t **value, const char **message);
-void cli_lines_free(cli_lines *lines);
-
 /* Writes {"error": message} as one line; returns CLI_OK, or CLI_FAILED when memory is out. */
 int cli_out_error_line(cli_context *context, const char *message);
+
+/* What one of the two commands does with its input. Both functions write their result and return CLI_OK or, after a
+ * message, an exit code; what is wrong with the input goes to *error (with CLI_OK). */
+typedef struct tokenizer_job {
+  const tokenizer_flags *flags;
+  const void *settings;
+  bool
+      jsonl; /* stdin is one JSON value a line, and an error is a line {"error": "..."}; else all of stdin is one */
+  int (*line)(cli_context *context, const void *settings, const ie_tokenizer *tokenizer, const json_t *value,
+              ie_error *error);
+  int (*whole)(cli_context *context, const void *settings, const ie_tokenizer *tokenizer,
+               const ie_bytes *text, ie_error *error);
+} tokenizer_job;
+
+/* Opens the tokenizer and runs the job over stdin; returns an exit code. */
+int cli_tokenizer_run(cli_context *context, const tokenizer_job *job);
 
 #endif

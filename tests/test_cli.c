@@ -118,6 +118,13 @@ static void idle_flags_are_named(void **state) {
                  "bench sampler --vocab 100 --runs 1 --batch 2");
   program_expect(0, "--top-k is ignored: --temperature 0",
                  "run --model-dir %s --ids 1 --max-new 1 --temperature 0 --top-k 5", model);
+  static const char *const cached[] = {"tokenize",   "detokenize", "chat-format",
+                                       "chat-parse", "inspect",    "run"};
+  for (size_t i = 0; i < sizeof cached / sizeof *cached; i++) {
+    program_result help = program_run("%s --help", cached[i]);
+    assert_non_null(strstr(help.out, "\n  --no-cache "));
+    program_free(&help);
+  }
   program_expect(0, "--seed is ignored: --greedy", "run --model-dir %s --ids 1 --max-new 1 --greedy --seed 5",
                  model);
   static const char *const silent[] = {

@@ -1,0 +1,509 @@
+/* `clocher run` from outside, on the small golden models. */
+#include "clocher/tensor.h"
+#include "support/program.h"
+#include "support/small_model.h"
+#include "support/tempdir.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static const char model[] = SMALL_MODEL;
+enum { VOCAB = SMALL_MODEL_VOCAB };
+
+/* --- run ------------------------------------------------------------------------------------------------------ */
+
+static void greedy_ids_equal_the_reference(void **state) {
+  (void)state;
+  char path[256], text[4096] = "";
+  snprintf(path, sizeof path, "%s/reference.safetensors", model);
+  ie_tensor_file *file = tensors_open(path);
+  const ie_tensor_info *ids = ie_tensor_file_get(file, "case1.ids"),
+                       *greedy = ie_tensor_file_get(file, "case1.greedy");
+  const ie_tensor_info *gap = ie_tensor_file_get(file, "case1.gap");
+  for (int64_t i = 0; i < ids->shape[0]; i++)
+    snprintf(text + strlen(text), sizeof text - strlen(text), "%s%d", i ? "," : "",
+             (int)((const int32_t *)ids->data)[i]);
+  program_result r =
+      program_run("run --model-dir %s --ids %s --max-new %d --greedy --print-ids --precision fp32", model,
+                  text, (int)greedy->shape[0]);
+  assert_int_equal(r.code, 0);
+  char *at = r.out;
+  for (int64_t i = 0; i < greedy->shape[0]; i++) {
+    if (((const float *)gap->data)[i] < 2e-4f) break;
+    assert_int_equal(strtol(at, &at, 10), ((const int32_t *)greedy->data)[i]);
+    at += *at == ',';
+  }
+  program_free(&r);
+  ie_tensor_file_free(file);
+}
+
+static void json_holds_every_key(void **state) {
+  (void)state;
+  static const char *const timing[] = {"load_s",        "ttft_s",       "prefill_s",    "decode_s",
+                                       "prefill_tok_s", "decode_tok_s", "token_ms_p50", "token_ms_p95"};
+  json_t *v = program_json(
+      "run --model-dir %s --ids '1,2,3;4,5' --max-new 6 --ignore-eos --logprobs 3 --json", model);
+  result_no_nulls(v);
+  for (size_t i = 0; i < sizeof timing / sizeof *timing; i++)
+    assert_true(json_is_number(json_object_get(json_object_get(v, "timing"), timing[i])));
+  const json_t *memory = json_object_get(v, "memory"), *arithmetic = json_object_get(v, "arithmetic");
+  assert_true(result_integer(memory, "peak_rss_bytes") > 0);
+  assert_true(result_integer(memory, "weights_bytes") > 0);
+  assert_true(result_integer(memory, "kv_bytes") > 0);
+  assert_string_equal(json_string_value(json_object_get(arithmetic, "weights")), "mxfp4+bf16");
+  assert_string_equal(json_string_value(json_object_get(arithmetic, "activations")), "bf16");
+  assert_string_equal(json_string_value(json_object_get(arithmetic, "accumulate")), "f32");
+  assert_true(json_is_string(json_object_get(arithmetic, "kv")));
+  assert_true(json_is_string(json_object_get(v, "isa")));
+  assert_true(result_integer(v, "threads") >= 1);
+  assert_string_equal(json_string_value(json_object_get(v, "device")), "cpu");
+  for (size_t row = 0; row < 2; row++) {
+    json_t *r = result_row(v, row);
+    assert_int_equal(json_array_size(json_object_get(r, "prompt_ids")), row ? 2 : 3);
+    assert_int_equal(result_integer(r, "computed_prompt_tokens") + result_integer(r, "reused_prompt_tokens"),
+                     row ? 2 : 3);
+    assert_int_equal(json_array_size(json_object_get(r, "new_ids")), 6);
+    assert_string_equal(json_string_value(json_object_get(r, "stop_reason")), "length");
+    assert_string_equal(json_string_value(json_object_get(r, "text")), "");
+    json_t *logprobs = json_object_get(r, "logprobs"), *one;
+    size_t i;
+    assert_int_equal(json_array_size(logprobs), 6);
+    json_array_foreach(logprobs, i, one) {
+      assert_int_equal(result_integer(one, "id"),
+                       json_integer_value(json_array_get(json_object_get(r, "new_ids"), i)));
+      json_t *top = json_object_get(one, "top");
+      assert_int_equal(json_array_size(top), 3);
+      double best = json_number_value(json_array_get(json_array_get(top, 0), 1));
+      assert_true(best <= 0 && best >= json_number_value(json_array_get(json_array_get(top, 2), 1)));
+      assert_true(json_number_value(json_object_get(one, "logprob")) <= best);
+    }
+  }
+  json_decref(v);
+}
+
+static void rows_are_independent(void **state) {
+  (void)state;
+  json_t *both = program_json("run --model-dir %s --ids '9,8,7;30,31' --max-new 8 --greedy --json", model);
+  json_t *first = program_json("run --model-dir %s --ids 9,8,7 --max-new 8 --greedy --json", model);
+  json_t *second = program_json("run --model-dir %s --ids 30,31 --max-new 8 --greedy --json", model);
+  result_ids_equal(both, 0, first, 0);
+  result_ids_equal(both, 1, second, 0);
+  json_decref(both);
+  json_decref(first);
+  json_decref(second);
+  program_result r =
+      program_run("run --model-dir %s --ids '9,8,7;30,31' --max-new 8 --greedy --print-ids", model);
+  int lines = 0;
+  for (const char *c = r.out; *c; c++) lines += *c == '\n';
+  assert_int_equal(lines, 2);
+  program_free(&r);
+}
+
+static void seeds_decide_the_draws(void **state) {
+  (void)state;
+  const char *line =
+      "run --model-dir %s --ids 1,2,3 --max-new 20 --ignore-eos --temperature 1.5 --top-k 40 --seed %d "
+      "--threads %d --json";
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+  json_t *a = program_json(line, model, 5, 1), *b = program_json(line, model, 5, 3),
+         *c = program_json(line, model, 6, 1);
+#pragma GCC diagnostic pop
+  result_ids_equal(a, 0, b, 0);
+  char *x = result_new_ids(a, 0), *y = result_new_ids(c, 0);
+  assert_string_not_equal(x, y);
+  free(x);
+  free(y);
+  json_decref(a);
+  json_decref(b);
+  json_decref(c);
+  /* the two rows of a batch draw differently from equal logits */
+  json_t *rows =
+      program_json("run --model-dir %s --ids '1,2,3;1,2,3' --max-new 20 --ignore-eos --seed 5 --json", model);
+  x = result_new_ids(rows, 0);
+  y = result_new_ids(rows, 1);
+  assert_string_not_equal(x, y);
+  assert_int_equal(result_integer(result_row(rows, 1), "reused_prompt_tokens"), 2);
+  free(x);
+  free(y);
+  json_decref(rows);
+}
+
+static void eos_ends_a_row(void **state) {
+  (void)state;
+  /* drawn nearly uniformly, one of the two stop ids of 259 comes soon */
+  json_t *v = program_json("run --model-dir %s --ids 1 --max-new 2000 --temperature 50 --json", model);
+  json_t *ids = json_object_get(result_row(v, 0), "new_ids");
+  size_t n = json_array_size(ids);
+  assert_string_equal(json_string_value(json_object_get(result_row(v, 0), "stop_reason")), "eos");
+  assert_true(n < 2000);
+  for (size_t i = 0; i < n; i++) {
+    int64_t id = json_integer_value(json_array_get(ids, i));
+    assert_int_equal(id == 2 || id == 257, i + 1 == n);
+  }
+  json_decref(v);
+  v = program_json("run --model-dir %s --ids 1 --max-new 2000 --temperature 50 --ignore-eos --json", model);
+  assert_int_equal(json_array_size(json_object_get(result_row(v, 0), "new_ids")), 2000);
+  json_decref(v);
+}
+
+static void ids_are_checked(void **state) {
+  (void)state;
+  static const char *const bad[] = {"",    "a",  "1,,2",      "259", "-1",  "1,2,99999999999999999999",
+                                    "1;",  ";1", ",",         "1,",  "1 2", "0x1",
+                                    "1.0", "+1", "4294967297"};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    program_expect(2, "0 to 258", "run --model-dir %s --ids '%s' --max-new 2", model, bad[i]);
+    program_expect(2, "0 to 258", "logits --model-dir %s --ids '%s' --out /nonexistent/o", model, bad[i]);
+  }
+  program_expect(2, "'259'", "run --model-dir %s --ids 3,259 --max-new 2", model);
+  program_expect(2, "row 2", "run --model-dir %s --ids '3;-7' --max-new 2", model);
+  program_expect(0, NULL, "run --model-dir %s --ids 258 --max-new 2", model);
+  program_expect(2, "no prompt", "run --model-dir %s", model);
+  program_expect(2, "more than one", "run --model-dir %s --ids 1 --prompt x", model);
+  program_expect(2, "--model-dir D is missing", "run --ids 1");
+  program_expect(2, "no tokenizer", "run --model-dir %s --prompt x", model);
+  program_expect(2, "no tokenizer", "run --model-dir %s --ids 1 --stop x", model);
+  program_expect(1, "/nonexistent", "run --model-dir /nonexistent --ids 1");
+  program_expect(1, "not built yet", "run --model-dir %s --ids 1 --adapter x", model);
+}
+
+static void ids_files_are_read(void **state) {
+  (void)state;
+  char *dir = tempdir_make();
+  const int32_t ids[6] = {1, 2, 3, 4, 5, 6}, bad[2] = {5, 259};
+  ie_tensor_out rows = {.name = "ids", .dtype = IE_I32, .rank = 2, .shape = {2, 3}, .data = ids};
+  ie_tensor_out row = {.name = "ids", .dtype = IE_I32, .rank = 1, .shape = {6}, .data = ids};
+  ie_tensor_out high = {.name = "ids", .dtype = IE_I32, .rank = 1, .shape = {2}, .data = bad};
+  ie_tensor_out other = {.name = "tokens", .dtype = IE_I32, .rank = 1, .shape = {6}, .data = ids};
+  ie_tensor_out wide = {.name = "ids", .dtype = IE_F32, .rank = 1, .shape = {6}, .data = ids};
+  ie_tensor_out empty = {.name = "ids", .dtype = IE_I32, .rank = 1, .shape = {0}, .data = ids};
+  const char *path = tempdir_path(dir, "ids");
+  assert_int_equal(ie_tensor_file_write(path, &rows, 1, NULL), IE_OK);
+  json_t *a = program_json("run --model-dir %s --ids-file %s --max-new 5 --greedy --json", model, path);
+  json_t *b = program_json("run --model-dir %s --ids '1,2,3;4,5,6' --max-new 5 --greedy --json", model);
+  result_ids_equal(a, 0, b, 0);
+  result_ids_equal(a, 1, b, 1);
+  json_decref(a);
+  json_decref(b);
+  assert_int_equal(ie_tensor_file_write(path, &row, 1, NULL), IE_OK);
+  program_expect(0, NULL, "run --model-dir %s --ids-file %s --max-new 1", model, path);
+  assert_int_equal(ie_tensor_file_write(path, &high, 1, NULL), IE_OK);
+  program_expect(2, "259", "run --model-dir %s --ids-file %s --max-new 1", model, path);
+  assert_int_equal(ie_tensor_file_write(path, &other, 1, NULL), IE_OK);
+  program_expect(2, "no tensor ids", "run --model-dir %s --ids-file %s --max-new 1", model, path);
+  assert_int_equal(ie_tensor_file_write(path, &wide, 1, NULL), IE_OK);
+  program_expect(2, "F32", "run --model-dir %s --ids-file %s --max-new 1", model, path);
+  assert_int_equal(ie_tensor_file_write(path, &empty, 1, NULL), IE_OK);
+  program_expect(2, "empty", "run --model-dir %s --ids-file %s --max-new 1", model, path);
+  tempdir_remove(dir);
+}
+
+static void the_context_is_kept(void **state) {
+  (void)state;
+  program_expect(2, "3 tokens and 6 new ones do not fit the context of 8",
+                 "run --model-dir %s --ids 1,2,3 --max-new 6 "
+                 "--ctx 8",
+                 model);
+  program_expect(0, NULL, "run --model-dir %s --ids 1,2,3 --max-new 5 --ctx 8 --ignore-eos", model);
+  program_expect(2, "do not fit the context", "run --model-dir %s --ids '1;1,2,3' --max-new 1000000", model);
+  program_expect(2, "context", "run --model-dir %s --ids 1 --max-new 1 --ctx 1000000000", model);
+  program_expect(1, "--memory 1000 bytes", "run --model-dir %s --ids 1 --max-new 1 --memory 1000", model);
+  json_t *a = program_json(
+      "run --model-dir %s --ids 1,2,3,4,5,6,7,8,9 --max-new 9 --greedy --chunk 1 --precision fp32 "
+      "--json",
+      model);
+  json_t *b = program_json(
+      "run --model-dir %s --ids 1,2,3,4,5,6,7,8,9 --max-new 9 --greedy --precision fp32 --json", model);
+  result_ids_equal(a, 0, b, 0);
+  json_decref(a);
+  json_decref(b);
+}
+
+/* Eight tokens in one run, and four, a saved state, and four more; greedy and drawn. */
+static void a_saved_run_goes_on(void **state) {
+  (void)state;
+  static const char *const ways[] = {"--greedy", "--seed 7 --temperature 2"};
+  char *dir = tempdir_make();
+  const char *path = tempdir_path(dir, "state");
+  for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+    const char *flags = ways[i];
+    json_t *whole =
+        program_json("run --model-dir %s --ids 1,2,3,4,5 --max-new 8 %s --ignore-eos --json", model, flags);
+    json_t *half =
+        program_json("run --model-dir %s --ids 1,2,3,4,5 --max-new 4 %s --ignore-eos --save-state %s --json",
+                     model, flags, path);
+    json_t *rest = program_json("run --model-dir %s --max-new 4 %s --ignore-eos --load-state %s --json",
+                                model, flags, path);
+    assert_int_equal(json_array_size(json_object_get(result_row(rest, 0), "prompt_ids")), 9);
+    assert_int_equal(result_integer(result_row(rest, 0), "computed_prompt_tokens"), 1);
+    char *all = result_new_ids(whole, 0), *begun = result_new_ids(half, 0), *ended = result_new_ids(rest, 0),
+         joined[512];
+    snprintf(joined, sizeof joined, "%.*s,%s", (int)strlen(begun) - 1, begun, ended + 1);
+    assert_string_equal(joined, all);
+    free(all);
+    free(begun);
+    free(ended);
+    json_decref(whole);
+    json_decref(half);
+    json_decref(rest);
+  }
+  tempdir_remove(dir);
+}
+
+/* A saved state that is longer than what a run needs by itself, and than the usual 4096, is taken all the same. */
+static void a_long_state_is_restored(void **state) {
+  (void)state;
+  enum { LENGTH = 4200 };
+  char *dir = text_model_make(), path[1024], saved[1024], rows[1024];
+  static int32_t ids[LENGTH];
+  for (int i = 0; i < LENGTH; i++) ids[i] = i * 7 % VOCAB;
+  snprintf(path, sizeof path, "%s/config.json", dir);
+  snprintf(saved, sizeof saved, "%s/saved", dir);
+  snprintf(rows, sizeof rows, "%s/rows", dir);
+  json_t *config = json_load_file(path, 0, NULL);
+  assert_non_null(config);
+  json_object_set_new(config, "max_position_embeddings", json_integer(8192));
+  assert_int_equal(unlink(path), 0);
+  assert_int_equal(json_dump_file(config, path, 0), 0);
+  json_decref(config);
+  ie_tensor_out tensor = {.name = "ids", .dtype = IE_I32, .rank = 1, .shape = {LENGTH}, .data = ids};
+  assert_int_equal(ie_tensor_file_write(rows, &tensor, 1, NULL), IE_OK);
+  program_expect(0, NULL,
+                 "run --model-dir %s --ids-file %s --max-new 2 --greedy --ignore-eos --save-state %s", dir,
+                 rows, saved);
+  json_t *rest =
+      program_json("run --model-dir %s --max-new 3 --greedy --ignore-eos --load-state %s --json", dir, saved);
+  assert_int_equal(result_integer(result_row(rest, 0), "reused_prompt_tokens"), LENGTH + 1);
+  json_decref(rest);
+  /* and it may be longer than the prompt that shares its beginning */
+  program_expect(0, NULL, "run --model-dir %s --ids 0,7,14 --max-new 3 --load-state %s", dir, saved);
+  tempdir_remove(dir);
+}
+
+static void states_are_saved_and_restored(void **state) {
+  (void)state;
+  char *dir = tempdir_make();
+  const char *path = tempdir_path(dir, "state");
+  json_t *whole =
+      program_json("run --model-dir %s --ids 1,2,3,4,5 --max-new 8 --greedy --ignore-eos --json", model);
+  json_t *half =
+      program_json("run --model-dir %s --ids 1,2,3,4,5 --max-new 4 --greedy --ignore-eos --save-state %s "
+                   "--json",
+                   model, path);
+  char *all = result_new_ids(whole, 0), *begun = result_new_ids(half, 0);
+  begun[strlen(begun) - 1] = '\0';
+  json_t *rest =
+      program_json("run --model-dir %s --ids 1,2,3,4,5,%s --max-new 4 --greedy --ignore-eos --load-state %s "
+                   "--json",
+                   model, begun + 1, path);
+  char *ended = result_new_ids(rest, 0), joined[512];
+  snprintf(joined, sizeof joined, "%s,%s", begun, ended + 1);
+  assert_string_equal(joined, all);
+  assert_true(result_integer(result_row(rest, 0), "reused_prompt_tokens") >= 7);
+  free(all);
+  free(begun);
+  free(ended);
+  json_decref(whole);
+  json_decref(half);
+  json_decref(rest);
+  program_expect(0, NULL, "run --model-dir %s --max-new 4 --load-state %s", model, path);
+  /* the default of --max-new gives way to the context; what is asked for does not */
+  json_t *full = program_json("run --model-dir %s --ctx 12 --ignore-eos --load-state %s --json", model, path);
+  assert_int_equal(json_array_size(json_object_get(result_row(full, 0), "new_ids")), 3);
+  json_decref(full);
+  program_expect(2, "do not fit", "run --model-dir %s --ctx 12 --max-new 4 --load-state %s", model, path);
+  program_expect(1, "context is 8", "run --model-dir %s --ctx 8 --ids 1 --max-new 1 --load-state %s", model,
+                 path);
+  program_expect(2, "one row", "run --model-dir %s --ids '1;2' --max-new 4 --save-state %s", model, path);
+  program_expect(1, "nothing-here", "run --model-dir %s --max-new 4 --load-state nothing-here", model);
+  tempdir_remove(dir);
+}
+
+/* --- text ----------------------------------------------------------------------------------------------------- */
+
+static void text_prompts_are_the_same_from_everywhere(void **state) {
+  (void)state;
+  char *dir = text_model_make();
+  const char *file = tempdir_write_text(dir, "prompt", "Hello, world");
+  program_result a =
+      program_run("run --model-dir %s --prompt 'Hello, world' --max-new 12 --greedy --no-cache", dir);
+  program_result b =
+      program_run("run --model-dir %s --prompt-file %s --max-new 12 --greedy --no-cache", dir, file);
+  program_result c =
+      program_run_input("Hello, world", 12, "run --model-dir %s - --max-new 12 --greedy --no-cache", dir);
+  program_result d =
+      program_run("run --model-dir %s --ids 72,101,108,108,111,44,32,119,111,114,108,100 --max-new 12 "
+                  "--greedy --no-cache",
+                  dir);
+  if (a.code != 0) fail_msg("%s", a.err);
+  assert_true(a.out_size > 5);
+  assert_string_equal(a.out, b.out);
+  assert_string_equal(a.out, c.out);
+  assert_string_equal(a.out, d.out);
+  /* special tokens that stand in the text are recognised */
+  json_t *v = program_json("run --model-dir %s --prompt '<|start|>A' --max-new 1 --json --no-cache", dir);
+  char *ids = json_dumps(json_object_get(result_row(v, 0), "prompt_ids"), JSON_COMPACT);
+  assert_string_equal(ids, "[256,65]");
+  free(ids);
+  json_decref(v);
+  program_free(&a);
+  program_free(&b);
+  program_free(&c);
+  program_free(&d);
+  program_expect(2, "empty", "run --model-dir %s --prompt '' --max-new 1 --no-cache", dir);
+  tempdir_remove(dir);
+}
+
+/* Stop strings that straddle tokens (each token is one byte here) end the text and are not printed. */
+static void stop_strings_end_the_text(void **state) {
+  (void)state;
+  char *dir = text_model_make();
+  const char *base =
+      "run --model-dir %s --ids 65,66 --max-new 60 --top-k 100 --seed 3 --ignore-eos --no-cache --json";
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+  json_t *v = program_json(base, dir);
+#pragma GCC diagnostic pop
+  const json_t *ids = json_object_get(result_row(v, 0), "new_ids");
+  assert_int_equal(json_array_size(ids), 60);
+  /* the first two neighbours that are letters or digits, not at the start */
+  size_t at = 3;
+  char stop[3] = "";
+  for (; at + 1 < 60; at++) {
+    int64_t x = json_integer_value(json_array_get(ids, at)),
+            y = json_integer_value(json_array_get(ids, at + 1));
+    if (x > 64 && x < 123 && x != 92 && y > 64 && y < 123 && y != 92) {
+      stop[0] = (char)x;
+      stop[1] = (char)y;
+      break;
+    }
+  }
+  assert_true(stop[0] != 0);
+  json_t *w =
+      program_json("run --model-dir %s --ids 65,66 --max-new 60 --top-k 100 --seed 3 --ignore-eos --no-cache "
+                   "--json --stop '%s' --stop never-comes",
+                   dir, stop);
+  const char *text = json_string_value(json_object_get(result_row(w, 0), "text"));
+  assert_string_equal(json_string_value(json_object_get(result_row(w, 0), "stop_reason")), "stop");
+  assert_null(strstr(text, stop));
+  assert_true(json_array_size(json_object_get(result_row(w, 0), "new_ids")) <= at + 2);
+  program_result r =
+      program_run("run --model-dir %s --ids 65,66 --max-new 60 --top-k 100 --seed 3 --ignore-eos "
+                  "--no-cache --stop '%s'",
+                  dir, stop);
+  assert_int_equal(r.code, 0);
+  assert_null(strstr(r.out, stop));
+  program_free(&r);
+  json_decref(v);
+  json_decref(w);
+  tempdir_remove(dir);
+}
+
+/* --- Signals --------------------------------------------------------------------------------------------------- */
+
+static void interrupts_stop_at_the_next_token(void **state) {
+  (void)state;
+  char *dir = text_model_make();
+  program_child child =
+      program_start("run --model-dir %s --ids 1 --max-new 2000 --ignore-eos --temperature 5 --no-cache", dir);
+  program_wait_output(&child, 8);
+  assert_int_equal(kill(child.pid, SIGINT), 0);
+  program_result r = program_end(&child);
+  assert_int_equal(r.code, 0);
+  assert_non_null(strstr(r.err, "stopped: cancelled"));
+  program_free(&r);
+  /* Blocked because nobody reads its small pipe, it sees no flag: the first does nothing, the second ends it. */
+  child = program_start(
+      "run --model-dir %s --ids '1;1;1;1' --max-new 2000 --ignore-eos --temperature 5 --no-cache", dir);
+  assert_true(fcntl(child.out, F_SETPIPE_SZ, 4096) >= 4096);
+  for (int before = -1, now = 0, tries = 0; tries < 600 && (now == 0 || now != before); tries++) {
+    before = now;
+    usleep(200000);
+    assert_int_equal(ioctl(child.out, FIONREAD, &now), 0);
+  }
+  assert_int_equal(kill(child.pid, SIGINT), 0);
+  usleep(100000);
+  assert_int_equal(kill(child.pid, 0), 0);
+  assert_int_equal(kill(child.pid, SIGINT), 0);
+  r = program_end(&child);
+  assert_int_equal(r.code, 130);
+  program_free(&r);
+  tempdir_remove(dir);
+}
+
+/* In JSON an interrupted row is one that was stopped. An interrupt before the first row ends the program at once:
+ * then it is tried again, later. */
+static void an_interrupted_row_is_stopped(void **state) {
+  (void)state;
+  program_result r = {.code = 130};
+  for (useconds_t wait = 100000; r.code == 130 && wait < 20000000; wait *= 2) {
+    program_free(&r);
+    program_child child = program_start("run --model-dir %s --ids '1;1;1;1;1;1;1;1;1;1;1;1;1;1;1;1;1;1;1;1' "
+                                        "--max-new 2000 --ignore-eos --json --quiet",
+                                        model);
+    usleep(wait);
+    assert_int_equal(kill(child.pid, SIGINT), 0);
+    r = program_end(&child);
+  }
+  assert_int_equal(r.code, 0);
+  json_t *v = json_loads(r.out, 0, NULL), *rows = json_object_get(v, "rows");
+  size_t count = json_array_size(rows);
+  assert_true(count >= 1);
+  assert_string_equal(json_string_value(json_object_get(result_row(v, count - 1), "stop_reason")), "stop");
+  json_decref(v);
+  program_free(&r);
+}
+
+/* A file that someone else cuts while it is mapped ends with a message that names it. */
+static void a_truncated_file_is_named(void **state) {
+  (void)state;
+  char *dir = text_model_make(), path[1024];
+  snprintf(path, sizeof path, "%s/model.safetensors", dir);
+  assert_int_equal(unlink(path), 0);
+  snprintf(path, sizeof path, "cp %s/model.safetensors %s/model.safetensors", model, dir);
+  assert_int_equal(system(path), 0);
+  program_child child =
+      program_start("run --model-dir %s --ids 1 --max-new 2000 --ignore-eos --temperature 5 --no-cache", dir);
+  program_wait_output(&child, 8);
+  snprintf(path, sizeof path, "%s/model.safetensors", dir);
+  assert_int_equal(truncate(path, 100), 0);
+  program_result r = program_end(&child);
+  assert_int_equal(r.code, 1);
+  assert_non_null(strstr(r.err, "model.safetensors: the file was truncated while in use"));
+  program_free(&r);
+  tempdir_remove(dir);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(greedy_ids_equal_the_reference),
+      cmocka_unit_test(json_holds_every_key),
+      cmocka_unit_test(rows_are_independent),
+      cmocka_unit_test(seeds_decide_the_draws),
+      cmocka_unit_test(eos_ends_a_row),
+      cmocka_unit_test(ids_are_checked),
+      cmocka_unit_test(ids_files_are_read),
+      cmocka_unit_test(the_context_is_kept),
+      cmocka_unit_test(a_saved_run_goes_on),
+      cmocka_unit_test(a_long_state_is_restored),
+      cmocka_unit_test(states_are_saved_and_restored),
+      cmocka_unit_test(text_prompts_are_the_same_from_everywhere),
+      cmocka_unit_test(stop_strings_end_the_text),
+      cmocka_unit_test(interrupts_stop_at_the_next_token),
+      cmocka_unit_test(an_interrupted_row_is_stopped),
+      cmocka_unit_test(a_truncated_file_is_named),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
