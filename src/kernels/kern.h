@@ -109,6 +109,8 @@ typedef struct ie_kernels {
   /* Clamped SwiGLU of gpt-oss over interleaved pairs: gu (2 * n), g = min(gu[2i], limit),
    * u = clamp(gu[2i+1], -limit, limit), y[i] = (u + 1) * g * sigmoid(alpha * g). limit = inf: no clamp. */
   void (*swiglu_clamped)(float *y, const float *gu, int64_t n, float alpha, float limit);
+  /* y[i] = g * sigmoid(g) * up[i] with g = gate[i] (SwiGLU, Shazeer 2020). y may be gate or up. */
+  void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
   /* y[i] += a * x[i]. */
   void (*axpy)(float *y, const float *x, float a, int64_t n);
   /* f32 to kv_dtype (IE_F32, IE_F16, IE_BF16), round to nearest even; and back, exact. */

@@ -52,5 +52,7 @@ struct ie_model {
 extern const ie_arch *const ie_archs[];
 
 extern const ie_arch ie_arch_gptoss;
+extern const ie_arch ie_arch_qwen;
+extern const ie_arch ie_arch_llama;
 
 #endif

@@ -1,3 +1,3 @@
 #include "models/arch.h"
 
-const ie_arch *const ie_archs[] = {&ie_arch_gptoss, NULL};
+const ie_arch *const ie_archs[] = {&ie_arch_gptoss, &ie_arch_qwen, &ie_arch_llama, NULL};

@@ -75,6 +75,22 @@ ie_qkv ie_op_qkv(ie_ctx *ctx, const ie_tensor *x, const ie_weight *wq, const ie_
   return (ie_qkv){.q = y[0], .k = y[1], .v = y[2]};
 }
 
+ie_tensor *ie_op_swiglu(ie_ctx *ctx, const ie_tensor *x, const ie_weight *gate, const ie_weight *up) {
+  if (!x || !OP_LAUNCHER(ctx, linear) || !OP_LAUNCHER(ctx, swiglu)) return NULL;
+  const ie_weight *w[2] = {gate, up};
+  ie_tensor *y[2];
+  for (int i = 0; i < 2; i++) {
+    if (!shape_is(ctx, "swiglu", w[i]->name, x->shape[1], w[i]->cols) ||
+        !shape_is(ctx, "swiglu", w[i]->name, w[i]->rows, gate->rows))
+      return NULL;
+    y[i] = tensor_2d(ctx, IE_F32, x->shape[0], w[i]->rows);
+    if (!y[i]) return NULL;
+  }
+  ctx->device->ops.linear(ctx, y, x, w, /*n=*/2, /*add=*/false);
+  ctx->device->ops.swiglu(ctx, y[0], y[0], y[1]);
+  return y[0];
+}
+
 ie_tensor *ie_op_linear_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tensor *x, const ie_weight *w) {
   if (!residual || !x || !OP_LAUNCHER(ctx, linear)) return NULL;
   ie_tensor rows = as_rows(x);

@@ -30,6 +30,9 @@ ie_qkv ie_op_qkv(ie_ctx *ctx, const ie_tensor *x, const ie_weight *wq, const ie_
 /* In place: residual (T, R) += x (T, K) W^T + b. Returns residual. */
 ie_tensor *ie_op_linear_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tensor *x, const ie_weight *w);
 
+/* (T, F): silu(x Wg^T + bg) * (x Wu^T + bu), both products in one pass over x (T, C). Shazeer 2020. */
+ie_tensor *ie_op_swiglu(ie_ctx *ctx, const ie_tensor *x, const ie_weight *gate, const ie_weight *up);
+
 /* Rotation tables of a batch: cos and sin (T, D/2) of position * frequency, times `scale` (YaRN's attention
  * factor). inv_freq (D/2). The angle is rounded to f32 as the reference does. */
 typedef struct ie_rope_table {

@@ -100,6 +100,27 @@ static void cpu_rope(ie_ctx *ctx, ie_tensor *x, const ie_tensor *cos, const ie_t
   ie_team_for(ctx->device->team, x->shape[0], rows_per_chunk(x->shape[1] * x->shape[2]), rope_rows, &job);
 }
 
+typedef struct swiglu_job {
+  const ie_kernels *kernels;
+  float *y;
+  const float *gate, *up;
+  int64_t width;
+} swiglu_job;
+
+static void swiglu_rows(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  const swiglu_job *job = arg;
+  int64_t first = begin * job->width;
+  job->kernels->swiglu(job->y + first, job->gate + first, job->up + first, (end - begin) * job->width);
+}
+
+static void cpu_swiglu(ie_ctx *ctx, ie_tensor *y, const ie_tensor *gate, const ie_tensor *up) {
+  if (ctx->dry) return;
+  swiglu_job job = {&ctx->device->kernels, ie_tensor_f32(y), ie_tensor_f32(gate), ie_tensor_f32(up),
+                    gate->shape[1]};
+  ie_team_for(ctx->device->team, gate->shape[0], rows_per_chunk(job.width), swiglu_rows, &job);
+}
+
 /* Softmax over the chosen logits. The exponential is ours: equal logits give equal weights on every machine. */
 static void route_token(const float *logits, int64_t experts, int64_t k, int32_t *expert, float *weight) {
   for (int64_t j = 0; j < k; j++) {
@@ -153,6 +174,7 @@ void ie_cpu_fill_elementwise(ie_device_ops *ops) {
   ops->gather_rows = cpu_gather_rows;
   ops->rms_norm = cpu_rms_norm;
   ops->rope = cpu_rope;
+  ops->swiglu = cpu_swiglu;
   ops->route = cpu_route;
   ops->find_nonfinite = cpu_find_nonfinite;
 }

@@ -96,6 +96,8 @@ typedef struct ie_device_ops {
   /* y (T, C) += sum over the k experts of each token of weight * expert(x), added in the order of k */
   void (*moe)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_tensor *expert, const ie_tensor *weight,
               const ie_moe_options *options);
+  /* y (T, F) = silu(gate) * up; y may be gate */
+  void (*swiglu)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *gate, const ie_tensor *up);
   /* First index that is not finite, or -1. */
   int64_t (*find_nonfinite)(ie_ctx *ctx, const ie_tensor *x);
 } ie_device_ops;

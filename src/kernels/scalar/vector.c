@@ -48,6 +48,10 @@ static void swiglu_clamped__scalar(float *y, const float *gu, int64_t n, float a
   }
 }
 
+static void swiglu__scalar(float *y, const float *gate, const float *up, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] = up[i] * (gate[i] / (1.0f + ie_expf(-gate[i])));
+}
+
 static void axpy__scalar(float *y, const float *x, float a, int64_t n) {
   for (int64_t i = 0; i < n; i++) y[i] += a * x[i];
 }
@@ -89,6 +93,7 @@ void ie_kernels_fill_vector__scalar(ie_kernels *out) {
   out->rms_norm = rms_norm__scalar;
   out->rope_half = rope_half__scalar;
   out->swiglu_clamped = swiglu_clamped__scalar;
+  out->swiglu = swiglu__scalar;
   out->axpy = axpy__scalar;
   out->store = store__scalar;
   out->load = load__scalar;
