@@ -54,5 +54,7 @@ extern const ie_arch *const ie_archs[];
 extern const ie_arch ie_arch_gptoss;
 extern const ie_arch ie_arch_qwen;
 extern const ie_arch ie_arch_llama;
+extern const ie_arch ie_arch_gptneox;
+extern const ie_arch ie_arch_nanochat;
 
 #endif
