@@ -1,15 +1,17 @@
 /* Speed of each product kernel beside the machine's own limits, measured in turns in the same run: reading memory
  * (four streams a thread, prefetch 1 KB ahead) for one to four tokens, chains of f32 FMA and of VNNI from registers
- * for many. Time is the CPU time of the slowest thread, so that a busy machine disturbs it less.
+ * for many (of the width of the instruction set under test). Time is the CPU time of the slowest thread, so that a busy machine disturbs it less.
  *
  *   bench_products [ISA] [threads] [few|many|all] */
-#include "base/clock.h"
 #include "base/rng.h"
 #include "kernels/kern.h"
 
+#include <stdio.h>
+
+#if defined(__x86_64__)
+
 #include <immintrin.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -18,6 +20,7 @@ enum { MAX_THREADS = 8, ROUNDS = 5, K = 2880, MANY_ROWS = 5760 };
 
 static const size_t weight_bytes = (size_t)1280 << 20;
 static uint8_t *weights;
+static int isa; /* level of the kernels under test */
 
 static double cpu_s(void) {
   struct timespec t;
@@ -62,18 +65,20 @@ static double run_threads(job *model, int threads) {
   return slowest;
 }
 
-__attribute__((target("avx512f"))) static void read_body(job *j) {
+__attribute__((target("avx2"))) static void read_body(job *j) {
   size_t size = weight_bytes / (size_t)j->threads / 4;
   const uint8_t *p = weights + 4 * size * (size_t)j->thread;
-  __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
-                    _mm512_setzero_si512()};
+  __m256i sum[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                    _mm256_setzero_si256()};
   for (size_t i = 0; i < size; i += 64)
     for (size_t s = 0; s < 4; s++) {
-      _mm_prefetch((const char *)p + s * size + i + 1024, _MM_HINT_T0);
-      sum[s] = _mm512_xor_si512(sum[s], _mm512_loadu_si512(p + s * size + i));
+      const uint8_t *line = p + s * size + i;
+      _mm_prefetch((const char *)line + 1024, _MM_HINT_T0);
+      sum[s] = _mm256_xor_si256(sum[s], _mm256_loadu_si256((const __m256i *)(const void *)line));
+      sum[s] = _mm256_xor_si256(sum[s], _mm256_loadu_si256((const __m256i *)(const void *)(line + 32)));
     }
-  __m512i all = _mm512_xor_si512(_mm512_xor_si512(sum[0], sum[1]), _mm512_xor_si512(sum[2], sum[3]));
-  j->sink = (uint64_t)_mm512_reduce_or_epi32(all);
+  __m256i all = _mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3]));
+  j->sink = (uint64_t)_mm256_movemask_epi8(all);
 }
 
 enum { PEAK_STEPS = 3000000 };
@@ -87,6 +92,17 @@ __attribute__((target("avx512f"))) static void fma_body(job *j) {
   }
   for (int i = 1; i < 12; i++) s[0] = _mm512_add_ps(s[0], s[i]);
   j->sink = (uint64_t)_mm512_reduce_add_ps(s[0]);
+}
+
+__attribute__((target("avx2,fma"))) static void fma_256_body(job *j) {
+  __m256 s[12], a = _mm256_set1_ps(0.5f), b = _mm256_set1_ps(1.5f);
+  for (int i = 0; i < 12; i++) s[i] = _mm256_set1_ps((float)i);
+  for (int n = 0; n < PEAK_STEPS; n++) {
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; i++) s[i] = _mm256_fmadd_ps(s[i], a, b);
+  }
+  for (int i = 1; i < 12; i++) s[0] = _mm256_add_ps(s[0], s[i]);
+  j->sink = (uint64_t)_mm256_cvtss_f32(s[0]);
 }
 
 __attribute__((target("avx512f,avx512vnni"))) static void vnni_body(job *j) {
@@ -128,6 +144,11 @@ static double median(double *v) {
   return v[ROUNDS / 2];
 }
 
+/* Classes that differ in speed: float weights see the same numbers in all of them. */
+static bool worth_measuring(int class, int format) {
+  return class == IE_CLASS_F32 || (format == IE_W_MXFP4 && class != IE_CLASS_F16);
+}
+
 static const char *const class_names[] = {"f32", "bf16", "f16", "int8"};
 static float *x;
 
@@ -166,12 +187,17 @@ static void bench(const ie_product *p, const char *kind, ie_class class, ie_wfor
   void *scratch = aligned((size_t)threads << 24);
   job product_job = {.body = product_body, .product = p, .args = &args, .scratch = scratch};
   bool few = kind[0] == 'f';
-  job limit_job = {.body = few                                              ? read_body
-                           : class == IE_CLASS_INT8 && format == IE_W_MXFP4 ? vnni_body
-                                                                            : fma_body};
+  bool integers = class == IE_CLASS_INT8 && format == IE_W_MXFP4;
+  job limit_job = {.body = few                   ? read_body
+                           : isa < IE_ISA_AVX512 ? fma_256_body
+                           : integers            ? vnni_body
+                                                 : fma_body};
   double bytes = (double)(w.row_bytes[0] + w.row_bytes[1]) * (double)rows;
   double flop = 2.0 * (double)T * (double)rows * K;
-  double limit_flop = (limit_job.body == vnni_body ? 128.0 : 32.0) * 12 * PEAK_STEPS * threads;
+  double limit_flop = (limit_job.body == vnni_body  ? 128.0
+                       : limit_job.body == fma_body ? 32.0
+                                                    : 16.0) *
+                      12 * PEAK_STEPS * threads;
   double rate[ROUNDS], limit[ROUNDS], share[ROUNDS];
   for (int i = 0; i < ROUNDS; i++) {
     limit[i] = (few ? (double)weight_bytes : limit_flop) / run_threads(&limit_job, threads) * 1e-9;
@@ -189,7 +215,7 @@ static void bench(const ie_product *p, const char *kind, ie_class class, ie_wfor
 }
 
 int main(int argc, char **argv) {
-  int isa = argc > 1 ? ie_isa_from_name(argv[1]) : (int)ie_isa_best();
+  isa = argc > 1 ? ie_isa_from_name(argv[1]) : (int)ie_isa_best();
   int threads = argc > 2 ? atoi(argv[2]) : 1;
   const char *what = argc > 3 ? argv[3] : "all";
   if (isa < 0 || isa > (int)ie_isa_best() || threads < 1 || threads > MAX_THREADS) return 2;
@@ -208,7 +234,7 @@ int main(int argc, char **argv) {
       fill_weights((ie_wformat)format, &all);
       for (int class = 0; class < IE_CLASS_COUNT; class ++)
         for (int i = 0; i < 3; i++)
-          if (class == IE_CLASS_F32 || (class == IE_CLASS_INT8 && format == IE_W_MXFP4))
+          if (worth_measuring(class, format))
             bench(&kernels.few[class][format], "few", (ie_class) class, (ie_wformat)format, few_tok[i],
                   threads, rows);
     }
@@ -216,7 +242,7 @@ int main(int argc, char **argv) {
     fill_weights((ie_wformat)format, &some);
     for (int class = 0; class < IE_CLASS_COUNT; class ++)
       for (int i = 0; i < 5; i++) {
-        if (class != IE_CLASS_F32 && !(class == IE_CLASS_INT8 && format == IE_W_MXFP4)) continue;
+        if (!worth_measuring(class, format)) continue;
         if (i < 2) /* where few and many meet */
           bench(&kernels.few[class][format], "Few", (ie_class) class, (ie_wformat)format, many_tok[i],
                 threads, MANY_ROWS);
@@ -227,3 +253,12 @@ int main(int argc, char **argv) {
   }
   return 0;
 }
+
+#else
+
+int main(void) {
+  fputs("this processor has no vector kernels to measure\n", stderr);
+  return 2;
+}
+
+#endif

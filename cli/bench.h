@@ -9,7 +9,7 @@
 typedef struct bench_settings {
   const char *model_dir, *phase, *prompt, *depth, *batch, *path, *tokenizer, *encoding, *text;
   int64_t runs, tokens, chunk, vocab;
-  uint64_t buffer;
+  uint64_t buffer, probe_read;
   int kv;
   bool json;
 } bench_settings;

@@ -41,7 +41,7 @@ static uint64_t logits_hash(const float *logits, int64_t count) {
 }
 
 static ie_status probe_read(const bench *b, ie_memory_probe *out, ie_error *error) {
-  ie_memory_probe_options o = {.buffer_bytes = (size_t)b->s->buffer};
+  ie_memory_probe_options o = {.buffer_bytes = (size_t)b->s->buffer, .read_bytes = (size_t)b->s->probe_read};
   return ie_probe_memory(b->engine.device, &o, out, error);
 }
 

@@ -57,7 +57,7 @@ int bench_memory(cli_context *context, const bench_settings *s) {
   ie_device *device;
   ie_error error = {0};
   ie_memory_probe probe;
-  ie_memory_probe_options o = {.buffer_bytes = (size_t)s->buffer};
+  ie_memory_probe_options o = {.buffer_bytes = (size_t)s->buffer, .read_bytes = (size_t)s->probe_read};
   ie_load_mark mark;
   ie_load load;
   ie_status status = cli_device_open(context, &device, &error);

@@ -28,6 +28,9 @@ static const cli_option options[] = {
      .meaning = "Type of cached keys and values. auto: that of --precision."},
     {"--probe-buffer", CLI_AS_SIZE(bench_settings, buffer), .argument = "SIZE",
      .meaning = "Memory that the read ceiling is measured on; default: 2GiB, less where there is less."},
+    {"--probe-read", CLI_AS_SIZE(bench_settings, probe_read), .argument = "SIZE",
+     .meaning =
+         "Bytes to read for each pattern of the read ceiling; default: 4GiB. Less is quicker and says less."},
     {"--path", CLI_AS_STRING(bench_settings, path), .argument = "F",
      .meaning = "disk: a file to read, or a folder (its largest file, or a temporary one)."},
     {"--tokenizer", CLI_AS_STRING(bench_settings, tokenizer), .argument = "FILE",

@@ -205,7 +205,9 @@ static ie_status state_open(run *r, ie_error *error) {
     return ie_error_set(error, IE_INVALID_ARGUMENT, "--save-state: one row can be saved, %zu are given",
                         r->rows.count);
   needed = cli_rows_longest(&r->rows) + s->max_new;
-  if (s->load_state || s->save_state) needed = needed > 4096 || limit < 4096 ? limit : 4096;
+  /* room to go on from a saved state, of whose length nothing is known here */
+  int64_t room = limit < 4096 ? limit : 4096;
+  if ((s->load_state || s->save_state) && needed < room) needed = room;
   ie_state_options o = {.context_tok = s->ctx       ? s->ctx
                                        : needed > 0 ? needed
                                                     : 1,

@@ -2,10 +2,12 @@
 DEMO_MODEL  ?= demo/model
 DEMO_PROMPT ?= Once upon a time
 DEMO_TOKENS ?= 200
+DEMO_RUN = $(B)/clocher run --model-dir $(DEMO_MODEL) --prompt "$(DEMO_PROMPT)" --max-new $(DEMO_TOKENS) --ceiling $(DEMO_FLAGS)
 
 .PHONY: demo
 demo: ## installs what is missing, builds, and streams text from the model in demo/model
 	+@$(SUBMAKE) build
 	@test -f $(DEMO_MODEL)/config.json || { echo "demo: there is no model in $(DEMO_MODEL) (config.json is missing)" >&2; exit 1; }
 	@test -x $(B)/clocher || { echo "demo: the program $(B)/clocher was not built" >&2; exit 1; }
-	$(B)/clocher run --model-dir $(DEMO_MODEL) --prompt "$(DEMO_PROMPT)" --max-new $(DEMO_TOKENS) --ceiling $(DEMO_FLAGS)
+	@echo '$(DEMO_RUN)'
+	@echo && printf '%s' "$(DEMO_PROMPT)" && $(DEMO_RUN)

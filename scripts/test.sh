@@ -71,6 +71,10 @@ run_stage() {
   shift
   mkdir -p "$B/logs" "$(dirname "$RESULTS")"
   [[ $stage == tsan ]] && no_randomisation
+  # What the caller's environment says to the program must not decide a test.
+  [[ $stage == scalar ]] || unset CLOCHER_ISA
+  export XDG_CACHE_HOME=$PWD/$B/cache
+  [[ $B != /* ]] || XDG_CACHE_HOME=$B/cache
   for program in "$@"; do run_program "$stage" "$program" || bad=1; done
   return $bad
 }

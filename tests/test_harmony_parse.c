@@ -187,6 +187,17 @@ static const repair repairs[] = {
     {NULL, "<|start|>assistant", 0, NULL, NULL, NULL, NULL, NULL, NULL, false, true},
     {NULL, "<|start|>zoo.feed to=assistant<|end|>", 1, "tool", NULL, "assistant", NULL, "", NULL, true, true},
     {NULL, "<|start|><|start|>user<|message|>x<|end|>", 1, "user", NULL, NULL, NULL, "x", NULL, true, true},
+    {"assistant", "<|channel|>final<|start|><|message|>x<|end|>", 1, "assistant", "final", NULL, NULL, "x",
+     NULL, true, true},
+    {"tool", "tool that<|end|>", 1, "tool", NULL, NULL, NULL, "that", NULL, true, true},
+    {"assistant", "<|channel|>final<|end|><|message|>x<|return|>", 1, "assistant", "final", NULL, NULL, "x",
+     NULL, true, true},
+    {"assistant", "<|channel|>final<|end|><|start|>user<|message|>x<|end|>", 2, "user", NULL, NULL, NULL, "x",
+     NULL, true, true},
+    {"assistant", "<|channel|>final<|end|>", 1, "assistant", "final", NULL, NULL, "", NULL, true, true},
+    {"assistant", "<|channel|>final<|end|><|end|>", 1, "assistant", "final", NULL, NULL, "", NULL, true,
+     true},
+    {"assistant", "assistant<|end|>", 0, NULL, NULL, NULL, NULL, NULL, NULL, true, true},
     {"assistant", "", 0, NULL, NULL, NULL, NULL, NULL, NULL, false, true},
     {NULL, "", 0, NULL, NULL, NULL, NULL, NULL, NULL, true, false},
 };
@@ -252,6 +263,21 @@ static void text_is_streamed(void **state) {
   ie_ids_free(&stream);
 }
 
+/* One U+FFFD for each maximal part of ill-formed bytes, in a text and in a header that became a text. */
+static void illformed_bytes_are_replaced(void **state) {
+  (void)state;
+  static const int32_t text[] = {MESSAGE, 172, 253, 247, 7, 172, 253, RETURN}; /* F0 9F 99 "(" F0 9F */
+  static const int32_t header[] = {172, 253, 247, 7, 172, 253, 7, RETURN};     /* the same, and "(" */
+  ie_chat_parser *parser = parse(tokenizer, "assistant", text, 8);
+  assert_string_equal(ie_chat_parser_at(parser, 0)->message.text, "\xEF\xBF\xBD(\xEF\xBF\xBD");
+  assert_false(ie_chat_parser_malformed(parser));
+  ie_chat_parser_free(parser);
+  parser = parse(tokenizer, "assistant", header, 8);
+  assert_string_equal(ie_chat_parser_at(parser, 0)->message.text, "\xEF\xBF\xBD(\xEF\xBF\xBD(");
+  assert_true(ie_chat_parser_malformed(parser));
+  ie_chat_parser_free(parser);
+}
+
 static void wrong_use_is_refused(void **state) {
   (void)state;
   ie_chat_parser *parser;
@@ -312,9 +338,13 @@ static void messages_survive_the_round_trip(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(streams_equal_the_library), cmocka_unit_test(all_golden_streams),
-      cmocka_unit_test(damage_is_repaired),        cmocka_unit_test(text_is_streamed),
-      cmocka_unit_test(wrong_use_is_refused),      cmocka_unit_test(messages_survive_the_round_trip),
+      cmocka_unit_test(streams_equal_the_library),
+      cmocka_unit_test(all_golden_streams),
+      cmocka_unit_test(damage_is_repaired),
+      cmocka_unit_test(text_is_streamed),
+      cmocka_unit_test(illformed_bytes_are_replaced),
+      cmocka_unit_test(wrong_use_is_refused),
+      cmocka_unit_test(messages_survive_the_round_trip),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -5,6 +5,7 @@
  * page that must not be touched, and y has guard elements around each row. */
 #include "base/rng.h"
 #include "blocks/mxfp4.h"
+#include "kernels/avx512/products_tiles.h"
 #include "kernels/products_common.h"
 #include "support/amx_emulated.h"
 
@@ -448,31 +449,65 @@ static void test_scale_255_is_nan(void **state) {
   for_each_product(12, check_nan_scale);
 }
 
-/* The ends of the scale: byte 0 (2^-127), 1 and 2, and 250, with activations that bring the sums to the middle. */
-static void check_scale_ends(setup *s, const ie_product *p, const char *kernel) {
-  if (s->c.format != IE_W_MXFP4 || s->c.class == IE_CLASS_F16) return;
-  bool amx_flushes =
-      strstr(kernel, "amx") != NULL && strstr(kernel, "many") != NULL && s->c.class == IE_CLASS_BF16;
-  static const uint8_t ends[] = {0, 1, 2, 3, 250};
+/* Exact numbers times 2^power under weights of one scale byte. */
+static void check_power(const setup *s, const ie_product *p, const char *kernel, int scale, int power) {
   product_case c = s->c;
   c.exact = true;
   c.bias = 0;
   c.add = false;
   c.seed = 5;
-  for (size_t i = 0; i < COUNT(ends); i++) {
-    if (amx_flushes && ends[i] < 2)
-      continue; /* AMX takes denormal weights as zero (kernels/amx/products.c) */
-    setup e = setup_new(c);
-    memset(e.w[1].data, ends[i], (size_t)(c.R * c.K / 32));
-    float *x = (float *)(void *)e.x.data;
-    for (int64_t t = 0; t < c.T; t++)
-      for (int64_t k = 0; k < c.K; k++)
-        x[t * e.x_stride + k] = ldexpf(x[t * e.x_stride + k], ends[i] < 9 ? 110 : -110);
-    compute_expected(&e);
-    run_product(&e, p, 1000, 1000);
-    check_y(&e, kernel);
-    setup_free(&e);
+  setup e = setup_new(c);
+  if (c.format == IE_W_MXFP4) memset(e.w[1].data, scale, (size_t)(c.R * c.K / 32));
+  float *x = (float *)(void *)e.x.data;
+  for (int64_t t = 0; t < c.T; t++)
+    for (int64_t k = 0; k < c.K; k++) x[t * e.x_stride + k] = ldexpf(x[t * e.x_stride + k], power);
+  compute_expected(&e);
+  run_product(&e, p, 1000, 1000);
+  check_y(&e, kernel);
+  setup_free(&e);
+}
+
+/* Scale bytes 0 (2^-127), 1, 2, 3 and 250, with activations that bring the sums to the middle. */
+static void check_scale_ends(setup *s, const ie_product *p, const char *kernel) {
+  if (s->c.format != IE_W_MXFP4 || s->c.class == IE_CLASS_F16) return;
+  bool amx_flushes =
+      strstr(kernel, "amx") != NULL && strstr(kernel, "many") != NULL && s->c.class == IE_CLASS_BF16;
+  static const uint8_t ends[] = {0, 1, 2, 3, 250};
+  for (size_t i = 0; i < COUNT(ends); i++) /* AMX takes denormal weights as zero (kernels/amx/products.c) */
+    if (!(amx_flushes && ends[i] < 2)) check_power(s, p, kernel, ends[i], ends[i] < 9 ? 110 : -110);
+}
+
+/* Activations of all magnitudes, which the classes with a scale of their own must follow. */
+static void check_powers(setup *s, const ie_product *p, const char *kernel) {
+  if (s->c.class == IE_CLASS_F16) return;
+  for (int power = -100; power <= 100; power += 25) check_power(s, p, kernel, 127, power);
+}
+
+static void test_powers_of_the_activations(void **state) {
+  (void)state;
+  for_each_product(4, check_powers);
+}
+
+/* The bf16 panel of the tiles holds every number of every block, denormal ones and NaN too. */
+static void test_decoded_panels_are_exact(void **state) {
+  (void)state;
+#if defined(__x86_64__)
+  if (ie_isa_best() < IE_ISA_AVX512) skip();
+  enum { BLOCKS = 70 };
+  for (int first = 0; first < 256; first++) {
+    uint8_t blocks[BLOCKS * 16], scales[BLOCKS];
+    uint16_t out[BLOCKS * 32];
+    float expected[32];
+    for (uint64_t i = 0; i < sizeof blocks; i++) blocks[i] = (uint8_t)ie_rng_u64(8, (uint64_t)first, i);
+    for (int b = 0; b < BLOCKS; b++) scales[b] = (uint8_t)(first % 2 ? first : 2 + (first + b) % 251);
+    ie_wview w = {IE_W_MXFP4, {blocks, scales}, {sizeof blocks, sizeof scales}, 1, BLOCKS * 32};
+    ie_tiles_decode_mxfp4__avx512(out, &w, 0);
+    for (int b = 0; b < BLOCKS; b++) {
+      ie_mxfp4_decode_block(expected, blocks + 16 * b, scales[b]);
+      for (int i = 0; i < 32; i++) assert_int_equal(out[32 * b + i], ie_f32_to_bf16(expected[i]));
+    }
   }
+#endif
 }
 
 static void test_ends_of_the_scale(void **state) {
@@ -517,6 +552,8 @@ int main(void) {
       cmocka_unit_test(test_nonfinite_activations_stay),
       cmocka_unit_test(test_scale_255_is_nan),
       cmocka_unit_test(test_ends_of_the_scale),
+      cmocka_unit_test(test_powers_of_the_activations),
+      cmocka_unit_test(test_decoded_panels_are_exact),
   };
   int failed = cmocka_run_group_tests(tests, NULL, NULL);
   for (int i = 0; i < 2; i++)

@@ -273,6 +273,7 @@ typedef struct opened {
   json_t *list;
   ie_tokenizer *tokenizer;
   char name[64];
+  bool regex;
   size_t wrong;
 } opened;
 
@@ -286,6 +287,7 @@ static const ie_tokenizer *opened_get(opened *o, const char *name) {
     if (strcmp(text_of(entry, "name"), name) == 0) o->tokenizer = open_path(file_of(entry, "json"), NULL);
   }
   assert_non_null(o->tokenizer);
+  if (o->regex) assert_int_equal(ie_tokenizer_use_regex(o->tokenizer, NULL), IE_OK);
   snprintf(o->name, sizeof o->name, "%s", name);
   return o->tokenizer;
 }
@@ -348,10 +350,10 @@ static void big_row(const json_t *row, void *user) {
   ie_buf_free(&text);
 }
 
-static void by_rows(const char *name, void (*row)(const json_t *, void *), size_t least) {
+static void by_rows(const char *name, bool regex, void (*row)(const json_t *, void *), size_t least) {
   need_data();
   char *path = root_path("golden/text", "tokenizers.json");
-  opened o = {.list = load_json(path)};
+  opened o = {.list = load_json(path), .regex = regex};
   free(path);
   size_t rows = each_row(root_path("golden/text", name), row, &o);
   ie_tokenizer_free(o.tokenizer);
@@ -362,18 +364,27 @@ static void by_rows(const char *name, void (*row)(const json_t *, void *), size_
 
 static void offsets(void **state) {
   (void)state;
-  by_rows("encode_offsets.jsonl", offsets_row, 100);
+  by_rows("encode_offsets.jsonl", false, offsets_row, 100);
 }
 
 static void long_texts(void **state) {
   (void)state;
-  by_rows("big.jsonl", big_row, 100);
+  by_rows("big.jsonl", false, big_row, 100);
+}
+
+static void long_texts_by_regex(void **state) {
+  (void)state;
+  by_rows("big.jsonl", true, big_row, 100);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(encode_and_decode), cmocka_unit_test(pickle),     cmocka_unit_test(ietok),
-      cmocka_unit_test(offsets),           cmocka_unit_test(long_texts),
+      cmocka_unit_test(encode_and_decode),
+      cmocka_unit_test(pickle),
+      cmocka_unit_test(ietok),
+      cmocka_unit_test(offsets),
+      cmocka_unit_test(long_texts),
+      cmocka_unit_test(long_texts_by_regex),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -141,7 +141,9 @@ ie_status ie_chat_render(const ie_chat_format *format, const ie_tokenizer *token
  * use. No id and no text is lost:
  *   - message 0 owns the ids [0, end_id), message i those from the end_id of message i-1 to its own; what
  *     follows the last message is the rest. Markers between messages belong to the message that follows.
- *   - each run of ordinary text is found in a field of a message: text, the header's fields, or `stray`. */
+ *   - each run of ordinary text is found in a field of a message: text, the header's fields, or `stray`.
+ * A message comes with the id that tells what it is: its first text can be shown then. One that was stopped before it
+ * said anything comes with the id after it, or with the finish. */
 typedef struct ie_chat_parser ie_chat_parser;
 
 enum { IE_CHAT_NO_MESSAGE = -1 };

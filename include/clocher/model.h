@@ -87,11 +87,12 @@ const ie_problem *ie_inspect_problem(const ie_inspection *inspection, size_t i);
 /* --- Planning memory ------------------------------------------------------------------------------------- */
 
 typedef struct ie_plan_options {
-  int64_t context_tok; /* 0: the model's own context, at most 4096 */
-  int64_t sequences;   /* 0: 1 */
-  int64_t chunk_tok;   /* prompt tokens per forward; 0: the default */
-  ie_dtype kv;         /* IE_F32, IE_F16, IE_BF16; IE_DTYPE_NONE: the default of the precision */
-  size_t memory_bytes; /* limit; 0: none */
+  int64_t context_tok;  /* 0: the model's own context, at most 4096 */
+  int64_t sequences;    /* 0: 1 */
+  int64_t chunk_tok;    /* prompt tokens per forward; 0: the default */
+  int64_t rollback_tok; /* as in ie_state_options; 0: its default, -1: none */
+  ie_dtype kv;          /* IE_F32, IE_F16, IE_BF16; IE_DTYPE_NONE: the default of the precision */
+  size_t memory_bytes;  /* limit; 0: none */
 } ie_plan_options;
 
 enum { IE_PLAN_PLACES = 8 };
@@ -106,7 +107,7 @@ typedef struct ie_plan_place {
 typedef struct ie_plan {
   size_t weights_bytes, resident_weights_bytes, kv_bytes, scratch_bytes, other_bytes, peak_bytes,
       minimum_bytes;
-  bool fits;                     /* peak <= memory_bytes, or no limit was given */
+  bool fits;                     /* peak <= memory_bytes, or without a limit <= the machine's memory */
   size_t streamed_bytes_per_tok; /* read from disk for each token; 0 while all weights are resident */
   int places;
   ie_plan_place place[IE_PLAN_PLACES];

@@ -70,21 +70,21 @@ static void reader_type_error(ie_json_reader *reader, const char *key, const cha
 
 int64_t ie_json_int(ie_json_reader *reader, const char *key, int64_t fallback, int64_t min, int64_t max) {
   const json_t *value = reader_get(reader, key);
-  if (!value) return fallback;
-  int64_t n = 0;
+  int64_t n = fallback;
+  if (reader->status != IE_OK) return fallback;
   if (json_is_integer(value)) {
     n = json_integer_value(value);
   } else if (json_is_real(value) && fabs(json_real_value(value)) < 0x1p53 &&
              json_real_value(value) == floor(json_real_value(value))) {
     n = (int64_t)json_real_value(value);
-  } else {
+  } else if (value) {
     reader_type_error(reader, key, "an integer", value);
     return fallback;
   }
   if (n < min || n > max) {
-    reader->status =
-        ie_error_set(reader->error, IE_FORMAT, "%s: %s: expected a number from %lld to %lld, found %lld",
-                     reader->where, key, (long long)min, (long long)max, (long long)n);
+    reader->status = ie_error_set(
+        reader->error, IE_FORMAT, "%s: %s: expected a number from %lld to %lld, found %lld%s", reader->where,
+        key, (long long)min, (long long)max, (long long)n, value ? "" : " (its default)");
     return fallback;
   }
   return n;

@@ -19,7 +19,8 @@ ie_status ie_json_parse(const void *bytes, size_t size, size_t flags, const char
 ie_status ie_json_read_object(const char *path, size_t max_bytes, json_t **out, ie_error *error);
 
 /* A reader over one object that keeps the first error, so that a config can be read field by field and asked
- * once. Absent keys and JSON null give the default; a value of another type or out of range is an error. */
+ * once. Absent keys and JSON null give the default; a value of another type is an error, and so is one out of range,
+ * the default included: it may have been computed from other fields. */
 typedef struct ie_json_reader {
   const json_t *object;
   const char *where; /* for messages, such as the path */

@@ -12,19 +12,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SAMPLE_BYTES = 64, NAME_BYTES = 32 };
+enum { SAMPLES = 4, SAMPLE_BYTES = 64, NAME_BYTES = 32 };
 
-/* Names, types and shapes of all tensors and the first bytes of each. */
+/* The architecture, config.json, the arithmetic class, and of all tensors name, type, shape and some bytes: the first
+ * ones and others spread over the rest. */
 static void fingerprint(const ie_model *model, uint8_t digest[IE_SHA256_BYTES]) {
   struct sha256_ctx ctx;
   sha256_init(&ctx);
   sha256_update(&ctx, strlen(model->arch->name), (const uint8_t *)model->arch->name);
+  sha256_update(&ctx, sizeof model->config_digest, model->config_digest);
+  sha256_update(&ctx, sizeof model->cls, (const uint8_t *)&model->cls);
   for (size_t i = 0; i < ie_checkpoint_count(model->checkpoint); i++) {
     const ie_tensor_info *t = ie_checkpoint_at(model->checkpoint, i);
     sha256_update(&ctx, strlen(t->name) + 1, (const uint8_t *)t->name);
     sha256_update(&ctx, sizeof t->dtype, (const uint8_t *)&t->dtype);
     sha256_update(&ctx, (size_t)t->rank * sizeof t->shape[0], (const uint8_t *)t->shape);
-    sha256_update(&ctx, t->bytes < SAMPLE_BYTES ? t->bytes : SAMPLE_BYTES, t->data);
+    for (size_t k = 0; k < SAMPLES; k++) {
+      size_t at = t->bytes / SAMPLES * k, n = t->bytes - at < SAMPLE_BYTES ? t->bytes - at : SAMPLE_BYTES;
+      sha256_update(&ctx, n, (const uint8_t *)t->data + at);
+    }
   }
   sha256_digest(&ctx, IE_SHA256_BYTES, digest);
 }
@@ -76,7 +82,7 @@ ie_status ie_state_save(const ie_state *state, int64_t sequence, const char *pat
       .name = "ids", .dtype = IE_I32, .rank = 1, .shape = {n}, .data = ie_state_ids(state, sequence)};
   for (int64_t i = 0; i < 2 * layers; i++) {
     const ie_kv_layer *layer = &state->layer[i / 2];
-    first[i / 2] = ie_min_i64(ie_state_first_held(state, layer, sequence), n);
+    first[i / 2] = ie_min_i64(ie_state_first_held(state, i / 2, sequence), n);
     snprintf(names[3 + i], NAME_BYTES, "%c.%lld", i % 2 ? 'v' : 'k', (long long)(i / 2));
     t[3 + i] = (ie_tensor_out){.name = names[3 + i],
                                .dtype = layer->dtype,
@@ -133,7 +139,7 @@ static ie_status saved_header(const ie_state *state, saved *in, ie_error *error)
   in->n = ids->shape[0];
   fingerprint(state->model, digest);
   if (memcmp(mark->data, digest, sizeof digest) != 0)
-    return ie_error_set(error, IE_FORMAT, "%s: saved from another model", in->path);
+    return ie_error_set(error, IE_FORMAT, "%s: saved from another model, config.json or precision", in->path);
   if (in->n > state->context)
     return ie_error_set(error, IE_LIMIT, "%s: holds %lld tokens, but the context is %lld", in->path,
                         (long long)in->n, (long long)state->context);

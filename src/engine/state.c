@@ -51,18 +51,18 @@ static ie_status dry_run(const ie_model *model, int64_t tokens, int64_t wanted, 
   return status;
 }
 
-/* The largest arena of any number of tokens up to the largest batch: products change with the number of tokens, so
- * the powers of two and their neighbours are tried. */
+enum { EVERY_COUNT = 64 }; /* all products have changed from few to many by then */
+
+/* The largest arena of any number of tokens up to the largest batch. Which product is taken changes with the number of
+ * tokens: each small one is tried, then the powers of two. */
 static ie_status scratch_measure(const ie_model *model, ie_state_sizes *s, ie_error *error) {
   int64_t largest = s->batch_max;
   int32_t *zeros = calloc((size_t)largest, sizeof *zeros);
   if (!zeros) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a dry run");
   ie_status status = IE_OK;
-  for (int64_t tokens = 1; status == IE_OK; tokens = tokens * 2) {
+  for (int64_t tokens = 1; status == IE_OK; tokens = tokens < EVERY_COUNT ? tokens + 1 : 2 * tokens) {
     int64_t t = ie_min_i64(tokens, largest);
     status = dry_run(model, t, ie_min_i64(t, s->wanted_max), zeros, &s->scratch_bytes, error);
-    if (status == IE_OK && t > 1)
-      status = dry_run(model, t - 1, ie_min_i64(t - 1, s->wanted_max), zeros, &s->scratch_bytes, error);
     if (t == largest) break;
   }
   free(zeros);
@@ -95,6 +95,7 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
       options->context_tok ? options->context_tok : ie_min_i64(model->info.context_tok, CONTEXT_DEFAULT);
   s.chunk = ie_min_i64(options->chunk_tok ? options->chunk_tok : CHUNK_DEFAULT, s.context);
   s.rollback = options->rollback_tok == 0 ? ROLLBACK_DEFAULT : ie_max_i64(options->rollback_tok, 0);
+  s.rollback = ie_min_i64(s.rollback, s.context);
   s.kv_dtype = options->kv ? options->kv : kv_default(model->info.precision);
   s.batch_max = ie_max_i64(s.chunk, s.sequences);
   s.wanted_max = ie_max_i64(s.sequences, ie_min_i64(s.chunk, logits_bytes_max / (4 * model->info.vocab)));
@@ -355,7 +356,9 @@ ie_status ie_state_step(ie_state *state, const int32_t *sequence, const int32_t 
 
 /* --- Going back ------------------------------------------------------------------------------------------ */
 
-int64_t ie_state_first_held(const ie_state *state, const ie_kv_layer *layer, int64_t sequence) {
+int64_t ie_state_first_held(const ie_state *state, int64_t layer_index, int64_t sequence) {
+  const ie_kv_layer *layer = &state->layer[layer_index];
+  if (state->model->kv[layer_index].window == 0) return 0; /* a full layer loses nothing */
   return ie_max_i64(0, state->high[sequence] - layer->cap);
 }
 
@@ -368,12 +371,12 @@ ie_status ie_state_rollback(ie_state *state, int64_t sequence, int64_t length, i
   for (int64_t i = 0; i < state->model->info.layers && length > 0; i++) {
     int64_t window = state->model->kv[i].window;
     int64_t first = window > 0 ? ie_max_i64(0, length - window + 1) : 0;
-    if (first < ie_state_first_held(state, &state->layer[i], sequence))
+    if (first < ie_state_first_held(state, i, sequence))
       return ie_error_set(error, IE_LIMIT,
                           "layer %lld: its window at %lld tokens begins at position %lld, but it "
                           "holds positions from %lld",
                           (long long)i, (long long)length, (long long)first,
-                          (long long)ie_state_first_held(state, &state->layer[i], sequence));
+                          (long long)ie_state_first_held(state, i, sequence));
   }
   state->length[sequence] = length;
   if (length == 0) state->high[sequence] = 0;

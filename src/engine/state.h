@@ -37,6 +37,6 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
 int64_t ie_state_slots(const ie_kv_spec *spec, int64_t context, int64_t chunk, int64_t rollback);
 
 /* First position of a sequence that a layer still holds. */
-int64_t ie_state_first_held(const ie_state *state, const ie_kv_layer *layer, int64_t sequence);
+int64_t ie_state_first_held(const ie_state *state, int64_t layer_index, int64_t sequence);
 
 #endif

@@ -120,16 +120,17 @@ static ie_status place_read(const json_t *entry, const bin_file *bin, ie_tensor_
   const ie_quoted name = ie_quote(info->name);
   ie_error detail = {0};
   ie_json_reader reader = {.object = entry, .where = "", .error = &detail};
-  int64_t bytes = ie_json_int(&reader, "nbytes", -1, 0, INT64_MAX);
-  int64_t alias = ie_json_int(&reader, "size_bytes", -1, 0, INT64_MAX);
+  int64_t shape_bytes = info->bytes <= INT64_MAX ? (int64_t)info->bytes : INT64_MAX;
+  int64_t bytes = ie_json_int(&reader, "nbytes", shape_bytes, 0, INT64_MAX);
+  int64_t alias = ie_json_int(&reader, "size_bytes", shape_bytes, 0, INT64_MAX);
   int64_t offset = ie_json_int_required(&reader, "offset", 0, INT64_MAX);
   if (reader.status != IE_OK) /* the reader's message starts with ": " for its empty place */
     return ie_error_set(error, IE_FORMAT, "%s: tensor %s%s", bin->iebin->path, name.text, detail.message);
-  if ((bytes >= 0 && (uint64_t)bytes != info->bytes) || (alias >= 0 && (uint64_t)alias != info->bytes))
+  if ((uint64_t)bytes != info->bytes || (uint64_t)alias != info->bytes)
     return ie_error_set(error, IE_FORMAT,
                         "%s: tensor %s: its shape and dtype %s take %zu bytes, its entry says %lld",
                         bin->iebin->path, name.text, ie_dtype_name(info->dtype), info->bytes,
-                        (long long)(bytes >= 0 && (uint64_t)bytes != info->bytes ? bytes : alias));
+                        (long long)((uint64_t)bytes != info->bytes ? bytes : alias));
   if (offset % IE_IEBIN_ALIGN != 0)
     return ie_error_set(error, IE_FORMAT, "%s: tensor %s: offset %lld is not a multiple of %d",
                         bin->iebin->path, name.text, (long long)offset, IE_IEBIN_ALIGN);

@@ -18,7 +18,8 @@
 #include <stdint.h>
 
 /* Arithmetic class (docs/DESIGN.md, the numbers contract): how activations enter a product. Weights are always
- * exact and sums are f32 (or exact integers of one 32-column block, then f32). */
+ * exact and sums are f32 (or exact integers of one 32-column block, then f32). A kernel may hold rounded
+ * activations as fixed point where no number is off by more than 2^-22 of the largest of its 32 columns. */
 typedef enum ie_class {
   IE_CLASS_F32,  /* as they are */
   IE_CLASS_BF16, /* rounded to bf16 */

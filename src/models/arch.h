@@ -2,6 +2,7 @@
 #ifndef CLOCHER_MODELS_ARCH_H
 #define CLOCHER_MODELS_ARCH_H
 
+#include "base/hash.h"
 #include "base/json.h"
 #include "clocher/model.h"
 #include "formats/checkpoint.h"
@@ -42,8 +43,9 @@ struct ie_model {
   ie_class cls;
   ie_owned *owned;
   bool plan_only;
-  ie_kv_spec *kv;      /* (info.layers), owned */
-  size_t expert_bytes; /* of the weights: stacks of experts */
+  uint8_t config_digest[IE_SHA256_BYTES]; /* of config.json, for saved states */
+  ie_kv_spec *kv;                         /* (info.layers), owned */
+  size_t expert_bytes;                    /* of the weights: stacks of experts */
   char weights[64];
   ie_model_info info;
 };

@@ -100,7 +100,7 @@ static void config_dims(ie_json_reader *c, gptoss *m, bool original) {
   m->HK = ie_json_int(c, "num_key_value_heads", m->H, 1, WIDTH_MAX);
   m->V = ie_json_int_required(c, "vocab_size", 1, INT32_MAX);
   m->E = ie_json_int_required(c, original ? "num_experts" : "num_local_experts", 1, 1 << 16);
-  int64_t top_k = ie_json_int(c, "experts_per_token", 4, 1, m->E);
+  int64_t top_k = ie_json_int(c, "experts_per_token", m->E < 4 ? m->E : 4, 1, m->E);
   m->top_k = ie_json_int(c, "num_experts_per_tok", top_k, 1, m->E);
   m->D = ie_json_int(c, "head_dim", m->H > 0 ? m->C / m->H : 0, 2, 2 * IE_ROPE_HALF_MAX);
   m->eps = (float)ie_json_number(c, "rms_norm_eps", 1e-5, 0, 1);

@@ -71,6 +71,11 @@ static void files_check(ie_inspection *inspection, const char *dir) {
     problem_add(inspection, IE_PROBLEM_WARNING, "generation_config.json",
                 "missing: stop ids come from config.json");
   free(path);
+  for (int i = 0; inspection->model && i < inspection->model->info.stop_count; i++)
+    if (inspection->model->info.stop_ids[i] >= inspection->model->info.vocab)
+      problem_add(inspection, IE_PROBLEM_WARNING, "eos_token_id",
+                  "stop id %d is not below the vocabulary, %lld", inspection->model->info.stop_ids[i],
+                  (long long)inspection->model->info.vocab);
   if (inspection->model && inspection->model->info.stop_count == 0)
     problem_add(inspection, IE_PROBLEM_WARNING, dir,
                 "no stop ids: generation ends at the given number of tokens only");

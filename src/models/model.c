@@ -50,6 +50,14 @@ static ie_status stop_ids_read(ie_model *model, const json_t *config, const char
   return status;
 }
 
+static ie_status config_hash(const char *path, uint8_t digest[IE_SHA256_BYTES], ie_error *error) {
+  ie_buf text = {0};
+  ie_status status = ie_file_read(path, CONFIG_MAX_BYTES, &text, error);
+  if (status == IE_OK) ie_sha256(text.data, text.size, digest);
+  ie_buf_free(&text);
+  return status;
+}
+
 static const ie_arch *arch_find(const json_t *config, const ie_checkpoint *checkpoint) {
   for (int i = 0; ie_archs[i]; i++)
     if (ie_archs[i]->recognise(config, checkpoint)) return ie_archs[i];
@@ -116,6 +124,7 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
   if (status == IE_OK) status = ie_checkpoint_path(model->checkpoint, "config.json", &path, error);
   if (status == IE_OK && !path) status = ie_error_set(error, IE_IO, "%s: config.json is missing", dir);
   if (status == IE_OK) status = ie_json_read_object(path, CONFIG_MAX_BYTES, &config, error);
+  if (status == IE_OK) status = config_hash(path, model->config_digest, error);
   if (status == IE_OK && !(model->arch = arch_find(config, model->checkpoint)))
     status = arch_unknown(config, path, error);
   if (status == IE_OK) status = model_bind(model, config, path, error);

@@ -105,15 +105,8 @@ ie_rope_table ie_op_rope_table(ie_ctx *ctx, const ie_batch *batch, const float *
                                float scale) {
   ie_rope_table table = {tensor_2d(ctx, IE_F32, batch->tokens, half),
                          tensor_2d(ctx, IE_F32, batch->tokens, half)};
-  if (!table.cos || !table.sin) return (ie_rope_table){0};
-  if (ctx->dry) return table;
-  for (int64_t t = 0; t < batch->tokens; t++) {
-    for (int64_t i = 0; i < half; i++) {
-      float angle = (float)batch->position[t] * inv_freq[i];
-      ie_tensor_f32(table.cos)[t * half + i] = (float)cos((double)angle) * scale;
-      ie_tensor_f32(table.sin)[t * half + i] = (float)sin((double)angle) * scale;
-    }
-  }
+  if (!table.cos || !table.sin || !OP_LAUNCHER(ctx, rope_table)) return (ie_rope_table){0};
+  ctx->device->ops.rope_table(ctx, table.cos, table.sin, batch, inv_freq, scale);
   return table;
 }
 
@@ -153,6 +146,11 @@ ie_tensor *ie_op_attention(ie_ctx *ctx, const ie_tensor *q, const ie_kv_layer *k
 ie_routing ie_op_route(ie_ctx *ctx, const ie_tensor *logits, const ie_route_options *options) {
   ie_routing out = {0};
   if (!logits || !OP_LAUNCHER(ctx, route)) return out;
+  if (options->top_k < 1 || options->top_k > logits->shape[1]) {
+    ie_ctx_fail(ctx, IE_FORMAT, "route: %lld experts of %lld", (long long)options->top_k,
+                (long long)logits->shape[1]);
+    return out;
+  }
   out.expert = tensor_2d(ctx, IE_I32, logits->shape[0], options->top_k);
   out.weight = tensor_2d(ctx, IE_F32, logits->shape[0], options->top_k);
   if (out.expert && out.weight) ctx->device->ops.route(ctx, out.expert, out.weight, logits, options);

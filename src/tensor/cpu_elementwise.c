@@ -139,6 +139,20 @@ static void cpu_soft_cap(ie_ctx *ctx, ie_tensor *x, float cap) {
   for (int64_t i = 0; i < ie_tensor_count(x); i++) a[i] = cap * (float)tanh((double)(a[i] / cap));
 }
 
+/* Cosine and sine in double, rounded once: what every libm agrees on. */
+static void cpu_rope_table(ie_ctx *ctx, ie_tensor *cos_out, ie_tensor *sin_out, const ie_batch *batch,
+                           const float *inv_freq, float scale) {
+  if (ctx->dry) return;
+  int64_t half = cos_out->shape[1];
+  for (int64_t t = 0; t < batch->tokens; t++) {
+    for (int64_t i = 0; i < half; i++) {
+      float angle = (float)batch->position[t] * inv_freq[i];
+      ie_tensor_f32(cos_out)[t * half + i] = (float)cos((double)angle) * scale;
+      ie_tensor_f32(sin_out)[t * half + i] = (float)sin((double)angle) * scale;
+    }
+  }
+}
+
 typedef struct rope_job {
   const ie_kernels *kernels;
   float *x;
@@ -235,6 +249,7 @@ void ie_cpu_fill_elementwise(ie_device_ops *ops) {
   ops->embed = cpu_embed;
   ops->gather_rows = cpu_gather_rows;
   ops->rms_norm = cpu_rms_norm;
+  ops->rope_table = cpu_rope_table;
   ops->rope = cpu_rope;
   ops->layer_norm = cpu_layer_norm;
   ops->activate = cpu_activate;

@@ -7,6 +7,7 @@
 
 #include "base/size.h"
 
+#include <math.h>
 #include <string.h>
 
 typedef struct moe_expert {
@@ -23,6 +24,7 @@ typedef struct moe_run {
   int64_t T, k, P, C, F; /* tokens, experts per token, pairs = T k, width, expert width */
   int32_t *row;          /* (P) token of each pair in sorted order */
   int32_t *sorted;       /* (T, k) where the pair (t, j) stands */
+  int32_t *start;        /* (E) where the pairs of each expert begin */
   moe_expert *list;      /* experts that have tokens */
   int64_t experts;
   cpu_segment *segments;
@@ -72,6 +74,7 @@ static bool moe_take(moe_run *run) {
   run->packed_bytes = bytes > down_bytes ? bytes : down_bytes;
   return ie_ctx_scratch(ctx, P * sizeof(int32_t), (void **)&run->row) &&
          ie_ctx_scratch(ctx, P * sizeof(int32_t), (void **)&run->sorted) &&
+         ie_ctx_scratch(ctx, (size_t)up->experts * sizeof(int32_t), (void **)&run->start) &&
          ie_ctx_scratch(ctx, (size_t)n * sizeof(moe_expert), (void **)&run->list) &&
          ie_ctx_scratch(ctx, (size_t)n * sizeof(cpu_segment), (void **)&run->segments) &&
          ie_ctx_scratch(ctx, P * 2 * F * sizeof(float), (void **)&run->h) &&
@@ -84,19 +87,23 @@ static bool moe_take(moe_run *run) {
 /* Counting sort of the pairs by expert, stable in the order of the tokens. */
 static void moe_sort(moe_run *run, const int32_t *expert) {
   int64_t E = run->options->gate_up->experts, at = 0;
+  memset(run->start, 0, (size_t)E * sizeof *run->start);
+  for (int64_t p = 0; p < run->P; p++) run->start[expert[p]]++;
   run->experts = 0;
   for (int64_t e = 0; e < E; e++) {
-    int64_t first = at;
-    for (int64_t p = 0; p < run->P; p++) {
-      if (expert[p] != e) continue;
-      run->sorted[p] = (int32_t)at;
-      run->row[at++] = (int32_t)(p / run->k);
-    }
-    if (at == first) continue;
+    int64_t count = run->start[e];
+    run->start[e] = (int32_t)at;
+    if (count == 0) continue;
     moe_expert *m = &run->list[run->experts++];
-    *m = (moe_expert){.expert = e, .first = first, .count = at - first};
-    m->up_product = ie_weight_product(run->options->gate_up, m->count);
-    m->down_product = ie_weight_product(run->options->down, m->count);
+    *m = (moe_expert){.expert = e, .first = at, .count = count};
+    m->up_product = ie_weight_product(run->options->gate_up, count);
+    m->down_product = ie_weight_product(run->options->down, count);
+    at += count;
+  }
+  for (int64_t p = 0; p < run->P; p++) {
+    int32_t to = run->start[expert[p]]++;
+    run->sorted[p] = to;
+    run->row[to] = (int32_t)(p / run->k);
   }
 }
 
@@ -161,6 +168,19 @@ static void moe_multiply(moe_run *run, bool down) {
   cpu_segments_run(run->ctx, run->segments, run->experts, run->scratch, run->per_thread);
 }
 
+/* The clamp of the activation would turn an infinity into a number: it is named before. */
+static void moe_check(const moe_run *run) {
+  int64_t width = 2 * run->F;
+  int64_t at = run->ctx->device->kernels.find_nonfinite(run->h, run->P * width);
+  for (int64_t i = 0; at >= 0 && i < run->experts; i++) {
+    const moe_expert *m = &run->list[i];
+    if (at >= (m->first + m->count) * width) continue;
+    ie_ctx_fail(run->ctx, IE_NUMERIC, "gate and up of expert %lld: %s in row %lld", (long long)m->expert,
+                isnan(run->h[at]) ? "NaN" : "infinity", (long long)(at % width));
+    return;
+  }
+}
+
 static void cpu_moe(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_tensor *expert,
                     const ie_tensor *weight, const ie_moe_options *options) {
   moe_run run = {
@@ -176,6 +196,7 @@ static void cpu_moe(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_tens
     moe_place(&run, /*down=*/false);
     ie_team_for(team, run.experts, /*chunk=*/1, moe_pack_x, &run);
     moe_multiply(&run, /*down=*/false);
+    moe_check(&run);
     moe_place(&run, /*down=*/true);
     ie_team_for(team, run.experts, /*chunk=*/1, moe_activate, &run);
     moe_multiply(&run, /*down=*/true);

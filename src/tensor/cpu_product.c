@@ -4,7 +4,7 @@
 
 /* A unit of work streams about this many bytes of weights: some 10 us, so that a dispatch is balanced and the
  * cost of taking a unit is not seen. */
-enum { BLOCK_BYTES = 192 << 10, BLOCK_ROWS_MANY = 64, PACK_SERIAL = 1 << 15 };
+enum { BLOCK_BYTES = 192 << 10, BLOCK_ROWS_MANY = 128, PACK_SERIAL = 1 << 15 };
 
 cpu_segment cpu_segment_make(const ie_weight *w, int64_t expert, const ie_product *product, int64_t T) {
   cpu_segment s = {.product = product};

@@ -26,8 +26,7 @@ const void *ie_weight_bias(const ie_weight *w, int64_t expert) {
 
 size_t ie_weight_bytes(const ie_weight *w) {
   size_t bytes = w->bias ? (size_t)w->rows * ie_dtype_bytes(w->bias_dtype) : 0;
-  for (int i = 0; i < 2; i++)
-    if (w->part[i]) bytes += (size_t)w->rows * ie_wformat_row_bytes(w->format, i, w->cols);
+  for (int i = 0; i < 2; i++) bytes += (size_t)w->rows * ie_wformat_row_bytes(w->format, i, w->cols);
   return bytes;
 }
 

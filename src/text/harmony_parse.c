@@ -7,7 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum harmony_place { BETWEEN, HEADER, TEXT } harmony_place;
+typedef enum harmony_place {
+  BETWEEN, /* messages */
+  HEADER,
+  STOPPED, /* after a header that a stop token ended before it said anything: its <|message|> may still come */
+  TEXT
+} harmony_place;
 
 typedef struct harmony_state {
   int32_t start, message, end, stop, call, channel, constrain; /* ids; -1 where the tokenizer lacks one */
@@ -17,6 +22,7 @@ typedef struct harmony_state {
   bool started;      /* a <|start|> stands before the header at hand */
   bool damaged;      /* the header at hand holds an id that is not its */
   size_t header_id;  /* its first id */
+  size_t stop_id;    /* in STOPPED, the stop token */
   harmony_items items;
 } harmony_state;
 
@@ -130,6 +136,21 @@ static bool header_abandon(ie_chat_parser *parser, size_t content_end, size_t en
   return ok;
 }
 
+/* A stop token in a header. What the header says is a message; a header without a word of text waits for one id. */
+static bool header_stop(ie_chat_parser *parser) {
+  harmony_state *s = parser->state;
+  size_t here = parser->ids.count - 1;
+  if (harmony_items_blank(&s->items)) return header_abandon(parser, here, here + 1, /*closed=*/true);
+  harmony_header h;
+  bool ok = harmony_header_recover(&s->items, s->given, s->started, &h), silent = h.text.size == 0;
+  harmony_header_free(&h);
+  if (!ok || !silent) return ok && header_abandon(parser, here, here + 1, /*closed=*/true);
+  parser->malformed = true;
+  s->place = STOPPED;
+  s->stop_id = here;
+  return true;
+}
+
 /* ---- ids ---- */
 
 static bool header_item(ie_chat_parser *parser, int32_t id) {
@@ -182,11 +203,18 @@ static bool restart_header(ie_chat_parser *parser) {
 
 static bool push_header(ie_chat_parser *parser, int32_t id) {
   harmony_state *s = parser->state;
-  size_t here = parser->ids.count - 1;
   if (id == s->message) return header_end(parser);
   if (id == s->start) return restart_header(parser);
-  if (is_stop(s, id)) return header_abandon(parser, here, here + 1, /*closed=*/true);
-  return header_item(parser, id);
+  return is_stop(s, id) ? header_stop(parser) : header_item(parser, id);
+}
+
+static bool push_stopped(ie_chat_parser *parser, int32_t id) {
+  harmony_state *s = parser->state;
+  if (id == s->message) {
+    s->damaged = true;
+    return header_end(parser);
+  }
+  return header_abandon(parser, s->stop_id, s->stop_id + 1, /*closed=*/true) && push_between(parser, id);
 }
 
 static bool push_text(ie_chat_parser *parser, int32_t id) {
@@ -204,15 +232,16 @@ static bool push_text(ie_chat_parser *parser, int32_t id) {
   const char *bytes = token_bytes(parser, id, name, &size, &special);
   if (size) return chat_parser_text(parser, bytes, size);
   parser->messages[parser->count - 1].view.malformed = true;
-  return chat_parser_flush(parser) && chat_parser_text(parser, "\xEF\xBF\xBD", 3);
+  return chat_parser_text(parser, "\xEF\xBF\xBD", 3);
 }
 
 static ie_status harmony_push(ie_chat_parser *parser, int32_t id, ie_error *error) {
   harmony_state *s = parser->state;
-  bool ok = s->place == BETWEEN  ? push_between(parser, id)
-            : s->place == HEADER ? push_header(parser, id)
-                                 : push_text(parser, id);
-  parser->complete = s->place == BETWEEN;
+  bool ok = s->place == BETWEEN   ? push_between(parser, id)
+            : s->place == HEADER  ? push_header(parser, id)
+            : s->place == STOPPED ? push_stopped(parser, id)
+                                  : push_text(parser, id);
+  parser->complete = s->place == BETWEEN || s->place == STOPPED;
   return ok ? IE_OK : ie_error_set(error, IE_OUT_OF_MEMORY, "chat parser: out of memory");
 }
 
@@ -220,8 +249,10 @@ static ie_status harmony_finish(ie_chat_parser *parser, ie_error *error) {
   harmony_state *s = parser->state;
   size_t end = parser->ids.count;
   bool ok = true;
-  parser->complete = s->place == BETWEEN;
-  if (s->place == HEADER) {
+  parser->complete = s->place == BETWEEN || s->place == STOPPED;
+  if (s->place == STOPPED) {
+    ok = header_abandon(parser, s->stop_id, s->stop_id + 1, /*closed=*/true);
+  } else if (s->place == HEADER) {
     ok = header_abandon(parser, end, end, /*closed=*/false);
   } else if (s->place == TEXT) {
     ok = chat_parser_flush(parser);

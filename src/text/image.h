@@ -14,7 +14,8 @@
 #include <string.h>
 
 enum {
-  IE_IMAGE_VERSION = 1, /* raised whenever the layout or the meaning of a field changes */
+  /* Raised whenever the layout or the meaning of a field changes; fuzz/corpus/tokenizer_pack is then made anew. */
+  IE_IMAGE_VERSION = 1,
   IE_IMAGE_ENDIAN = 0x01020304,
   IE_MAX_TOKENS = 1 << 24, /* ids are below this */
   IE_MAX_NORMALIZERS = 8,

@@ -438,23 +438,26 @@ void ie_pattern_state_free(ie_split_state *state) {
   pcre2_jit_stack_free(state->stack);
 }
 
-static ie_status state_open(const pcre2_code *regex, ie_split_state *state, ie_error *error) {
+enum { MATCH_LIMIT_BASE = 1000000, MATCH_LIMIT_BYTE = 64 };
+
+static ie_status state_open(ie_split_state *state, ie_error *error) {
   enum { JIT_STACK_START = 32 * 1024, JIT_STACK_MAX = 64 * 1024 * 1024 };
-  (void)regex;
   if (!state->match) state->match = pcre2_match_data_create(1, NULL);
   if (!state->context) state->context = pcre2_match_context_create(NULL);
   if (!state->stack) state->stack = pcre2_jit_stack_create(JIT_STACK_START, JIT_STACK_MAX, NULL);
   if (!state->match || !state->context)
     return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a pattern");
   if (state->stack) pcre2_jit_stack_assign(state->context, NULL, state->stack);
-  pcre2_set_match_limit(state->context, UINT32_MAX); /* a long text is no reason to give up */
   return IE_OK;
 }
 
 ie_status ie_pattern_match(const void *regex, ie_split_state *state, const char *text, size_t size,
                            size_t from, ie_range *out, ie_error *error) {
-  ie_status status = state->match && state->context ? IE_OK : state_open(regex, state, error);
+  ie_status status = state->match && state->context ? IE_OK : state_open(state, error);
   if (status != IE_OK) return status;
+  /* A pattern that backtracks without end is stopped, a long text is not. */
+  const uint64_t limit = MATCH_LIMIT_BASE + MATCH_LIMIT_BYTE * (uint64_t)size;
+  pcre2_set_match_limit(state->context, limit < UINT32_MAX ? (uint32_t)limit : UINT32_MAX);
   int rc = pcre2_match(regex, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, state->match, state->context);
   if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
     rc = pcre2_match(regex, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, state->match,

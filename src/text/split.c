@@ -139,9 +139,39 @@ static const char *space_piece(cursor c, bool line_breaks) {
 
 enum { SPACE_LETTER_NUMBER = IE_CLASS_SPACE | IE_CLASS_LETTER | IE_CLASS_NUMBER };
 
+static inline bool is_lower(char c) {
+  return (uint8_t)(c - 'a') < 26;
+}
+static inline bool is_upper(char c) {
+  return (uint8_t)(c - 'A') < 26;
+}
+
+/* Most pieces of most texts: ASCII letters with one other character before them, or none. Returns the end of the
+ * letters (camel: stops before a capital that follows small ones), or NULL where the general way must be gone:
+ * anything that is not ASCII may belong to the word. */
+static inline const char *ascii_word_end(const char *p, const char *end, bool camel) {
+  const char *start = p;
+  if (camel) {
+    while (p < end && is_upper(*p)) p++;
+    while (p < end && is_lower(*p)) p++;
+  } else {
+    while (p < end && is_lower((char)(*p | 0x20))) p++;
+  }
+  return p == start || (p < end && (uint8_t)*p >= 0x80) ? NULL : p;
+}
+
+/* Whether c may stand before a word: ASCII, neither letter, digit nor line break. */
+static inline bool is_ascii_prefix(char c) {
+  return (uint8_t)c < 0x80 && !is_lower((char)(c | 0x20)) && (uint8_t)(c - '0') >= 10 && c != '\r' &&
+         c != '\n';
+}
+
 static const char *gpt2_next(cursor c) {
+  const char *word = ascii_word_end(c.p + (*c.p == ' '), c.end, /*camel=*/false);
+  if (word) return word;
   size_t contraction = contraction_size(c.p, c.end, /*any_case=*/false);
   if (contraction) return c.p + contraction;
+  cursor_look(&c);
   cursor q = *c.p == ' ' ? cursor_at(c, c.p + 1) : c;
   if (q.size && !(q.bits & IE_CLASS_SPACE)) {
     if (q.bits & IE_CLASS_LETTER)
@@ -174,6 +204,9 @@ static const char *tail_next(cursor c, int digits, bool slash) {
 static const char *cl100k_next(cursor c, int digits) {
   size_t contraction = contraction_size(c.p, c.end, /*any_case=*/true);
   if (contraction) return c.p + contraction;
+  const char *word = ascii_word_end(c.p + is_ascii_prefix(*c.p), c.end, /*camel=*/false);
+  if (word) return word;
+  cursor_look(&c);
   cursor q = c;
   if (!(c.bits & (IE_CLASS_LETTER | IE_CLASS_NUMBER | IE_CLASS_NEWLINE))) cursor_next(&q);
   if (q.bits & IE_CLASS_LETTER) {
@@ -205,6 +238,10 @@ static const char *upper_end(cursor c) {
 }
 
 static const char *o200k_next(cursor c, int digits) {
+  const char *word = ascii_word_end(c.p + is_ascii_prefix(*c.p), c.end, /*camel=*/true);
+  if (word)
+    return word < c.end && *word == '\'' ? word + contraction_size(word, c.end, /*any_case=*/true) : word;
+  cursor_look(&c);
   cursor q = c;
   bool prefix = !(c.bits & (IE_CLASS_LETTER | IE_CLASS_NUMBER | IE_CLASS_NEWLINE));
   if (prefix) cursor_next(&q);
@@ -219,7 +256,6 @@ static const char *o200k_next(cursor c, int digits) {
 size_t ie_split_family_next(const ie_splitter *splitter, const ie_char_classes *classes, const char *p,
                             size_t n) {
   cursor c = {.p = p, .end = p + n, .classes = classes};
-  cursor_look(&c);
   switch (splitter->family) {
   case IE_FAMILY_GPT2: return (size_t)(gpt2_next(c) - p);
   case IE_FAMILY_CL100K: return (size_t)(cl100k_next(c, splitter->digits) - p);

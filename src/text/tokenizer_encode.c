@@ -8,13 +8,19 @@
 
 #include <stdlib.h>
 
-/* Pieces that were merged lately. Most words of a text come again, and a hit costs less than the lookups. */
-enum { CACHE_SLOTS = 8192, CACHE_KEY_BYTES = 24, CACHE_IDS = 4, CACHE_MIN_TEXT_BYTES = 2048 };
+/* Pieces that were merged lately. Most words of a text come again, and a hit costs less than the lookups. A key
+ * is the bytes of a piece in two words: the first eight and the last eight. */
+enum {
+  CACHE_KEY_BYTES = 16,
+  CACHE_IDS = 3,
+  CACHE_MIN_TEXT_BYTES = 1024,
+  CACHE_MIN_BITS = 8,
+  CACHE_MAX_BITS = 16
+};
 
 typedef struct cache_slot {
-  uint64_t hash;
-  uint8_t size, count; /* count = 0: empty */
-  char key[CACHE_KEY_BYTES];
+  uint64_t key[2];
+  uint16_t size, count; /* count = 0: empty */
   int32_t ids[CACHE_IDS];
 } cache_slot;
 
@@ -29,7 +35,8 @@ typedef struct encoder {
   ie_ids *out;
   ie_buf spans; /* ie_span, one for each new id */
   ie_bpe bpe;
-  cache_slot *cache; /* (CACHE_SLOTS), or NULL */
+  cache_slot *cache; /* (1 << cache_bits), or NULL */
+  int cache_bits;
   ie_split_state regex[IE_MAX_STAGES];
   ie_error *error;
 } encoder;
@@ -122,48 +129,63 @@ static ie_status encode_spans(encoder *e, ie_normal_text piece, int32_t whole) {
   return IE_OK;
 }
 
-static inline bool cache_hit(const cache_slot *slot, uint64_t hash, ie_normal_text piece) {
-  return slot->count && slot->hash == hash && slot->size == piece.size &&
-         memcmp(slot->key, piece.bytes, piece.size) == 0;
+/* The slot of a piece of 1 to CACHE_KEY_BYTES bytes; its key is set. */
+static inline cache_slot *cache_find(const encoder *e, const char *p, size_t n, uint64_t key[2]) {
+  key[1] = 0;
+  if (n >= 8) {
+    memcpy(&key[0], p, 8);
+    memcpy(&key[1], p + n - 8, 8);
+  } else if (n >= 4) {
+    uint32_t low, high;
+    memcpy(&low, p, 4);
+    memcpy(&high, p + n - 4, 4);
+    key[0] = (uint64_t)high << 32 | low;
+  } else {
+    key[0] = (uint64_t)(uint8_t)p[0] | (uint64_t)(uint8_t)p[n / 2] << 8 | (uint64_t)(uint8_t)p[n - 1] << 16;
+  }
+  uint64_t hash = ie_text_mix(key[0] ^ 0x9E3779B97F4A7C15u, key[1] ^ n ^ 0xD6E8FEB86659FD93u);
+  return &e->cache[hash >> (64 - e->cache_bits)];
 }
 
-static void cache_store(cache_slot *slot, uint64_t hash, ie_normal_text piece, const int32_t *ids,
-                        size_t count) {
-  if (count > CACHE_IDS) return;
-  slot->hash = hash;
-  slot->size = (uint8_t)piece.size;
-  slot->count = (uint8_t)count;
-  memcpy(slot->key, piece.bytes, piece.size);
+static inline bool cache_hit(const cache_slot *slot, const uint64_t key[2], size_t n) {
+  return slot->key[0] == key[0] && slot->key[1] == key[1] && slot->size == n && slot->count;
+}
+
+static void cache_store(cache_slot *slot, const uint64_t key[2], size_t n, const int32_t *ids, size_t count) {
+  if (count == 0 || count > CACHE_IDS) return;
+  *slot = (cache_slot){.key = {key[0], key[1]}, .size = (uint16_t)n, .count = (uint16_t)count};
   memcpy(slot->ids, ids, count * sizeof *ids);
 }
 
-/* Merges one piece and appends its ids. */
-static ie_status encode_piece(encoder *e, ie_normal_text piece) {
+/* Merges a piece that was not in the cache and appends its ids; slot may be NULL. */
+static ie_status encode_new_piece(encoder *e, ie_normal_text piece, cache_slot *slot, const uint64_t key[2]) {
   const ie_image *image = &e->tokenizer->image;
-  if (piece.size == 0) return IE_OK;
-  uint64_t hash = ie_text_hash(piece.bytes, piece.size);
-  cache_slot *slot =
-      e->cache && piece.size <= CACHE_KEY_BYTES ? &e->cache[hash >> 32 & (CACHE_SLOTS - 1)] : NULL;
-  ie_status status = ie_ids_reserve(e->out, CACHE_IDS, e->error);
-  if (status != IE_OK) return status;
-  int32_t *to = e->out->ids + e->out->count;
-  if (slot && cache_hit(slot, hash, piece)) {
-    memcpy(to, slot->ids, sizeof slot->ids);
-    e->out->count += slot->count;
-    return IE_OK;
-  }
   int32_t whole = -1;
   if (image->header->flags & IE_IMAGE_IGNORE_MERGES)
-    whole = ie_image_find(image, piece.bytes, piece.size, hash);
+    whole = ie_image_find(image, piece.bytes, piece.size, ie_text_hash(piece.bytes, piece.size));
   if (whole < 0) {
-    status = ie_bpe_run(&e->bpe, piece.bytes, piece.size, e->error);
+    ie_status status = ie_bpe_run(&e->bpe, piece.bytes, piece.size, e->error);
     if (status != IE_OK) return status;
   }
   if (e->want_spans) return encode_spans(e, piece, whole);
   const int32_t *ids = whole >= 0 ? &whole : (const int32_t *)e->bpe.ids;
   size_t count = whole >= 0 ? 1 : e->bpe.count;
-  if (slot && count) cache_store(slot, hash, piece, ids, count);
+  if (slot) cache_store(slot, key, piece.size, ids, count);
   return ie_ids_append(e->out, ids, count, e->error);
+}
+
+/* Merges one piece and appends its ids. */
+static inline ie_status encode_piece(encoder *e, ie_normal_text piece) {
+  uint64_t key[2];
+  if (!e->cache || piece.size > CACHE_KEY_BYTES || piece.size == 0)
+    return piece.size ? encode_new_piece(e, piece, NULL, NULL) : IE_OK;
+  cache_slot *slot = cache_find(e, piece.bytes, piece.size, key);
+  ie_ids *out = e->out;
+  if (!cache_hit(slot, key, piece.size) || out->capacity - out->count < CACHE_IDS)
+    return encode_new_piece(e, piece, slot, key);
+  memcpy(out->ids + out->count, slot->ids, sizeof slot->ids);
+  out->count += slot->count;
+  return IE_OK;
 }
 
 /* ---- pre-tokenizers ---- */
@@ -492,7 +514,12 @@ static ie_status encoder_run(encoder *e, bool add_special) {
   ie_span *map = NULL;
   if (e->want_spans && !(text.map = map = identity_map(e->text, e->size)))
     return ie_error_set(e->error, IE_OUT_OF_MEMORY, "out of memory for the offsets of %zu bytes", e->size);
-  if (e->size >= CACHE_MIN_TEXT_BYTES && !e->want_spans) e->cache = calloc(CACHE_SLOTS, sizeof *e->cache);
+  if (e->size >= CACHE_MIN_TEXT_BYTES &&
+      !e->want_spans) { /* without memory for it, the work is only slower */
+    e->cache_bits = CACHE_MIN_BITS;
+    while (e->cache_bits < CACHE_MAX_BITS && (size_t)16 << e->cache_bits < e->size) e->cache_bits++;
+    e->cache = calloc((size_t)1 << e->cache_bits, sizeof *e->cache);
+  }
   ie_status status = IE_OK;
   if (add_special) status = encode_template(e, image->template_ids, image->header->prefix);
   e->before = add_special ? image->header->prefix : 0;

@@ -11,7 +11,8 @@ typedef struct json_source {
   ie_builder builder;
   ie_byte_level table;
   ie_buf scratch;
-  bool byte_level; /* a ByteLevel pre-tokenizer was seen: it must be the last */
+  int32_t last_result; /* of a merge, -1: none yet */
+  bool byte_level;     /* a ByteLevel pre-tokenizer was seen: it must be the last */
   ie_error *error;
 } json_source;
 
@@ -56,6 +57,28 @@ static ie_status json_vocab(json_source *s, const json_t *vocab) {
   return ie_builder_index(&s->builder, s->error);
 }
 
+/* The token that left and right make, or -1. Converted files list all the ways to make one token in a row, so the
+ * last result is tried first. */
+static ie_status json_merge_result(json_source *s, int32_t left, int32_t right, int32_t *result) {
+  const ie_builder *b = &s->builder;
+  const ie_builder_token *l = &b->tokens[left], *r = &b->tokens[right];
+  const ie_builder_token *last = s->last_result >= 0 ? &b->tokens[s->last_result] : NULL;
+  const char *blob = b->blob.data;
+  if (last && last->size == l->size + r->size &&
+      memcmp(blob + last->offset, blob + l->offset, l->size) == 0 &&
+      memcmp(blob + last->offset + l->size, blob + r->offset, r->size) == 0) {
+    *result = s->last_result;
+    return IE_OK;
+  }
+  ie_buf_clear(&s->scratch);
+  ie_buf_append(&s->scratch, blob + l->offset, l->size);
+  if (!ie_buf_append(&s->scratch, blob + r->offset, r->size))
+    return ie_error_set(s->error, IE_OUT_OF_MEMORY, "%s: out of memory", s->where);
+  *result = ie_builder_find(b, s->scratch.data, s->scratch.size);
+  if (*result >= 0) s->last_result = *result;
+  return IE_OK;
+}
+
 /* One merge. A string that no text can give (a character that is no byte) leaves the merge without effect. */
 static ie_status json_merge(json_source *s, size_t rank, const char *a, size_t a_size, const char *b,
                             size_t b_size) {
@@ -69,12 +92,8 @@ static ie_status json_merge(json_source *s, size_t rank, const char *a, size_t a
   if (!a_mapped || !b_mapped) return IE_OK;
   int32_t result = -1;
   if (left >= 0 && right >= 0) {
-    const ie_builder_token *l = &s->builder.tokens[left], *r = &s->builder.tokens[right];
-    ie_buf_clear(&s->scratch);
-    ie_buf_append(&s->scratch, s->builder.blob.data + l->offset, l->size);
-    if (!ie_buf_append(&s->scratch, s->builder.blob.data + r->offset, r->size))
-      return ie_error_set(s->error, IE_OUT_OF_MEMORY, "%s: out of memory", s->where);
-    result = ie_builder_find(&s->builder, s->scratch.data, s->scratch.size);
+    status = json_merge_result(s, left, right, &result);
+    if (status != IE_OK) return status;
   }
   if (result < 0)
     return ie_error_set(s->error, IE_FORMAT, "%s: merge %zu ('%.*s' and '%.*s'): %s is not in the vocabulary",
@@ -370,7 +389,7 @@ ie_status ie_tokenizer_read_json(const char *where, const void *data, size_t siz
   json_t *root;
   ie_status status = ie_json_parse(data, size, JSON_ALLOW_NUL, where, &root, error);
   if (status != IE_OK) return status;
-  json_source s = {.where = where, .error = error};
+  json_source s = {.where = where, .error = error, .last_result = -1};
   ie_byte_level_init(&s.table);
   ie_builder_init(&s.builder, where);
   s.builder.header.kind = IE_SOURCE_JSON;

@@ -112,7 +112,7 @@ void ie_kernels_fill_products__avx2(ie_kernels *out) {
     for (int format = 0; format < IE_W_COUNT; format++) {
       out->few[class][format] = few_products[class][format];
       out->many[class][format] = ie_many_products__avx2[class][format];
-      out->many_min_tok[class][format] = 12; /* where the two meet, docs/SPEED.md */
+      out->many_min_tok[class][format] = format == IE_W_F32 ? 9 : 16; /* where the two meet, docs/SPEED.md */
     }
   out->few[IE_CLASS_INT8][IE_W_MXFP4] = (ie_product){pack_bytes_int8, pack_int8, NULL, run_int8_mxfp4, 1, 1};
   out->many[IE_CLASS_INT8][IE_W_MXFP4] =

@@ -49,8 +49,8 @@ ALWAYS_INLINE void step_int8(__m256 sum[][IE_FEW_TOKENS], const ie_dots *dots, i
                                    _mm256_maddubs_epi16(odd, _mm256_load_si256((const __m256i *)x->odd)));
       d = _mm256_add_epi32(_mm256_madd_epi16(d, _mm256_set1_epi16(1)),
                            _mm256_load_si256((const __m256i *)x->start));
-      sum[j][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d), _mm256_mul_ps(scale, _mm256_load_ps(x->half_scale)),
-                                  sum[j][t]);
+      __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(d), _mm256_load_ps(x->half_scale));
+      sum[j][t] = _mm256_fmadd_ps(part, scale, sum[j][t]);
     }
   }
 }

@@ -10,6 +10,7 @@ DEFINE_RUN(f16)
 DEFINE_RUN(bf16)
 DEFINE_RUN(mxfp4)
 DEFINE_RUN(int8_mxfp4)
+DEFINE_RUN(fixed_mxfp4)
 
 void ie_kernels_fill_products__avx512(ie_kernels *out) {
   static void (*const run[IE_W_COUNT])(const ie_product_args *, int64_t, int64_t, void *) = {
@@ -22,6 +23,10 @@ void ie_kernels_fill_products__avx512(ie_kernels *out) {
       out->many_min_tok[class][format] =
           format == IE_W_MXFP4 ? 14 : 24; /* where the two meet, docs/SPEED.md */
     }
+  out->few[IE_CLASS_BF16][IE_W_MXFP4] = (ie_product){
+      ie_few_fixed_pack_bytes__avx512, ie_pack_few_fixed_bf16__avx512, NULL, run_fixed_mxfp4, 1, 1};
+  out->few[IE_CLASS_F16][IE_W_MXFP4] = (ie_product){
+      ie_few_fixed_pack_bytes__avx512, ie_pack_few_fixed_f16__avx512, NULL, run_fixed_mxfp4, 1, 1};
   out->few[IE_CLASS_INT8][IE_W_MXFP4] =
       (ie_product){ie_few_int8_pack_bytes__avx512, ie_pack_few_int8__avx512, NULL, run_int8_mxfp4, 1, 1};
   out->many[IE_CLASS_INT8][IE_W_MXFP4] = ie_many_int8_mxfp4__avx512;

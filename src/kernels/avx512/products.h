@@ -144,8 +144,23 @@ size_t ie_few_token_bytes_int8__avx512(int64_t K);
 size_t ie_few_int8_pack_bytes__avx512(int64_t T, int64_t K);
 pack_fn ie_pack_few_int8__avx512;
 
+/* Packed bf16 or f16 for `few` with MXFP4 weights: fixed point, X = x / unit with |X| <= 2^22 in each block of 32,
+ * in three signed digits of base 256, so that VNNI multiplies them (23% faster than f32, docs/SPEED.md). A number is
+ * exact when it is not smaller than 2^-14 (bf16) or 2^-11 (f16) of the largest of its block; else it is off by at
+ * most 2^-22 of that one, as a sum in f32 that holds both would be. Integer sums are exact. Units are kept normal:
+ * numbers below 2^-123 may vanish. */
+typedef struct fixed_chunk {
+  int8_t even[3][64], odd[3][64]; /* digits, the highest first */
+  int32_t start[16];              /* -12 * sum of X over the columns of the lane */
+  float half_unit[16];
+} fixed_chunk;
+size_t ie_few_token_bytes_fixed__avx512(int64_t K);
+size_t ie_few_fixed_pack_bytes__avx512(int64_t T, int64_t K);
+pack_fn ie_pack_few_fixed_bf16__avx512, ie_pack_few_fixed_f16__avx512;
+
 extern const ie_few ie_few_f32__avx512, ie_few_f16__avx512, ie_few_bf16__avx512; /* products_few.c */
-extern const ie_few ie_few_mxfp4__avx512, ie_few_int8_mxfp4__avx512;             /* products_few_mxfp4.c */
+extern const ie_few ie_few_mxfp4__avx512, ie_few_int8_mxfp4__avx512,
+    ie_few_fixed_mxfp4__avx512; /* products_few_mxfp4.c */
 
 /* The offset weights of class INT8: 12 + 2 * value of each nibble, four times over, as vpermb looks at six bits. */
 ALWAYS_INLINE __m512i offset_values(void) {

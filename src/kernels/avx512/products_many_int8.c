@@ -122,9 +122,9 @@ ALWAYS_INLINE void micro(float *out, const panel *w, const group_block *x, int64
       __m512 scale = _mm512_set1_ps(w->scales[(size_t)r * w->row_scales + (size_t)b]);
 #pragma GCC unroll 2
       for (int g = 0; g < groups; g++)
-        s[r][g] =
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[r][g]),
-                            _mm512_mul_ps(scale, _mm512_load_ps(x[g * x_group + b].half_scale)), s[r][g]);
+        s[r][g] = _mm512_fmadd_ps(
+            _mm512_mul_ps(_mm512_cvtepi32_ps(d[r][g]), _mm512_load_ps(x[g * x_group + b].half_scale)), scale,
+            s[r][g]);
     }
   }
 #pragma GCC unroll 6

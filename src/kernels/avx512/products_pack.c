@@ -81,26 +81,37 @@ size_t ie_few_int8_pack_bytes__avx512(int64_t T, int64_t K) {
   return (size_t)T * ie_few_token_bytes_int8__avx512(K);
 }
 
-/* One block of 32 columns, the b-th of its chunk; x == NULL: beyond the row. */
-static void pack_int8_block(int8_chunk *out, int b, const float *x) {
-  _Alignas(64) int8_t q[IE_BLOCK_COLS] = {0};
-  float s = 0;
-  if (x != NULL) {
-    __m512i v[2];
-    s = quantise_block(v, _mm512_loadu_ps(x), _mm512_loadu_ps(x + 16));
-    _mm_store_si128((__m128i *)q, _mm512_cvtepi32_epi8(v[0]));
-    _mm_store_si128((__m128i *)(q + 16), _mm512_cvtepi32_epi8(v[1]));
+/* Parts 32 numbers of a byte into those of even and of odd columns. */
+static void store_even_odd(int8_t even[16], int8_t odd[16], const __m512i q[2]) {
+  const __m256i even_odd = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15)); /* in each half */
+  __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(q[1]), _mm512_cvtepi32_epi8(q[0]));
+  bytes = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(bytes, even_odd), 0xD8);
+  _mm_storeu_si128((__m128i *)(void *)even, _mm256_castsi256_si128(bytes));
+  _mm_storeu_si128((__m128i *)(void *)odd, _mm256_extracti128_si256(bytes, 1));
+}
+
+/* start[l] = -12 times the sum of columns 8 l .. 8 l + 7 of a block. */
+static void store_start(int32_t start[4], const __m512i q[2]) {
+  for (int h = 0; h < 2; h++) {
+    __m512i sum = _mm512_add_epi32(q[h], _mm512_shuffle_epi32(q[h], _MM_PERM_CDAB));
+    sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_BADC));
+    sum = _mm512_mullo_epi32(_mm512_add_epi32(sum, _mm512_shuffle_i32x4(sum, sum, 0xB1)),
+                             _mm512_set1_epi32(-12));
+    start[2 * h] = _mm_cvtsi128_si32(_mm512_castsi512_si128(sum));
+    start[2 * h + 1] = _mm_cvtsi128_si32(_mm512_extracti32x4_epi32(sum, 2));
   }
-  for (int i = 0; i < 16; i++) {
-    out->even[16 * b + i] = q[2 * i];
-    out->odd[16 * b + i] = q[2 * i + 1];
-  }
-  for (int l = 0; l < 4; l++) {
-    int sum = 0;
-    for (int i = 0; i < 8; i++) sum += q[8 * l + i];
-    out->start[4 * b + l] = -12 * sum;
-    out->half_scale[4 * b + l] = 0.5f * s;
-  }
+}
+
+/* Columns k .. k + 31 of a row of K, the b-th block of their chunk; beyond the row all is zero. */
+static void pack_int8_block(int8_chunk *out, int b, const float *x, int64_t k, int64_t K) {
+  __m512 v[2];
+  __m512i q[2];
+  load_rounded(v, x, k, K, IE_CLASS_F32);
+  float s = quantise_block(q, v[0], v[1]);
+  store_even_odd(out->even + 16 * b, out->odd + 16 * b, q);
+  store_start(out->start + 4 * b, q);
+  for (int l = 0; l < 4; l++) out->half_scale[4 * b + l] = 0.5f * s;
 }
 
 void ie_pack_few_int8__avx512(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows,
@@ -110,7 +121,60 @@ void ie_pack_few_int8__avx512(void *packed, const float *x, int64_t x_stride, co
     int8_chunk *out = (int8_chunk *)((char *)packed + (size_t)t * ie_few_token_bytes_int8__avx512(K));
     const float *row = ie_pack_source(x, x_stride, x_rows, t);
     for (int64_t k = 0; k < (int64_t)ie_size_align((size_t)K, MX_CHUNK_COLS); k += IE_BLOCK_COLS)
-      pack_int8_block(&out[k / MX_CHUNK_COLS], (int)(k % MX_CHUNK_COLS / IE_BLOCK_COLS),
-                      k < K ? row + k : NULL);
+      pack_int8_block(&out[k / MX_CHUNK_COLS], (int)(k % MX_CHUNK_COLS / IE_BLOCK_COLS), row, k, K);
   }
 }
+
+size_t ie_few_token_bytes_fixed__avx512(int64_t K) {
+  return (size_t)ie_div_up(K, MX_CHUNK_COLS) * sizeof(fixed_chunk);
+}
+size_t ie_few_fixed_pack_bytes__avx512(int64_t T, int64_t K) {
+  return (size_t)T * ie_few_token_bytes_fixed__avx512(K);
+}
+
+/* X of a block, and the unit: 2^(e - 22) for the smallest e >= -100 with all |x| < 2^e. NaN and infinity make the
+ * unit NaN. Multiplying by a power of two is exact, so the conversion rounds once. */
+ALWAYS_INLINE float fix_block(__m512i q[2], const __m512 x[2]) {
+  __m512 a0 = _mm512_abs_ps(x[0]), a1 = _mm512_abs_ps(x[1]), inf = _mm512_set1_ps(INFINITY);
+  q[0] = q[1] = _mm512_setzero_si512();
+  __mmask16 finite = _mm512_cmp_ps_mask(a0, inf, _CMP_LT_OQ) & _mm512_cmp_ps_mask(a1, inf, _CMP_LT_OQ);
+  if (finite != 0xFFFF) return NAN;
+  int exponent = (int)(ie_f32_bits(_mm512_reduce_max_ps(_mm512_max_ps(a0, a1))) >> 23) - 126;
+  if (exponent < -100) exponent = -100;
+  __m512 per_unit = _mm512_set1_ps(ie_f32_from_bits((uint32_t)(127 + 22 - exponent) << 23));
+  q[0] = _mm512_cvtps_epi32(_mm512_mul_ps(x[0], per_unit));
+  q[1] = _mm512_cvtps_epi32(_mm512_mul_ps(x[1], per_unit));
+  return ie_f32_from_bits((uint32_t)(127 - 22 + exponent) << 23);
+}
+
+ALWAYS_INLINE void pack_fixed_block(fixed_chunk *out, int b, const float *x, int64_t k, int64_t K,
+                                    ie_class class) {
+  __m512 v[2];
+  __m512i q[2], digit[2];
+  load_rounded(v, x, k, K, class);
+  float unit = fix_block(q, v);
+  store_start(out->start + 4 * b, q);
+  for (int l = 0; l < 4; l++) out->half_unit[4 * b + l] = 0.5f * unit;
+  for (int d = 2; d >= 0; d--) {
+    for (int h = 0; h < 2; h++) {
+      digit[h] = _mm512_srai_epi32(_mm512_slli_epi32(q[h], 24), 24); /* the low byte, signed */
+      q[h] = _mm512_srai_epi32(_mm512_sub_epi32(q[h], digit[h]), 8);
+    }
+    store_even_odd(out->even[d] + 16 * b, out->odd[d] + 16 * b, digit);
+  }
+}
+
+#define DEFINE_PACK_FIXED(name, class)                                                                       \
+  void name(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T, int64_t t0,    \
+            int64_t t1, int64_t K) {                                                                         \
+    (void)T;                                                                                                 \
+    for (int64_t t = t0; t < t1; t++) {                                                                      \
+      fixed_chunk *out = (fixed_chunk *)((char *)packed + (size_t)t * ie_few_token_bytes_fixed__avx512(K));  \
+      const float *row = ie_pack_source(x, x_stride, x_rows, t);                                             \
+      for (int64_t k = 0; k < (int64_t)ie_size_align((size_t)K, MX_CHUNK_COLS); k += IE_BLOCK_COLS)          \
+        pack_fixed_block(&out[k / MX_CHUNK_COLS], (int)(k % MX_CHUNK_COLS / IE_BLOCK_COLS), row, k, K,       \
+                         class);                                                                             \
+    }                                                                                                        \
+  }
+DEFINE_PACK_FIXED(ie_pack_few_fixed_bf16__avx512, IE_CLASS_BF16)
+DEFINE_PACK_FIXED(ie_pack_few_fixed_f16__avx512, IE_CLASS_F16)

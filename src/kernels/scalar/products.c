@@ -135,8 +135,8 @@ static void run_int8_mxfp4(const ie_product_args *args, int64_t r0, int64_t r1, 
           (const int8_block *)((const char *)args->packed + (size_t)t * int8_token_bytes(args->w.cols));
       float sum = 0;
       for (int64_t b = 0; b < blocks; b++)
-        sum += (float)dot_block(w + b * IE_MXFP4_BYTES, x[b].q) *
-               (ie_mxfp4_scales[scales[b]] * (0.5f * x[b].scale));
+        sum += (float)dot_block(w + b * IE_MXFP4_BYTES, x[b].q) * (0.5f * x[b].scale) *
+               ie_mxfp4_scales[scales[b]];
       ie_product_store(args, t, r, sum, bias);
     }
   }
