@@ -62,13 +62,35 @@ typedef struct cli_option {
 #define CLI_AS_CHOICE(s, f)  .kind = CLI_CHOICE, .offset = CLI_FIELD(s, f, int)
 #define CLI_AS_STRINGS(s, f) .kind = CLI_STRINGS, .offset = CLI_FIELD(s, f, cli_strings)
 
-/* Indices of --precision and --device. */
+/* Indices of --precision, --device and --affinity. */
 enum { CLI_FP32, CLI_BF16, CLI_FP16, CLI_INT8 };
 enum { CLI_DEVICE_AUTO, CLI_DEVICE_CPU, CLI_DEVICE_CUDA };
+extern const char *const cli_affinities[];
 
-/* The options that every command takes. */
+/* The options that every command takes: the order of their table, and the bits of cli_command.common. --quiet acts
+ * everywhere. A command that has no use for another one says so when it is given. */
+typedef enum cli_common_option {
+  CLI_COMMON_THREADS,
+  CLI_COMMON_AFFINITY,
+  CLI_COMMON_PRECISION,
+  CLI_COMMON_DETERMINISTIC,
+  CLI_COMMON_MEMORY,
+  CLI_COMMON_DEVICE,
+  CLI_COMMON_NO_CACHE,
+  CLI_COMMON_QUIET,
+  CLI_COMMON_COUNT
+} cli_common_option;
+
+enum {
+  CLI_USES_TEAM = 1 << CLI_COMMON_THREADS | 1 << CLI_COMMON_AFFINITY | 1 << CLI_COMMON_DEVICE,
+  CLI_USES_MODEL =
+      CLI_USES_TEAM | 1 << CLI_COMMON_PRECISION | 1 << CLI_COMMON_DETERMINISTIC | 1 << CLI_COMMON_MEMORY,
+  CLI_USES_CACHE = 1 << CLI_COMMON_NO_CACHE
+};
+
 typedef struct cli_common {
   int64_t threads; /* 0: one a core */
+  int affinity;    /* index in cli_affinities */
   int precision;   /* CLI_FP32 ... */
   int device;      /* CLI_DEVICE_AUTO ... */
   uint64_t memory; /* limit in bytes; 0: none */
@@ -104,6 +126,7 @@ struct cli_command {
   const char *help;                                 /* the longer text of --help; may be NULL */
   const cli_option *options;                        /* ends with an entry without name; may be NULL */
   size_t settings_bytes;                            /* size of the struct that the options fill */
+  unsigned common;                                  /* bits of cli_common_option: those that act here */
   size_t args_min, args_max;                        /* how many arguments that are no flags */
   int (*run)(cli_context *context, void *settings); /* NULL: of a later milestone, answers "not built yet" */
 };
@@ -117,6 +140,12 @@ const char *cli_commit(void);
 
 /* True when the flag ("--seed") stood on the command line. */
 bool cli_given(const cli_context *context, const char *flag);
+
+/* Whether a common option acts in this command. */
+bool cli_uses(const cli_command *command, cli_common_option option);
+
+/* Logs each common option outside `used` that was given: "clocher: --memory is ignored: WHAT does not use it". */
+void cli_unused_log(const cli_context *context, const char *what, unsigned used);
 
 /* The folder for caches, or NULL when there is none or --no-cache was given. */
 const char *cli_cache_dir(const cli_context *context);

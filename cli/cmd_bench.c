@@ -80,23 +80,54 @@ int32_t bench_id(int64_t place, int64_t vocab) {
   return (int32_t)((z ^ (z >> 31)) % (uint64_t)vocab);
 }
 
+/* What can be measured, and the flags that act on it. */
+typedef struct part {
+  const char *name;
+  int (*run)(cli_context *context, const bench_settings *s);
+  unsigned common;
+  const char *flags[16];
+} part;
+
+static const part parts[] = {
+    {"the engine's bench",
+     bench_engine,
+     CLI_USES_MODEL,
+     {"--model-dir", "--phase", "--prompt", "--depth", "--batch", "--runs", "--tokens", "--chunk", "--kv",
+      "--probe-buffer", "--probe-read"}},
+    {"memory", bench_memory, CLI_USES_TEAM, {"--probe-buffer", "--probe-read"}},
+    {"matrix", bench_matrix, CLI_USES_TEAM, {NULL}},
+    {"disk", bench_disk, 0, {"--path"}},
+    {"tokenizer",
+     bench_tokenizer,
+     CLI_USES_CACHE,
+     {"--model-dir", "--tokenizer", "--encoding", "--text", "--runs"}},
+    {"sampler", bench_sampler, 0, {"--vocab", "--runs"}},
+};
+
+/* Says of each flag that was given whether it does nothing here. */
+static void unused_log(const cli_context *context, const part *p) {
+  cli_unused_log(context, p->name, p->common);
+  for (const cli_option *o = options; o->name; o++) {
+    bool used = !strcmp(o->name, "--json");
+    for (size_t i = 0; !used && i < 16 && p->flags[i]; i++) used = !strcmp(o->name, p->flags[i]);
+    if (!used && cli_given(context, o->name))
+      cli_log(context, "clocher: %s is ignored: %s does not use it", o->name, p->name);
+  }
+}
+
 static int bench_run(cli_context *context, void *opaque) {
-  static const struct {
-    const char *name;
-    int (*run)(cli_context *context, const bench_settings *s);
-  } parts[] = {{"memory", bench_memory},
-               {"matrix", bench_matrix},
-               {"disk", bench_disk},
-               {"tokenizer", bench_tokenizer},
-               {"sampler", bench_sampler}};
   const bench_settings *s = opaque;
   if (context->arg_count == 0) {
     if (!s->model_dir)
       return cli_usage(context, "give --model-dir D, or one of memory, matrix, disk, tokenizer, sampler");
+    unused_log(context, &parts[0]);
     return bench_engine(context, s);
   }
-  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-    if (!strcmp(context->args[0], parts[i].name)) return parts[i].run(context, s);
+  for (size_t i = 1; i < sizeof parts / sizeof *parts; i++)
+    if (!strcmp(context->args[0], parts[i].name)) {
+      unused_log(context, &parts[i]);
+      return parts[i].run(context, s);
+    }
   const char *names[] = {"memory", "matrix", "disk", "tokenizer", "sampler", NULL};
   return cli_usage(context, "unknown benchmark '%s'; the nearest is %s", context->args[0],
                    cli_nearest(context->args[0], names));
@@ -115,6 +146,7 @@ const cli_command cmd_bench = {
             "differ by more than 5%: repeat such a case.",
     .options = options,
     .settings_bytes = sizeof(bench_settings),
+    .common = CLI_USES_MODEL | CLI_USES_CACHE,
     .args_max = 1,
     .run = bench_run,
 };

@@ -136,5 +136,6 @@ const cli_command cmd_detokenize = {
             "An id that no token has stands for nothing.",
     .options = options,
     .settings_bytes = sizeof(settings),
+    .common = CLI_USES_CACHE,
     .run = detokenize_run,
 };

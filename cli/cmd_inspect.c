@@ -164,6 +164,7 @@ const cli_command cmd_inspect = {
     .help = "Exit 1 when one of the problems is an error: `clocher run` would refuse the directory for it.",
     .options = options,
     .settings_bytes = sizeof(settings),
+    .common = CLI_USES_CACHE,
     .args_min = 1,
     .args_max = 1,
     .run = inspect_run,

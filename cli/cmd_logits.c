@@ -196,5 +196,6 @@ const cli_command cmd_logits = {
             "programs part: compare hidden.0, hidden.1 ... with the other's.",
     .options = options,
     .settings_bytes = sizeof(settings),
+    .common = CLI_USES_MODEL,
     .run = logits_run,
 };

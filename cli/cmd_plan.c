@@ -83,5 +83,6 @@ const cli_command cmd_plan = {
             "which the system can take back; `ram` is memory of the process's own.",
     .options = options,
     .settings_bytes = sizeof(settings),
+    .common = CLI_USES_MODEL,
     .run = plan_run,
 };

@@ -1,6 +1,7 @@
 /* clocher run: text or ids in, new tokens out. */
 #include "clocher/bench.h"
 #include "clocher/generate.h"
+#include "clocher/tensor.h"
 #include "clocher/text.h"
 #include "engine.h"
 #include "out.h"
@@ -32,7 +33,7 @@ static const cli_option options[] = {
     {"--prompt-file", CLI_AS_STRING(settings, prompt_file), .argument = "F",
      .meaning = "The same from a file, byte for byte; - is stdin."},
     {"--max-new", CLI_AS_INT(settings, max_new), .argument = "N", .fallback = "128", .min = 0, .max = 1 << 30,
-     .meaning = "New tokens at most."},
+     .meaning = "New tokens at most. The default is less where the context is full before."},
     {"--greedy", CLI_AS_FLAG(settings, greedy),
      .meaning = "Take the most probable token instead of drawing."},
     {"--temperature", CLI_AS_FLOAT(settings, temperature), .argument = "F", .fallback = "1", .min = 0,
@@ -48,8 +49,9 @@ static const cli_option options[] = {
      .meaning = "Above 1: tokens that stand in the prompt or were written become rarer."},
     {"--seed", CLI_AS_INT(settings, seed), .argument = "N", .fallback = "0",
      .meaning =
-         "Another seed, other draws. The same seed gives the same text on every machine that computes the "
-         "same logits."},
+         "Another seed, other draws. A draw depends on the logits, the seed, the place in the context and "
+         "the "
+         "row alone: a restored run goes on as the whole one would, on every machine with the same logits."},
     {"--stop", CLI_AS_STRINGS(settings, stop), .argument = "STR",
      .meaning = "Ends the text where STR begins; STR is not printed."},
     {"--ignore-eos", CLI_AS_FLAG(settings, ignore_eos),
@@ -66,11 +68,11 @@ static const cli_option options[] = {
      .meaning =
          "With --json: the log probability of each new id and of the K best, before any sampling step."},
     {"--save-state", CLI_AS_STRING(settings, save_state), .argument = "F",
-     .meaning = "Save keys and values afterwards, to go on from later (one row)."},
+     .meaning = "Save keys and values of all tokens afterwards, to go on from later (one row)."},
     {"--load-state", CLI_AS_STRING(settings, load_state), .argument = "F",
      .meaning =
          "Begin with a saved state: what the prompt shares with it is not computed again. Without a prompt, "
-         "go on where it ended."},
+         "go on behind its last token."},
     {"--adapter", CLI_AS_STRING(settings, adapter), .argument = "DIR",
      .meaning = "Low-rank adapter; not built yet."},
     {"--ceiling", CLI_AS_FLAG(settings, ceiling),
@@ -88,6 +90,7 @@ typedef struct run {
   cli_engine engine;
   ie_tokenizer *tokenizer; /* NULL: the directory has none, or nobody needs it */
   cli_rows rows;
+  int64_t max_new; /* --max-new, or what is left of the context for its default */
   ie_state *state;
   ie_sample_params sample;
 
@@ -131,8 +134,12 @@ static ie_sample_params sample_make(const cli_context *context, const settings *
   ie_sample_params p = {.greedy = s->greedy || s->temperature == 0 || s->top_p == 0,
                         .seed = (uint64_t)s->seed};
   if (s->repetition_penalty != 1) p.repetition_penalty = s->repetition_penalty;
-  for (size_t i = 0; s->greedy && i < sizeof drawing / sizeof *drawing; i++)
-    if (cli_given(context, drawing[i])) cli_log(context, "clocher: %s is ignored: --greedy", drawing[i]);
+  const char *why = s->greedy ? "--greedy" : s->temperature == 0 ? "--temperature 0" : "--top-p 0";
+  for (size_t i = 0; p.greedy && i < sizeof drawing / sizeof *drawing; i++) {
+    bool cause = !s->greedy && !strncmp(why, drawing[i], strlen(drawing[i]));
+    if (!cause && cli_given(context, drawing[i]))
+      cli_log(context, "clocher: %s is ignored: %s", drawing[i], why);
+  }
   if (p.greedy) return p;
   if (s->temperature != 1) p.temperature = s->temperature;
   p.top_k = s->top_k;
@@ -196,30 +203,52 @@ static ie_status saved_prompt(run *r, ie_error *error) {
   return status;
 }
 
+/* How many tokens a saved state holds; 0 for a file that is none, which ie_state_load will refuse. */
+static ie_status saved_length(const char *path, int64_t *out, ie_error *error) {
+  ie_tensor_file *file;
+  *out = 0;
+  ie_status status = ie_tensor_file_open(path, &file, error);
+  if (status != IE_OK) return status;
+  const ie_tensor_info *ids = ie_tensor_file_get(file, "ids");
+  if (ids && ids->rank == 1) *out = ids->shape[0];
+  ie_tensor_file_free(file);
+  return IE_OK;
+}
+
+/* The context to reserve: what was asked for, else what is needed. `saved` is the length of the loaded state. Without
+ * --max-new, its default gives way to a full context, as long as one token fits. */
+static ie_status context_choose(run *r, int64_t saved, int64_t *out, ie_error *error) {
+  const settings *s = r->s;
+  int64_t limit = s->ctx ? s->ctx : r->engine.info->context_tok;
+  int64_t begin = r->rows.count > 0 ? cli_rows_longest(&r->rows) : saved;
+  r->max_new = s->max_new;
+  if (!cli_given(r->context, "--max-new") && r->max_new > limit - begin)
+    r->max_new = limit > begin ? limit - begin : 1;
+  ie_status status = cli_rows_fit(&r->rows, r->max_new, limit, error);
+  if (status != IE_OK) return status;
+  int64_t needed = begin < limit - r->max_new ? begin + r->max_new : limit;
+  if (needed < saved) needed = saved < limit ? saved : limit;
+  *out = s->ctx ? s->ctx : needed > 0 ? needed : 1;
+  return IE_OK;
+}
+
 static ie_status state_open(run *r, ie_error *error) {
   const settings *s = r->s;
-  int64_t limit = s->ctx ? s->ctx : r->engine.info->context_tok, needed = 0;
-  ie_status status = cli_rows_fit(&r->rows, s->max_new, limit, error);
+  int64_t saved = 0, context_tok = 0;
+  ie_status status = s->load_state ? saved_length(s->load_state, &saved, error) : IE_OK;
+  if (status == IE_OK) status = context_choose(r, saved, &context_tok, error);
   if (status != IE_OK) return status;
   if (s->save_state && r->rows.count > 1)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "--save-state: one row can be saved, %zu are given",
                         r->rows.count);
-  needed = cli_rows_longest(&r->rows) + s->max_new;
-  /* room to go on from a saved state, of whose length nothing is known here */
-  int64_t room = limit < 4096 ? limit : 4096;
-  if ((s->load_state || s->save_state) && needed < room) needed = room;
-  ie_state_options o = {.context_tok = s->ctx       ? s->ctx
-                                       : needed > 0 ? needed
-                                                    : 1,
-                        .sequences = 1,
-                        .chunk_tok = s->chunk,
-                        .kv = cli_kv_dtype(s->kv)};
+  ie_state_options o = {
+      .context_tok = context_tok, .sequences = 1, .chunk_tok = s->chunk, .kv = cli_kv_dtype(s->kv)};
   status = cli_memory_check(r->context, &r->engine, &o, error);
   if (status == IE_OK) status = ie_state_new(r->engine.model, &o, &r->state, error);
   if (status == IE_OK && s->load_state) status = ie_state_load(r->state, 0, s->load_state, error);
   if (status == IE_OK && r->rows.count == 0) {
     status = saved_prompt(r, error);
-    if (status == IE_OK) status = cli_rows_fit(&r->rows, s->max_new, ie_state_context(r->state), error);
+    if (status == IE_OK) status = cli_rows_fit(&r->rows, r->max_new, ie_state_context(r->state), error);
   }
   return status;
 }
@@ -265,13 +294,18 @@ static json_t *logprobs_json(const run *r, const ie_generate_result *g) {
   return list;
 }
 
+/* A row that Ctrl-C or the reader ended was stopped; results know four reasons. */
+static const char *reason_name(ie_stop_reason reason) {
+  return ie_stop_reason_name(reason == IE_STOP_CANCELLED ? IE_STOP_STRING : reason);
+}
+
 static ie_status row_json(run *r, size_t row, const ie_generate_result *g, ie_error *error) {
   json_t *object =
       json_pack("{s:o, s:I, s:I, s:o, s:o, s:s}", "prompt_ids",
                 cli_json_ids(cli_row(&r->rows, row), (size_t)cli_row_length(&r->rows, row)),
                 "computed_prompt_tokens", (json_int_t)g->computed_prompt_tok, "reused_prompt_tokens",
                 (json_int_t)g->reused_prompt_tok, "new_ids", cli_json_ids(g->ids.ids, g->ids.count), "text",
-                cli_json_text(g->text.data, g->text.size), "stop_reason", ie_stop_reason_name(g->reason));
+                cli_json_text(g->text.data, g->text.size), "stop_reason", reason_name(g->reason));
   bool ok = object && (!r->s->logprobs || json_object_set_new(object, "logprobs", logprobs_json(r, g)) == 0);
   if (!ok || json_array_append(r->json_rows, object) != 0) {
     json_decref(object);
@@ -310,12 +344,19 @@ static ie_status row_count(run *r, const ie_generate_result *g, ie_error *error)
   return IE_OK;
 }
 
+/* The last id was drawn but not read; a saved state holds it too, so that a later run goes on behind it. */
+static ie_status last_read(run *r, size_t row, const ie_generate_result *g, ie_error *error) {
+  int64_t total = cli_row_length(&r->rows, row) + (int64_t)g->ids.count, held = ie_state_length(r->state, 0);
+  if (g->ids.count == 0 || held != total - 1 || total > ie_state_context(r->state)) return IE_OK;
+  return ie_state_append(r->state, 0, &g->ids.ids[g->ids.count - 1], 1, NULL, error);
+}
+
 static ie_status row_generate(run *r, size_t row, ie_error *error) {
   const settings *s = r->s;
   ie_generate_result g;
   ie_generate_options o = {.prompt = cli_row(&r->rows, row),
                            .prompt_count = cli_row_length(&r->rows, row),
-                           .max_new = s->max_new,
+                           .max_new = r->max_new,
                            .sample = r->sample,
                            .row = row,
                            .tokenizer = r->tokenizer,
@@ -340,6 +381,7 @@ static ie_status row_generate(run *r, size_t row, ie_error *error) {
     status = row_json(r, row, &g, error);
   else if (status == IE_OK && !text)
     ids_print(r, &g);
+  if (status == IE_OK && s->save_state) status = last_read(r, row, &g, error);
   ie_generate_result_free(&g);
   return status;
 }
@@ -450,6 +492,7 @@ const cli_command cmd_run = {
         "summary; a second one ends the program with exit 130.",
     .options = options,
     .settings_bytes = sizeof(settings),
+    .common = CLI_USES_MODEL | CLI_USES_CACHE,
     .args_max = 1,
     .run = run_run,
 };

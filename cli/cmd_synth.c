@@ -78,5 +78,6 @@ const cli_command cmd_synth = {
         "writes no sense. gpt-oss of one seed is the same model in both layouts.",
     .options = options,
     .settings_bytes = sizeof(settings),
+    .common = 1 << CLI_COMMON_THREADS,
     .run = synth_run,
 };

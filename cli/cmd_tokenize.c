@@ -150,5 +150,6 @@ const cli_command cmd_tokenize = {
             "detokenize gives them back.",
     .options = options,
     .settings_bytes = sizeof(settings),
+    .common = CLI_USES_CACHE,
     .run = tokenize_run,
 };

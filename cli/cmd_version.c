@@ -45,5 +45,6 @@ const cli_command cmd_version = {
     .usage = "[--json]",
     .options = options,
     .settings_bytes = sizeof(settings),
+    .common = 1 << CLI_COMMON_DEVICE,
     .run = version_run,
 };

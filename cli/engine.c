@@ -22,7 +22,8 @@ ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error 
   static const char *const kinds[] = {"auto", "cpu", "cuda"};
   ie_device_options options = {.kind = kinds[context->common.device],
                                .isa = context->env.isa,
-                               .threads = (int)context->common.threads};
+                               .threads = (int)context->common.threads,
+                               .affinity = cli_affinities[context->common.affinity]};
   ie_status status = ie_device_open(&options, out, error);
   if (status == IE_DEVICE && context->env.isa) {
     status = IE_INVALID_ARGUMENT; /* asked for by CLOCHER_ISA: exit 2 */

@@ -28,10 +28,12 @@ static void text_wrap(const char *text, int at, int indent) {
   putchar('\n');
 }
 
-static void options_print(const char *title, const cli_option *table) {
+/* `used`: bits of the options that are shown. */
+static void options_print(const char *title, const cli_option *table, unsigned used) {
   if (!table || !table->name) return;
   printf("\n%s:\n", title);
-  for (; table->name; table++) {
+  for (size_t row = 0; table->name; table++, row++) {
+    if (row < 32 && !(used & 1u << row)) continue;
     char text[1024], flag[128];
     snprintf(flag, sizeof flag, "  %s%s%s", table->name, table->argument ? " " : "",
              table->argument ? table->argument : "");
@@ -54,6 +56,19 @@ static void options_print(const char *title, const cli_option *table) {
   }
 }
 
+/* The rest of them, which this command accepts and ignores. */
+static void unused_print(const cli_command *command) {
+  char list[256] = "";
+  for (int i = 0; i < CLI_COMMON_COUNT; i++) {
+    size_t n = strlen(list);
+    if (!cli_uses(command, (cli_common_option)i))
+      snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "", cli_common_options[i].name);
+  }
+  if (!list[0]) return;
+  int at = printf("  Ignored here: ");
+  text_wrap(list, at, at);
+}
+
 void cli_help(const cli_command *command) {
   if (!command->run) {
     printf("clocher %s: %s\n\nThis command is not built yet.\n", command->name, command->summary);
@@ -63,8 +78,9 @@ void cli_help(const cli_command *command) {
   text_wrap(command->usage ? command->usage : "[flags]", at, 9);
   printf("\n%s.\n", command->summary);
   if (command->help) printf("\n%s\n", command->help);
-  options_print("Flags", command->options);
-  options_print("Flags of every command", cli_common_options);
+  options_print("Flags", command->options, ~0u);
+  options_print("Flags of every command", cli_common_options, command->common | 1u << CLI_COMMON_QUIET);
+  unused_print(command);
   printf("\nExit: 0 ok, 1 failed, 2 usage or bad argument, 4 quality gate.\n");
 }
 

@@ -56,7 +56,7 @@ static int command_run(cli_context *context, int argc, char **argv) {
     return cli_failf(context, "%s is not built yet", command->name);
   }
   int code = cli_parse(context, argc, argv, &parsed);
-  if (code < 0 && context->common.device == CLI_DEVICE_CUDA)
+  if (code < 0 && context->common.device == CLI_DEVICE_CUDA && cli_uses(command, CLI_COMMON_DEVICE))
     code = cli_failf(context, "--device cuda: not built (this program was built without CUDA)");
   if (code < 0) code = command->run(context, parsed.settings);
   cli_parsed_free(command, &parsed);

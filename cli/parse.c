@@ -9,22 +9,34 @@
 static const char *const precisions[] = {"fp32", "bf16", "fp16", "int8", NULL};
 static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
 
+const char *const cli_affinities[] = {"auto", "none", "compact", "scatter", NULL};
+
 const cli_option cli_common_options[] = {
-    {"--threads", CLI_AS_INT(cli_common, threads), .argument = "N", .min = 1, .max = 4096,
-     .meaning = "Threads; default: one a core. Results do not depend on it."},
-    {"--precision", CLI_AS_CHOICE(cli_common, precision), .argument = "P", .fallback = "bf16",
-     .choices = precisions, .meaning = "How activations enter a product."},
-    {"--deterministic", CLI_AS_FLAG(cli_common, deterministic),
-     .meaning = "Results do not depend on chunk and batch either, to the bit."},
-    {"--memory", CLI_AS_SIZE(cli_common, memory), .argument = "SIZE",
-     .meaning = "Memory limit, such as 4GiB; default: none."},
-    {"--device", CLI_AS_CHOICE(cli_common, device), .argument = "D", .fallback = "auto", .choices = devices,
-     .meaning = "Where to compute."},
-    {"--no-cache", CLI_AS_FLAG(cli_common, no_cache),
-     .meaning = "Neither read nor write the cache folder (packed tokenizers)."},
-    {"--quiet", CLI_AS_FLAG(cli_common, quiet),
-     .meaning = "No logs, progress or timing on stderr; errors only."},
-    {0},
+    [CLI_COMMON_THREADS] = {"--threads", CLI_AS_INT(cli_common, threads), .argument = "N", .min = 1,
+                            .max = 1024,
+                            .meaning = "Threads; default: one a core. Results do not depend on it."},
+    [CLI_COMMON_AFFINITY] = {"--affinity", CLI_AS_CHOICE(cli_common, affinity), .argument = "A",
+                             .fallback = "auto", .choices = cli_affinities,
+                             .meaning =
+                                 "Which processors threads are pinned to: hardware threads side by side "
+                                 "(compact), cores of all packages in turn (scatter); auto: scatter when "
+                                 "the threads fill the machine, else none."},
+    [CLI_COMMON_PRECISION] = {"--precision", CLI_AS_CHOICE(cli_common, precision), .argument = "P",
+                              .fallback = "bf16", .choices = precisions,
+                              .meaning = "How activations enter a product."},
+    [CLI_COMMON_DETERMINISTIC] =
+        {"--deterministic", CLI_AS_FLAG(cli_common, deterministic),
+         .meaning = "Results do not depend on chunk and batch either, to the bit. Prompts are "
+                    "slower: they are read without the matrix kernels."},
+    [CLI_COMMON_MEMORY] = {"--memory", CLI_AS_SIZE(cli_common, memory), .argument = "SIZE",
+                           .meaning = "Memory limit, such as 4GiB; default: none."},
+    [CLI_COMMON_DEVICE] = {"--device", CLI_AS_CHOICE(cli_common, device), .argument = "D", .fallback = "auto",
+                           .choices = devices, .meaning = "Where to compute."},
+    [CLI_COMMON_NO_CACHE] = {"--no-cache", CLI_AS_FLAG(cli_common, no_cache),
+                             .meaning = "Neither read nor write the cache folder (packed tokenizers)."},
+    [CLI_COMMON_QUIET] = {"--quiet", CLI_AS_FLAG(cli_common, quiet),
+                          .meaning = "No logs, progress or timing on stderr; errors only."},
+    [CLI_COMMON_COUNT] = {0},
 };
 
 typedef struct parser {
@@ -229,7 +241,9 @@ int cli_parse(cli_context *context, int argc, char **argv, cli_parsed *parsed) {
     else
       parsed->args[context->arg_count++] = arg;
   }
-  return p.status < 0 ? required_check(context, parsed) : p.status;
+  if (p.status < 0) p.status = required_check(context, parsed);
+  if (p.status < 0) cli_unused_log(context, command->name, command->common);
+  return p.status;
 }
 
 void cli_parsed_free(const cli_command *command, cli_parsed *parsed) {
@@ -248,4 +262,14 @@ bool cli_given(const cli_context *context, const char *flag) {
   if (option) return context->given[option - table];
   option = table_find(cli_common_options, flag, strlen(flag));
   return option && context->given[own + (size_t)(option - cli_common_options)];
+}
+
+bool cli_uses(const cli_command *command, cli_common_option option) {
+  return option == CLI_COMMON_QUIET || command->common & 1u << option;
+}
+
+void cli_unused_log(const cli_context *context, const char *what, unsigned used) {
+  for (unsigned i = 0; i < CLI_COMMON_QUIET; i++)
+    if (!(used & 1u << i) && cli_given(context, cli_common_options[i].name))
+      cli_log(context, "clocher: %s is ignored: %s does not use it", cli_common_options[i].name, what);
 }

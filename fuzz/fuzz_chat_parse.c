@@ -3,31 +3,9 @@
  * tests/test_harmony_property.c does.
  * Covers: src/text/harmony_parse.c src/text/harmony_header.c src/text/chat_parser.c
  * Length: 512 */
-#include "clocher/chat.h"
+#include "harmony.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static ie_tokenizer *tokenizer;
-static const ie_chat_format *harmony;
-
-static void clean(void) {
-  ie_tokenizer_free(tokenizer);
-}
-
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-  (void)argc;
-  (void)argv;
-  ie_error error;
-  const ie_tokenizer_options options = {.encoding = "o200k_harmony"};
-  if (ie_tokenizer_open("tests/data/harmony/o200k_4000.tiktoken", &options, &tokenizer, &error) != IE_OK)
-    abort();
-  if (ie_chat_format_find("harmony", &harmony, &error) != IE_OK) abort();
-  return atexit(clean);
-}
 
 static int32_t id_of(const uint8_t *two) {
   static const int32_t others[] = {200002, 200003, 200005, 200006, 200007, 200008,   200012,

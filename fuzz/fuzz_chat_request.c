@@ -2,31 +2,9 @@
  * Covers: src/text/harmony_render.c src/text/harmony_messages.c src/text/harmony_tools.c src/text/chat_json.c
  * Covers: src/text/chat_parts.c
  * Length: 4096 */
-#include "clocher/chat.h"
+#include "harmony.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static ie_tokenizer *tokenizer;
-static const ie_chat_format *harmony;
-
-static void clean(void) {
-  ie_tokenizer_free(tokenizer);
-}
-
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-  (void)argc;
-  (void)argv;
-  ie_error error;
-  const ie_tokenizer_options options = {.encoding = "o200k_harmony"};
-  if (ie_tokenizer_open("tests/data/harmony/o200k_4000.tiktoken", &options, &tokenizer, &error) != IE_OK)
-    abort();
-  if (ie_chat_format_find("harmony", &harmony, &error) != IE_OK) abort();
-  return atexit(clean);
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   ie_error error = {0};

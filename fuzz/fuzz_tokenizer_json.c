@@ -1,6 +1,6 @@
 /* A tokenizer.json. What is accepted opens (or its pattern is refused by name), and then any bytes encode without
  * failure, come back where the tokenizer keeps bytes, and give the same ids with spans and by PCRE2.
- * Covers: src/text/tokenizer_json.c src/text/builder.c src/text/tokenizer_encode.c
+ * Covers: src/text/tokenizer_json.c src/text/json_walk.c src/text/builder.c src/text/tokenizer_encode.c
  * Covers: src/text/pattern.c src/text/split.c src/text/normalize.c src/text/bpe.c
  * Length: 8192 */
 #include "text/tokenizer.h"

@@ -21,10 +21,6 @@ $(B)/src/kernels/%.o: SAN_FLAGS =
 endif
 
 $(B)/fuzz/%.o: INCLUDES = -Iinclude -Isrc
-# No parser stands in the kernels, and instrumenting their vectors takes minutes.
-ifneq ($(filter fuzz%,$(SAN)),)
-$(B)/src/kernels/%.o: SAN_FLAGS =
-endif
 .PHONY: fuzz-programs
 fuzz-programs: $(FUZZ_BIN)
 $(FUZZ_BIN): $(B)/fuzz/%: $(B)/fuzz/%.o $(INTERNAL_LIB)

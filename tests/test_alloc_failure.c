@@ -164,6 +164,47 @@ static ie_status run_inspect(void *arg, ie_error *error) {
   return status;
 }
 
+/* One committed tokenizer, encoded with offsets. */
+static ie_status tokenizer_spans(const char *path, const ie_tokenizer_options *options, ie_error *error) {
+  static const char text[] = "word <n> the\xC3\xA9 e\xCC\x81 12345  <mask> <s>\xFF <|im_start|>";
+  const ie_encode_options how = {.add_special = true};
+  ie_tokenizer *tokenizer;
+  ie_ids ids = {0};
+  ie_span *spans = NULL;
+  ie_status status = ie_tokenizer_open(path, options, &tokenizer, error);
+  if (status != IE_OK) return tokenizer ? IE_INTERNAL : status;
+  status = ie_tokenizer_encode_spans(tokenizer, text, strlen(text), &how, &ids, &spans, error);
+  if (status == IE_OK && (ids.count < 5 || !spans))
+    status = ie_error_set(error, IE_INTERNAL, "encoded to almost nothing");
+  free(spans);
+  ie_ids_free(&ids);
+  ie_tokenizer_free(tokenizer);
+  return status;
+}
+
+static ie_status run_tokenizer_normalized(void *arg, ie_error *error) {
+  (void)arg;
+  return tokenizer_spans("tests/data/text/flags.tokenizer.json", NULL, error);
+}
+static ie_status run_tokenizer_template(void *arg, ie_error *error) {
+  (void)arg;
+  return tokenizer_spans("tests/data/text/template.tokenizer.json", NULL, error);
+}
+static ie_status run_tokenizer_ranks(void *arg, ie_error *error) {
+  (void)arg;
+  return tokenizer_spans("tests/data/text/nanochat_500.tiktoken",
+                         &(ie_tokenizer_options){.encoding = "nanochat"}, error);
+}
+static ie_status run_tokenizer_pickle(void *arg, ie_error *error) {
+  (void)arg;
+  return tokenizer_spans("tests/data/text/nanochat_500.pkl", NULL, error);
+}
+static ie_status run_tokenizer_ietok(void *arg, ie_error *error) {
+  (void)arg;
+  return tokenizer_spans("tests/data/text/o200k_600.ie.bin",
+                         &(ie_tokenizer_options){.encoding = "o200k_harmony"}, error);
+}
+
 static const failing_case cases[] = {
     {.name = "checkpoint: one file", .run = run_single},
     {.name = "checkpoint: shards with an index", .run = run_sharded},
@@ -177,6 +218,11 @@ static const failing_case cases[] = {
     {.name = "tokenizer: open, encode, decode",
      .run = run_tokenizer,
      .tolerant = true}, /* PCRE2's fast path */
+    {.name = "tokenizer: normal forms, added tokens, offsets", .run = run_tokenizer_normalized},
+    {.name = "tokenizer: template", .run = run_tokenizer_template},
+    {.name = "tokenizer: rank file", .run = run_tokenizer_ranks},
+    {.name = "tokenizer: pickle", .run = run_tokenizer_pickle},
+    {.name = "tokenizer: IETOK1", .run = run_tokenizer_ietok},
     {.name = "model: load, prompt, tokens, save, restore (hf)",
      .run = run_hf,
      .tolerant = true}, /* threads */

@@ -311,6 +311,66 @@ static void the_context_is_kept(void **state) {
   json_decref(b);
 }
 
+/* Eight tokens in one run, and four, a saved state, and four more; greedy and drawn. */
+static void a_saved_run_goes_on(void **state) {
+  (void)state;
+  static const char *const ways[] = {"--greedy", "--seed 7 --temperature 2"};
+  char *dir = tempdir_make();
+  const char *path = tempdir_path(dir, "state");
+  for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+    const char *flags = ways[i];
+    json_t *whole =
+        program_json("run --model-dir %s --ids 1,2,3,4,5 --max-new 8 %s --ignore-eos --json", model, flags);
+    json_t *half =
+        program_json("run --model-dir %s --ids 1,2,3,4,5 --max-new 4 %s --ignore-eos --save-state %s --json",
+                     model, flags, path);
+    json_t *rest = program_json("run --model-dir %s --max-new 4 %s --ignore-eos --load-state %s --json",
+                                model, flags, path);
+    assert_int_equal(json_array_size(json_object_get(row_of(rest, 0), "prompt_ids")), 9);
+    assert_int_equal(integer(row_of(rest, 0), "computed_prompt_tokens"), 1);
+    char *all = new_ids(whole, 0), *begun = new_ids(half, 0), *ended = new_ids(rest, 0), joined[512];
+    snprintf(joined, sizeof joined, "%.*s,%s", (int)strlen(begun) - 1, begun, ended + 1);
+    assert_string_equal(joined, all);
+    free(all);
+    free(begun);
+    free(ended);
+    json_decref(whole);
+    json_decref(half);
+    json_decref(rest);
+  }
+  tempdir_remove(dir);
+}
+
+/* A saved state that is longer than what a run needs by itself, and than the usual 4096, is taken all the same. */
+static void a_long_state_is_restored(void **state) {
+  (void)state;
+  enum { LENGTH = 4200 };
+  char *dir = text_model_make(), path[1024], saved[1024], rows[1024];
+  static int32_t ids[LENGTH];
+  for (int i = 0; i < LENGTH; i++) ids[i] = i * 7 % VOCAB;
+  snprintf(path, sizeof path, "%s/config.json", dir);
+  snprintf(saved, sizeof saved, "%s/saved", dir);
+  snprintf(rows, sizeof rows, "%s/rows", dir);
+  json_t *config = json_load_file(path, 0, NULL);
+  assert_non_null(config);
+  json_object_set_new(config, "max_position_embeddings", json_integer(8192));
+  assert_int_equal(unlink(path), 0);
+  assert_int_equal(json_dump_file(config, path, 0), 0);
+  json_decref(config);
+  ie_tensor_out tensor = {.name = "ids", .dtype = IE_I32, .rank = 1, .shape = {LENGTH}, .data = ids};
+  assert_int_equal(ie_tensor_file_write(rows, &tensor, 1, NULL), IE_OK);
+  program_expect(0, NULL,
+                 "run --model-dir %s --ids-file %s --max-new 2 --greedy --ignore-eos --save-state %s", dir,
+                 rows, saved);
+  json_t *rest =
+      program_json("run --model-dir %s --max-new 3 --greedy --ignore-eos --load-state %s --json", dir, saved);
+  assert_int_equal(integer(row_of(rest, 0), "reused_prompt_tokens"), LENGTH + 1);
+  json_decref(rest);
+  /* and it may be longer than the prompt that shares its beginning */
+  program_expect(0, NULL, "run --model-dir %s --ids 0,7,14 --max-new 3 --load-state %s", dir, saved);
+  tempdir_remove(dir);
+}
+
 static void states_are_saved_and_restored(void **state) {
   (void)state;
   char *dir = tempdir_make();
@@ -338,6 +398,13 @@ static void states_are_saved_and_restored(void **state) {
   json_decref(half);
   json_decref(rest);
   program_expect(0, NULL, "run --model-dir %s --max-new 4 --load-state %s", model, path);
+  /* the default of --max-new gives way to the context; what is asked for does not */
+  json_t *full = program_json("run --model-dir %s --ctx 12 --ignore-eos --load-state %s --json", model, path);
+  assert_int_equal(json_array_size(json_object_get(row_of(full, 0), "new_ids")), 3);
+  json_decref(full);
+  program_expect(2, "do not fit", "run --model-dir %s --ctx 12 --max-new 4 --load-state %s", model, path);
+  program_expect(1, "context is 8", "run --model-dir %s --ctx 8 --ids 1 --max-new 1 --load-state %s", model,
+                 path);
   program_expect(2, "one row", "run --model-dir %s --ids '1;2' --max-new 4 --save-state %s", model, path);
   program_expect(1, "nothing-here", "run --model-dir %s --max-new 4 --load-state nothing-here", model);
   tempdir_remove(dir);
@@ -630,6 +697,29 @@ static void interrupts_stop_at_the_next_token(void **state) {
   tempdir_remove(dir);
 }
 
+/* In JSON an interrupted row is one that was stopped. An interrupt before the first row ends the program at once:
+ * then it is tried again, later. */
+static void an_interrupted_row_is_stopped(void **state) {
+  (void)state;
+  program_result r = {.code = 130};
+  for (useconds_t wait = 100000; r.code == 130 && wait < 20000000; wait *= 2) {
+    program_free(&r);
+    program_child child = program_start("run --model-dir %s --ids '1;1;1;1;1;1;1;1;1;1;1;1;1;1;1;1;1;1;1;1' "
+                                        "--max-new 2000 --ignore-eos --json --quiet",
+                                        model);
+    usleep(wait);
+    assert_int_equal(kill(child.pid, SIGINT), 0);
+    r = program_end(&child);
+  }
+  assert_int_equal(r.code, 0);
+  json_t *v = json_loads(r.out, 0, NULL), *rows = json_object_get(v, "rows");
+  size_t count = json_array_size(rows);
+  assert_true(count >= 1);
+  assert_string_equal(json_string_value(json_object_get(row_of(v, count - 1), "stop_reason")), "stop");
+  json_decref(v);
+  program_free(&r);
+}
+
 /* A file that someone else cuts while it is mapped ends with a message that names it. */
 static void a_truncated_file_is_named(void **state) {
   (void)state;
@@ -660,6 +750,8 @@ int main(void) {
       cmocka_unit_test(ids_are_checked),
       cmocka_unit_test(ids_files_are_read),
       cmocka_unit_test(the_context_is_kept),
+      cmocka_unit_test(a_saved_run_goes_on),
+      cmocka_unit_test(a_long_state_is_restored),
       cmocka_unit_test(states_are_saved_and_restored),
       cmocka_unit_test(text_prompts_are_the_same_from_everywhere),
       cmocka_unit_test(stop_strings_end_the_text),
@@ -670,6 +762,7 @@ int main(void) {
       cmocka_unit_test(sample_writes_what_it_promises),
       cmocka_unit_test(bench_reports_one_object_a_case),
       cmocka_unit_test(interrupts_stop_at_the_next_token),
+      cmocka_unit_test(an_interrupted_row_is_stopped),
       cmocka_unit_test(a_truncated_file_is_named),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

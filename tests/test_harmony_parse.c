@@ -126,17 +126,7 @@ static void streams_equal_the_library(void **state) {
 
 static void all_golden_streams(void **state) {
   (void)state;
-  char *path = chat_test_data("golden/text/harmony/parse.jsonl");
-  char *full = chat_test_data("golden/text/tokenizers/o200k_harmony.tokenizer.json");
-  if (!path) {
-    skip();
-    return;
-  }
-  ie_tokenizer *t = chat_tokenizer_open(full, NULL);
-  assert_true(check_file(t, path) >= 70);
-  ie_tokenizer_free(t);
-  free(full);
-  free(path);
+  chat_golden_check("golden/text/harmony/parse.jsonl", check_file, 70);
 }
 
 /* ---- what the library has no answer for ---- */

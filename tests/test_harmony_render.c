@@ -98,17 +98,7 @@ static void conversations_equal_the_library(void **state) {
 
 static void all_golden_conversations(void **state) {
   (void)state;
-  char *path = chat_test_data("golden/text/harmony/render.jsonl");
-  char *full = chat_test_data("golden/text/tokenizers/o200k_harmony.tokenizer.json");
-  if (!path) {
-    skip();
-    return;
-  }
-  ie_tokenizer *t = chat_tokenizer_open(full, NULL);
-  assert_true(check_file(t, path) >= 60);
-  ie_tokenizer_free(t);
-  free(full);
-  free(path);
+  chat_golden_check("golden/text/harmony/render.jsonl", check_file, 60);
 }
 
 static void template_messages_equal_the_library(void **state) {

@@ -115,8 +115,10 @@ typedef struct ie_generate_options {
   const int32_t *prompt; /* (prompt_count) */
   int64_t prompt_count;
   int64_t max_new;
-  ie_sample_params sample;       /* all-zero: the distribution as it is; greedy: sample.greedy */
-  uint64_t row;                  /* tells the rows of a batch apart: part of what a draw depends on */
+  ie_sample_params sample; /* all-zero: the distribution as it is; greedy: sample.greedy. A draw's step is
+                                    the place of its token in the sequence, so a text that goes on from a saved
+                                    state draws what the whole one would have drawn */
+  uint64_t row;            /* tells the rows of a batch apart: part of what a draw depends on */
   const ie_tokenizer *tokenizer; /* NULL: no text, no stop strings */
   const char *const *stop;       /* (stop_count) strings that end the text and are not part of it */
   size_t stop_count;

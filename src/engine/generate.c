@@ -99,7 +99,7 @@ static ie_status token_draw(generation *g, int32_t *id, ie_error *error) {
                            .vocab = g->state->model->info.vocab,
                            .seen = g->history,
                            .seen_count = (size_t)o->prompt_count + written,
-                           .step = written,
+                           .step = (uint64_t)o->prompt_count + written,
                            .row = o->row};
   ie_status status = ie_sampler_draw(g->sampler, &input, id, error);
   if (status == IE_OK && o->logprobs > 0) status = logprobs_keep(g, &input, *id, error);

@@ -7,18 +7,31 @@
 #ifndef CLOCHER_MODELS_DENSE_H
 #define CLOCHER_MODELS_DENSE_H
 
-#include "models/arch.h"
+#include "models/decoder.h"
 
-typedef struct ie_dense_spec {
+typedef struct ie_dense_layer {
+  ie_vector attn_norm, mlp_norm; /* (C) */
+  ie_weight q, k, v, o;          /* (H D, C), (HK D, C) twice, (C, H D) */
+  ie_vector q_norm, k_norm;      /* (D), with qk_norm */
+  ie_weight gate, up, down;      /* (F, C) twice, (C, F) */
+} ie_dense_layer;
+
+typedef struct ie_dense {
+  ie_decoder base;
+  bool qk_norm; /* an RMS norm over each head of q and k, before RoPE */
   bool qkv_bias, o_bias, mlp_bias;
-  bool qk_norm;                    /* an RMS norm over each head of q and k, before RoPE */
-  double rope_theta, rms_norm_eps; /* when config.json has none */
-} ie_dense_spec;
+  bool tied; /* the output matrix is the embedding */
+  float eps;
+  ie_vector norm; /* (C) */
+} ie_dense;
 
-ie_status ie_dense_open(ie_binder *binder, ie_json_reader *config, const ie_dense_spec *spec, ie_model *model,
-                        void **net);
-void ie_dense_release(void *net);
-ie_tensor *ie_dense_forward(ie_ctx *ctx, const void *net, ie_kv_layer *kv, const ie_batch *batch,
-                            const ie_hooks *hooks);
+/* What both configs have; the flags above are the model file's. */
+void ie_dense_config(ie_json_reader *config, ie_dense *dense, double rope_theta_default);
+
+/* Entries of an ie_decoder_spec. */
+void ie_dense_bind(ie_binder *binder, void *net);
+ie_tensor *ie_dense_block(ie_ctx *ctx, const void *net, int64_t layer, ie_tensor *x, ie_kv_layer *kv,
+                          const ie_batch *batch, ie_rope_table rope);
+ie_tensor *ie_dense_logits(ie_ctx *ctx, const void *net, ie_tensor *x);
 
 #endif

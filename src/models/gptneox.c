@@ -6,11 +6,9 @@
  * q, k and v are interleaved per head; RoPE turns the first rotary_pct of each head. The residual stream is f32: in f16
  * the 20B model overflows. Buffers of the published files (attention.bias, masked_bias, rotary_emb.inv_freq) are not
  * weights and are ignored. */
-#include "models/arch.h"
-#include "models/rope.h"
+#include "models/decoder.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct neox_layer {
@@ -20,29 +18,29 @@ typedef struct neox_layer {
 } neox_layer;
 
 typedef struct neox {
-  int64_t layers, C, H, D, F, V, context;
+  ie_decoder base;
   bool parallel, bias;
   float eps;
   ie_activation activation;
-  ie_rope rope;
-  ie_weight embed, head;     /* (V, C) */
   ie_vector norm, norm_bias; /* (C) */
-  neox_layer *layer;
 } neox;
 
 /* --- Forward --------------------------------------------------------------------------------------------- */
 
 static ie_tensor *attention(ie_ctx *ctx, const neox *m, const neox_layer *l, const ie_tensor *n,
                             ie_kv_layer *kv, const ie_batch *batch, ie_rope_table rope) {
-  ie_qkv a = ie_op_qkv_interleaved(ctx, n, &l->qkv, m->D);
+  ie_qkv a = ie_op_qkv_interleaved(ctx, n, &l->qkv, m->base.D);
   ie_op_rope(ctx, a.q, rope);
   ie_op_rope(ctx, a.k, rope);
   ie_op_kv_append(ctx, kv, a.k, a.v, batch);
-  return ie_op_attention(ctx, a.q, kv, batch, &(ie_attention_options){.scale = 1.0f / sqrtf((float)m->D)});
+  return ie_op_attention(ctx, a.q, kv, batch,
+                         &(ie_attention_options){.scale = 1.0f / sqrtf((float)m->base.D)});
 }
 
-static ie_tensor *block(ie_ctx *ctx, const neox *m, const neox_layer *l, ie_tensor *x, ie_kv_layer *kv,
+static ie_tensor *block(ie_ctx *ctx, const void *net, int64_t i, ie_tensor *x, ie_kv_layer *kv,
                         const ie_batch *batch, ie_rope_table rope) {
+  const neox *m = net;
+  const neox_layer *l = (const neox_layer *)m->base.layer + i;
   ie_tensor *n1 = ie_op_layer_norm(ctx, x, &l->norm1, &l->norm1_bias, m->eps);
   ie_tensor *n2 = m->parallel ? ie_op_layer_norm(ctx, x, &l->norm2, &l->norm2_bias, m->eps) : NULL;
   x = ie_op_linear_residual(ctx, x, attention(ctx, m, l, n1, kv, batch, rope), &l->o);
@@ -52,29 +50,12 @@ static ie_tensor *block(ie_ctx *ctx, const neox *m, const neox_layer *l, ie_tens
   return ie_op_check_finite(ctx, x, "residual after the MLP");
 }
 
-static ie_tensor *forward(ie_ctx *ctx, const void *net, ie_kv_layer *kv, const ie_batch *batch,
-                          const ie_hooks *hooks) {
+static ie_tensor *logits(ie_ctx *ctx, const void *net, ie_tensor *x) {
   const neox *m = net;
-  ctx->layer = -1;
-  ie_tensor *x = ie_op_check_finite(ctx, ie_op_embed(ctx, &m->embed, batch), "embedding");
-  ie_rope_table rope = ie_op_rope_table(ctx, batch, m->rope.inv_freq, m->rope.half, m->rope.attention_factor);
-  if (hooks && x) hooks->hidden(hooks->arg, 0, x);
-  for (int64_t i = 0; i < m->layers; i++) {
-    ie_ctx_mark mark = ie_ctx_save(ctx);
-    ctx->layer = (int)i;
-    x = block(ctx, m, &m->layer[i], x, &kv[i], batch, rope);
-    ie_ctx_reset(ctx, mark);
-    if (hooks && x) hooks->hidden(hooks->arg, i + 1, x);
-  }
-  ctx->layer = -1;
-  if (batch->wanted_count == 0) return NULL;
-  x = ie_op_layer_norm(ctx, ie_op_gather_wanted(ctx, x, batch), &m->norm, &m->norm_bias, m->eps);
-  return ie_op_check_finite(ctx, ie_op_linear(ctx, x, &m->head), "logits");
+  return ie_op_linear(ctx, ie_op_layer_norm(ctx, x, &m->norm, &m->norm_bias, m->eps), &m->base.head);
 }
 
 /* --- Config ---------------------------------------------------------------------------------------------- */
-
-enum { LAYERS_MAX = 4096, WIDTH_MAX = 1 << 20 };
 
 static bool recognise(const json_t *config, const ie_checkpoint *checkpoint) {
   (void)checkpoint;
@@ -105,7 +86,7 @@ static void config_activation(ie_json_reader *c, neox *m) {
 }
 
 /* rotary_pct and rotary_emb_base, or rope_parameters.partial_rotary_factor and rope_theta. */
-static void config_rope(ie_json_reader *c, neox *m) {
+static void config_rope(ie_json_reader *c, ie_decoder *d) {
   double part = ie_json_number(c, "rotary_pct", 0.25, 0, 1);
   double theta = ie_json_number(c, "rotary_emb_base", 10000.0, 1.0 + 1e-9, 1e15);
   const json_t *parameters = ie_json_object(c, "rope_parameters");
@@ -114,36 +95,30 @@ static void config_rope(ie_json_reader *c, neox *m) {
     part = ie_json_number(&inner, "partial_rotary_factor", part, 0, 1);
     c->status = inner.status;
   }
-  int64_t rotated = (int64_t)((double)m->D * part);
+  int64_t rotated = (int64_t)((double)d->D * part);
   if (c->status == IE_OK && rotated % 2 != 0)
     c->status = ie_error_set(c->error, IE_FORMAT,
                              "%s: rotary_pct %g of a head of %lld is %lld dimensions, expected an "
                              "even number",
-                             c->where, part, (long long)m->D, (long long)rotated);
-  if (c->status == IE_OK) ie_rope_read(c, rotated, theta, m->context, &m->rope);
+                             c->where, part, (long long)d->D, (long long)rotated);
+  if (c->status == IE_OK) ie_rope_read(c, rotated, theta, d->context, &d->rope);
 }
 
-static void config_read(ie_json_reader *c, neox *m) {
-  m->layers = ie_json_int_required(c, "num_hidden_layers", 1, LAYERS_MAX);
-  m->C = ie_json_int_required(c, "hidden_size", 1, WIDTH_MAX);
-  m->F = ie_json_int_required(c, "intermediate_size", 1, WIDTH_MAX);
-  m->H = ie_json_int_required(c, "num_attention_heads", 1, WIDTH_MAX);
-  m->V = ie_json_int_required(c, "vocab_size", 1, INT32_MAX);
+static void config(ie_json_reader *c, const ie_checkpoint *checkpoint, void *net) {
+  (void)checkpoint;
+  neox *m = net;
+  ie_decoder_config(c, &m->base, 2048);
   m->eps = (float)ie_json_number(c, "layer_norm_eps", 1e-5, 0, 1);
-  m->context = ie_json_int(c, "max_position_embeddings", 2048, 1, INT32_MAX);
   m->parallel = ie_json_bool(c, "use_parallel_residual", true);
   m->bias = ie_json_bool(c, "attention_bias", true);
-  if (c->status != IE_OK) return;
-  if (m->C % m->H != 0 || m->C / m->H > 2 * IE_ROPE_HALF_MAX) {
-    c->status = ie_error_set(c->error, IE_FORMAT,
-                             "%s: hidden_size %lld is no multiple of num_attention_heads %lld, or "
-                             "a head is larger than %d",
-                             c->where, (long long)m->C, (long long)m->H, 2 * IE_ROPE_HALF_MAX);
-    return;
-  }
-  m->D = m->C / m->H;
-  config_activation(c, m);
-  config_rope(c, m);
+  if (c->status == IE_OK && (m->base.HK != m->base.H || m->base.C != m->base.H * m->base.D))
+    c->status =
+        ie_error_set(c->error, IE_FORMAT,
+                     "%s: %lld heads of %lld for a hidden_size of %lld: GPT-NeoX has as many key and value "
+                     "heads, and they fill it",
+                     c->where, (long long)m->base.H, (long long)m->base.D, (long long)m->base.C);
+  if (c->status == IE_OK) config_activation(c, m);
+  if (c->status == IE_OK) config_rope(c, &m->base);
 }
 
 /* --- Binding --------------------------------------------------------------------------------------------- */
@@ -201,75 +176,44 @@ static const ie_bind_entry bias_table[] = {
     {.name = "gpt_neox.layers.%d.attention.dense.bias", .kind = IE_BIND_BIAS, .field = L(o), .rows = DC},
 };
 static const ie_bind_entry model_table[] = {
-    {.name = "gpt_neox.embed_in.weight", .kind = IE_BIND_MATRIX, .field = M(embed), .rows = DV, .cols = DC},
+    {.name = "gpt_neox.embed_in.weight",
+     .kind = IE_BIND_MATRIX,
+     .field = M(base.embed),
+     .rows = DV,
+     .cols = DC},
     {.name = "gpt_neox.final_layer_norm.weight", .kind = IE_BIND_VECTOR, .field = M(norm), .cols = DC},
     {.name = "gpt_neox.final_layer_norm.bias", .kind = IE_BIND_VECTOR, .field = M(norm_bias), .cols = DC},
 };
 static const ie_bind_entry head_published[] = {
-    {.name = "embed_out.weight", .kind = IE_BIND_MATRIX, .field = M(head), .rows = DV, .cols = DC}};
+    {.name = "embed_out.weight", .kind = IE_BIND_MATRIX, .field = M(base.head), .rows = DV, .cols = DC}};
 static const ie_bind_entry head_renamed[] = {
-    {.name = "lm_head.weight", .kind = IE_BIND_MATRIX, .field = M(head), .rows = DV, .cols = DC}};
+    {.name = "lm_head.weight", .kind = IE_BIND_MATRIX, .field = M(base.head), .rows = DV, .cols = DC}};
 
-#define BIND(b, table, layer, target) ie_bind_entries(b, table, sizeof table / sizeof table[0], layer, target)
-
-static void bind(ie_binder *b, neox *m) {
-  const int64_t dims[DIMS] = {[ONE] = 1, [DC] = m->C, [DQKV] = 3 * m->C, [DF] = m->F, [DV] = m->V};
+static void bind(ie_binder *b, void *net) {
+  neox *m = net;
+  const ie_decoder *d = &m->base;
+  const int64_t dims[DIMS] = {[ONE] = 1, [DC] = d->C, [DQKV] = 3 * d->C, [DF] = d->F, [DV] = d->V};
   b->dims = dims;
-  for (int64_t i = 0; i < m->layers && b->status == IE_OK; i++) {
-    BIND(b, layer_table, (int)i, &m->layer[i]);
-    if (m->bias) BIND(b, bias_table, (int)i, &m->layer[i]);
+  for (int64_t i = 0; i < d->layers && b->status == IE_OK; i++) {
+    neox_layer *l = (neox_layer *)d->layer + i;
+    IE_BIND(b, layer_table, i, l);
+    if (m->bias) IE_BIND(b, bias_table, i, l);
   }
-  BIND(b, model_table, 0, m);
+  IE_BIND(b, model_table, 0, m);
   if (ie_checkpoint_find(b->checkpoint, "lm_head.weight")) /* as transformers 5 writes it */
-    BIND(b, head_renamed, 0, m);
+    IE_BIND(b, head_renamed, 0, m);
   else
-    BIND(b, head_published, 0, m);
+    IE_BIND(b, head_published, 0, m);
   b->dims = NULL;
 }
 
-static void describe(const ie_binder *b, const neox *m, ie_model *model) {
-  model->info.layout = ie_checkpoint_container(b->checkpoint) == IE_CONTAINER_IEBIN ? "iebin" : "hf";
-  model->info.parameters = model->info.active_parameters = b->parameters;
-  model->info.layers = m->layers;
-  model->info.width = m->C;
-  model->info.vocab = m->V;
-  model->info.context_tok = m->context;
-  for (int64_t i = 0; i < m->layers; i++) model->kv[i] = (ie_kv_spec){.heads = m->H, .dim = m->D};
-}
-
-static void release(void *net) {
-  neox *m = net;
-  if (!m) return;
-  free(m->layer);
-  free(m);
-}
-
-static ie_status open_net(ie_binder *b, ie_json_reader *config, ie_model *model, void **net) {
-  *net = NULL;
-  neox *m = calloc(1, sizeof *m);
-  if (!m) return b->status = ie_error_set(b->error, IE_OUT_OF_MEMORY, "out of memory for a model");
-  config_read(config, m);
-  b->status = config->status;
-  if (b->status == IE_OK) {
-    m->layer = calloc((size_t)m->layers, sizeof *m->layer);
-    model->kv = calloc((size_t)m->layers, sizeof *model->kv);
-    if (!m->layer || !model->kv)
-      b->status = ie_error_set(b->error, IE_OUT_OF_MEMORY, "out of memory for the model's layers");
-  }
-  if (b->status == IE_OK) bind(b, m);
-  if (b->status != IE_OK) {
-    release(m);
-    return b->status;
-  }
-  describe(b, m, model);
-  *net = m;
-  return IE_OK;
-}
-
-const ie_arch ie_arch_gptneox = {
-    .name = "gpt-neox",
-    .recognise = recognise,
-    .open = open_net,
-    .release = release,
-    .forward = forward,
+static const ie_decoder_spec spec = {
+    .net_bytes = sizeof(neox),
+    .layer_bytes = sizeof(neox_layer),
+    .config = config,
+    .bind = bind,
+    .block = block,
+    .logits = logits,
 };
+
+const ie_arch ie_arch_gptneox = {.name = "gpt-neox", .recognise = recognise, .decoder = &spec};

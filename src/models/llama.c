@@ -9,17 +9,21 @@ static bool recognise(const json_t *config, const ie_checkpoint *checkpoint) {
   return type && !strcmp(type, "llama");
 }
 
-static ie_status open_net(ie_binder *b, ie_json_reader *config, ie_model *model, void **net) {
-  ie_dense_spec spec = {.rope_theta = 1e4, .rms_norm_eps = 1e-6};
-  spec.qkv_bias = spec.o_bias = ie_json_bool(config, "attention_bias", false);
-  spec.mlp_bias = ie_json_bool(config, "mlp_bias", false);
-  return ie_dense_open(b, config, &spec, model, net);
+static void config(ie_json_reader *c, const ie_checkpoint *checkpoint, void *net) {
+  (void)checkpoint;
+  ie_dense *m = net;
+  m->qkv_bias = m->o_bias = ie_json_bool(c, "attention_bias", false);
+  m->mlp_bias = ie_json_bool(c, "mlp_bias", false);
+  ie_dense_config(c, m, 1e4);
 }
 
-const ie_arch ie_arch_llama = {
-    .name = "llama",
-    .recognise = recognise,
-    .open = open_net,
-    .release = ie_dense_release,
-    .forward = ie_dense_forward,
+static const ie_decoder_spec spec = {
+    .net_bytes = sizeof(ie_dense),
+    .layer_bytes = sizeof(ie_dense_layer),
+    .config = config,
+    .bind = ie_dense_bind,
+    .block = ie_dense_block,
+    .logits = ie_dense_logits,
 };
+
+const ie_arch ie_arch_llama = {.name = "llama", .recognise = recognise, .decoder = &spec};

@@ -14,18 +14,22 @@ static bool recognise(const json_t *config, const ie_checkpoint *checkpoint) {
   return !strcmp(model_type(config), "qwen2") || !strcmp(model_type(config), "qwen3");
 }
 
-static ie_status open_net(ie_binder *b, ie_json_reader *config, ie_model *model, void **net) {
-  bool third = !strcmp(model_type(config->object), "qwen3");
-  ie_dense_spec spec = {.qk_norm = third, .rope_theta = third ? 1e6 : 1e4, .rms_norm_eps = 1e-6};
-  spec.qkv_bias = third ? ie_json_bool(config, "attention_bias", false) : true;
-  spec.o_bias = third && spec.qkv_bias;
-  return ie_dense_open(b, config, &spec, model, net);
+static void config(ie_json_reader *c, const ie_checkpoint *checkpoint, void *net) {
+  (void)checkpoint;
+  ie_dense *m = net;
+  m->qk_norm = !strcmp(model_type(c->object), "qwen3");
+  m->qkv_bias = m->qk_norm ? ie_json_bool(c, "attention_bias", false) : true;
+  m->o_bias = m->qk_norm && m->qkv_bias;
+  ie_dense_config(c, m, m->qk_norm ? 1e6 : 1e4);
 }
 
-const ie_arch ie_arch_qwen = {
-    .name = "qwen",
-    .recognise = recognise,
-    .open = open_net,
-    .release = ie_dense_release,
-    .forward = ie_dense_forward,
+static const ie_decoder_spec spec = {
+    .net_bytes = sizeof(ie_dense),
+    .layer_bytes = sizeof(ie_dense_layer),
+    .config = config,
+    .bind = ie_dense_bind,
+    .block = ie_dense_block,
+    .logits = ie_dense_logits,
 };
+
+const ie_arch ie_arch_qwen = {.name = "qwen", .recognise = recognise, .decoder = &spec};

@@ -2,6 +2,7 @@
  * below; any other component is refused by its name, since running without it would give other ids. */
 #include "base/json.h"
 #include "text/byte_level.h"
+#include "text/json_walk.h"
 #include "text/tokenizer.h"
 
 #include <stdlib.h>
@@ -11,6 +12,9 @@ typedef struct json_source {
   ie_builder builder;
   ie_byte_level table;
   ie_buf scratch;
+  ie_json_walk vocab, merges; /* at their brackets; where = NULL: not there */
+  size_t vocab_count;
+  ie_buf unmapped;     /* i64: tokens whose string is in no byte table */
   int32_t last_result; /* of a merge, -1: none yet */
   bool byte_level;     /* a ByteLevel pre-tokenizer was seen: it must be the last */
   ie_error *error;
@@ -42,19 +46,46 @@ static ie_status json_token_bytes(json_source *s, const char *text, size_t size,
   return IE_OK;
 }
 
-static ie_status json_vocab(json_source *s, const json_t *vocab) {
-  const char *name;
-  json_t *value;
-  json_object_foreach((json_t *)(uintptr_t)vocab, name, value) {
-    bool mapped;
-    if (!json_is_integer(value)) return json_bad(s, "model.vocab: an id is not an integer");
-    ie_status status = json_token_bytes(s, name, strlen(name), &mapped);
-    if (status == IE_OK)
-      status = ie_builder_token_add(&s->builder, json_integer_value(value), s->scratch.data, s->scratch.size,
-                                    mapped, s->error);
-    if (status != IE_OK) return status;
+static ie_status json_vocab_entry(json_source *s, ie_json_walk *w) {
+  bool mapped;
+  int64_t id = 0;
+  ie_status status = ie_json_walk_string(w);
+  if (status == IE_OK) status = json_token_bytes(s, w->string, w->string_size, &mapped);
+  if (status == IE_OK) status = ie_json_walk_take(w, ':');
+  if (status == IE_OK) status = ie_json_walk_int(w, &id);
+  if (status == IE_OK)
+    status = ie_builder_token_add(&s->builder, id, s->scratch.data, s->scratch.size, mapped, s->error);
+  if (status != IE_OK) return status;
+  s->vocab_count++;
+  if (!mapped && !ie_buf_append(&s->unmapped, &id, sizeof id))
+    return ie_error_set(s->error, IE_OUT_OF_MEMORY, "%s: out of memory", s->where);
+  return IE_OK;
+}
+
+static ie_status json_vocab(json_source *s) {
+  ie_json_walk *w = &s->vocab;
+  ie_status status = ie_json_walk_take(w, '{');
+  bool more = status == IE_OK && ie_json_walk_peek(w) != '}';
+  while (status == IE_OK && more) {
+    status = json_vocab_entry(s, w);
+    if (status == IE_OK) status = ie_json_walk_next(w, '}', &more);
   }
-  return ie_builder_index(&s->builder, s->error);
+  return status == IE_OK ? ie_builder_index(&s->builder, s->error) : status;
+}
+
+/* The id of a string of the vocabulary, -1 when it holds none. */
+static ie_status json_vocab_find(json_source *s, const char *text, size_t size, int64_t *id) {
+  bool mapped;
+  *id = -1;
+  ie_status status = json_token_bytes(s, text, size, &mapped);
+  if (status != IE_OK) return status;
+  if (mapped) *id = ie_builder_find(&s->builder, s->scratch.data, s->scratch.size);
+  const int64_t *ids = (const int64_t *)(const void *)s->unmapped.data;
+  for (size_t i = 0; !mapped && i < s->unmapped.size / sizeof *ids; i++) {
+    const ie_builder_token *token = &s->builder.tokens[ids[i]];
+    if (token->size == size && memcmp(s->builder.blob.data + token->offset, text, size) == 0) *id = ids[i];
+  }
+  return IE_OK;
 }
 
 /* The token that left and right make, or -1. Converted files list all the ways to make one token in a row, so the
@@ -79,71 +110,82 @@ static ie_status json_merge_result(json_source *s, int32_t left, int32_t right, 
   return IE_OK;
 }
 
-/* One merge. A string that no text can give (a character that is no byte) leaves the merge without effect. */
-static ie_status json_merge(json_source *s, size_t rank, const char *a, size_t a_size, const char *b,
-                            size_t b_size) {
-  bool a_mapped, b_mapped;
-  ie_status status = json_token_bytes(s, a, a_size, &a_mapped);
-  if (status != IE_OK) return status;
-  int32_t left = a_mapped ? ie_builder_find(&s->builder, s->scratch.data, s->scratch.size) : 0;
-  status = json_token_bytes(s, b, b_size, &b_mapped);
-  if (status != IE_OK) return status;
-  int32_t right = b_mapped ? ie_builder_find(&s->builder, s->scratch.data, s->scratch.size) : 0;
-  if (!a_mapped || !b_mapped) return IE_OK;
-  int32_t result = -1;
-  if (left >= 0 && right >= 0) {
-    status = json_merge_result(s, left, right, &result);
+/* The token of one side of a merge. A string that no text can give (a character that is no byte) leaves the merge
+ * without effect: *id = -1. */
+static ie_status json_merge_side(json_source *s, const char *text, size_t size, size_t rank, const char *side,
+                                 int32_t *id) {
+  bool mapped;
+  *id = -1;
+  ie_status status = json_token_bytes(s, text, size, &mapped);
+  if (status != IE_OK || !mapped) return status;
+  *id = ie_builder_find(&s->builder, s->scratch.data, s->scratch.size);
+  if (*id >= 0) return IE_OK;
+  return ie_error_set(s->error, IE_FORMAT, "%s: merge %zu: the %s string, '%.*s', is not in the vocabulary",
+                      s->where, rank, side, size > 200 ? 200 : (int)size, text);
+}
+
+/* Reads one merge: two strings in a list, or one string with one space. *skip: a line that is no merge. */
+static ie_status json_merge_read(json_source *s, size_t rank, int32_t *left, int32_t *right, bool *skip) {
+  ie_json_walk *w = &s->merges;
+  bool more;
+  *skip = false;
+  ie_status status;
+  if (!strchr("[\"", ie_json_walk_peek(w)))
+    return ie_error_set(s->error, IE_FORMAT, "%s: merge %zu: expected two strings", s->where, rank);
+  if (ie_json_walk_peek(w) == '"') {
+    status = ie_json_walk_string(w);
     if (status != IE_OK) return status;
+    const char *text = w->string, *space = memchr(text, ' ', w->string_size);
+    size_t n = space ? (size_t)(space - text) : 0, rest = space ? w->string_size - n - 1 : 0;
+    *skip = w->string_size >= 8 && memcmp(text, "#version", 8) == 0;
+    if (*skip) return IE_OK;
+    if (!space || memchr(space + 1, ' ', rest))
+      return ie_error_set(s->error, IE_FORMAT, "%s: merge %zu is not two strings with one space", s->where,
+                          rank);
+    status = json_merge_side(s, text, n, rank, "first", left);
+    return status == IE_OK ? json_merge_side(s, space + 1, rest, rank, "second", right) : status;
   }
-  if (result < 0)
-    return ie_error_set(s->error, IE_FORMAT, "%s: merge %zu ('%.*s' and '%.*s'): %s is not in the vocabulary",
-                        s->where, rank, (int)a_size, a, (int)b_size, b,
-                        left < 0    ? "the first"
-                        : right < 0 ? "the second"
-                                    : "what they become");
+  status = ie_json_walk_take(w, '[');
+  if (status == IE_OK) status = ie_json_walk_string(w);
+  if (status == IE_OK) status = json_merge_side(s, w->string, w->string_size, rank, "first", left);
+  if (status == IE_OK) status = ie_json_walk_next(w, ']', &more);
+  if (status == IE_OK && !more)
+    return ie_error_set(s->error, IE_FORMAT, "%s: merge %zu is not two strings", s->where, rank);
+  if (status == IE_OK) status = ie_json_walk_string(w);
+  if (status == IE_OK) status = json_merge_side(s, w->string, w->string_size, rank, "second", right);
+  return status == IE_OK ? ie_json_walk_take(w, ']') : status;
+}
+
+static ie_status json_merge(json_source *s, size_t rank) {
+  int32_t left = -1, right = -1, result = -1;
+  bool skip;
+  ie_status status = json_merge_read(s, rank, &left, &right, &skip);
+  if (status != IE_OK || skip || left < 0 || right < 0) return status;
+  status = json_merge_result(s, left, right, &result);
+  if (status == IE_OK && result < 0)
+    return ie_error_set(s->error, IE_FORMAT, "%s: merge %zu: what it makes is not in the vocabulary",
+                        s->where, rank);
+  if (status != IE_OK) return status;
   return ie_builder_pair_add(&s->builder, (uint32_t)left, (uint32_t)right, (uint32_t)rank, (uint32_t)result,
                              s->error);
 }
 
-static ie_status json_merges(json_source *s, const json_t *merges) {
-  size_t i;
-  json_t *merge;
-  json_array_foreach(merges, i, merge) {
-    ie_status status;
-    if (json_is_array(merge) && json_array_size(merge) == 2 && json_is_string(json_array_get(merge, 0)) &&
-        json_is_string(json_array_get(merge, 1))) {
-      const json_t *a = json_array_get(merge, 0), *b = json_array_get(merge, 1);
-      status = json_merge(s, i, json_string_value(a), json_string_length(a), json_string_value(b),
-                          json_string_length(b));
-    } else if (json_is_string(merge)) {
-      const char *text = json_string_value(merge), *space = strchr(text, ' ');
-      if (strncmp(text, "#version", 8) == 0) continue;
-      if (!space || strchr(space + 1, ' '))
-        return ie_error_set(s->error, IE_FORMAT, "%s: merge %zu: '%s' is not two strings and one space",
-                            s->where, i, text);
-      status = json_merge(s, i, text, (size_t)(space - text), space + 1, strlen(space + 1));
-    } else {
-      return ie_error_set(s->error, IE_FORMAT, "%s: merge %zu: expected two strings, found %s", s->where, i,
-                          ie_json_type_name(merge));
-    }
-    if (status != IE_OK) return status;
+static ie_status json_merges(json_source *s) {
+  ie_json_walk *w = &s->merges;
+  ie_status status = ie_json_walk_take(w, '[');
+  bool more = status == IE_OK && ie_json_walk_peek(w) != ']';
+  for (size_t rank = 0; status == IE_OK && more; rank++) {
+    status = json_merge(s, rank);
+    if (status == IE_OK) status = ie_json_walk_next(w, ']', &more);
+    if (rank == UINT32_MAX - 1) return json_bad(s, "too many merges");
   }
-  return IE_OK;
-}
-
-/* The id of the unknown token: a string of the vocabulary. */
-static ie_status json_unk(json_source *s, const json_t *vocab, const char *unk) {
-  const json_t *id = json_object_get(vocab, unk);
-  if (!id)
-    return ie_error_set(s->error, IE_FORMAT, "%s: unk_token '%s' is not in the vocabulary", s->where, unk);
-  s->builder.header.unk_id = (int32_t)json_integer_value(id);
-  return IE_OK;
+  return status;
 }
 
 static ie_status json_model(json_source *s, const json_t *model) {
   ie_json_reader r = json_reader(s, model);
   const char *type = ie_json_string(&r, "type", "BPE");
-  const json_t *vocab = ie_json_object(&r, "vocab"), *merges = ie_json_array(&r, "merges");
+  const json_t *vocab = ie_json_object(&r, "vocab"), *merges = ie_json_array(&r, "merges"); /* emptied */
   const char *unk = ie_json_string(&r, "unk_token", NULL);
   bool fuse = ie_json_bool(&r, "fuse_unk", false), ignore = ie_json_bool(&r, "ignore_merges", false);
   double dropout = ie_json_number(&r, "dropout", 0.0, 0.0, 1.0);
@@ -156,12 +198,18 @@ static ie_status json_model(json_source *s, const json_t *model) {
   if (dropout > 0) return json_unsupported(s, "BPE option", "dropout");
   if (*prefix) return json_unsupported(s, "BPE option", "continuing_subword_prefix");
   if (*suffix) return json_unsupported(s, "BPE option", "end_of_word_suffix");
-  if (!vocab || !merges) return json_bad(s, "model.vocab or model.merges is missing");
+  if (!vocab || !merges || !s->vocab.where || !s->merges.where)
+    return json_bad(s, "model.vocab or model.merges is missing");
   if (ignore) s->builder.header.flags |= IE_IMAGE_IGNORE_MERGES;
   if (fuse) s->builder.header.flags |= IE_IMAGE_FUSE_UNK;
-  ie_status status = json_vocab(s, vocab);
-  if (status == IE_OK) status = json_merges(s, merges);
-  if (status == IE_OK && unk) status = json_unk(s, vocab, unk);
+  ie_status status = json_vocab(s);
+  if (status == IE_OK) status = json_merges(s);
+  if (status != IE_OK || !unk) return status;
+  int64_t id;
+  status = json_vocab_find(s, unk, strlen(unk), &id);
+  if (status == IE_OK && id < 0)
+    return ie_error_set(s->error, IE_FORMAT, "%s: unk_token '%s' is not in the vocabulary", s->where, unk);
+  s->builder.header.unk_id = (int32_t)id;
   return status;
 }
 
@@ -333,8 +381,8 @@ static ie_status json_decoder(json_source *s, const json_t *value, int depth) {
 
 /* Added tokens. The library takes the vocabulary's id for a token that it holds, else counts on from the
  * vocabulary's size, whatever the file says: a file that says otherwise would be read differently there. */
-static ie_status json_added(json_source *s, const json_t *list, const json_t *vocab) {
-  int64_t next = (int64_t)json_object_size(vocab);
+static ie_status json_added(json_source *s, const json_t *list) {
+  int64_t next = (int64_t)s->vocab_count;
   for (size_t i = 0; i < json_array_size(list); i++) {
     ie_json_reader r = json_reader(s, json_array_get(list, i));
     const char *content = ie_json_string(&r, "content", NULL);
@@ -348,13 +396,14 @@ static ie_status json_added(json_source *s, const json_t *list, const json_t *vo
     if (r.status != IE_OK) return r.status;
     size_t size = json_string_length(json_object_get(r.object, "content"));
     if (!content || size == 0) return json_bad(s, "an added token has no content");
-    const json_t *known = json_object_get(vocab, content);
-    int64_t expected = known ? json_integer_value(known) : next;
-    if (!known) next++;
+    int64_t expected;
+    ie_status status = json_vocab_find(s, content, size, &expected);
+    if (status != IE_OK) return status;
+    if (expected < 0) expected = next++;
     if (id != expected)
       return ie_error_set(s->error, IE_UNSUPPORTED, "%s: added token '%s' has the id %lld, expected %lld",
                           s->where, content, (long long)id, (long long)expected);
-    ie_status status = ie_builder_added_add(&s->builder, id, content, size, flags, s->error);
+    status = ie_builder_added_add(&s->builder, id, content, size, flags, s->error);
     if (status != IE_OK) return status;
   }
   return IE_OK;
@@ -379,24 +428,84 @@ static ie_status json_root(json_source *s, const json_t *root) {
   if (status == IE_OK) status = json_post_processor(s, json_object_get(root, "post_processor"), 0);
   if (status == IE_OK) status = json_decoder(s, json_object_get(root, "decoder"), 0);
   if (status == IE_OK) status = json_model(s, model);
-  if (status == IE_OK) status = json_added(s, added, json_object_get(model, "vocab"));
+  if (status == IE_OK) status = json_added(s, added);
   return status;
+}
+
+/* Goes over the object at w. For each of the `count` keys whose value begins with open[i], at[i] becomes a walk over
+ * that value; the others stay as they are. */
+static ie_status json_find(json_source *s, ie_json_walk *w, const char *const *keys, const char *open,
+                           size_t count, ie_json_walk *at) {
+  ie_status status = ie_json_walk_take(w, '{');
+  bool more = status == IE_OK && ie_json_walk_peek(w) != '}';
+  while (status == IE_OK && more) {
+    size_t which = 0;
+    status = ie_json_walk_string(w);
+    while (status == IE_OK && which < count &&
+           (w->string_size != strlen(keys[which]) || memcmp(w->string, keys[which], w->string_size) != 0))
+      which++;
+    if (status == IE_OK) status = ie_json_walk_take(w, ':');
+    if (status != IE_OK) return status;
+    bool found = which < count && ie_json_walk_peek(w) == open[which];
+    size_t start = w->at;
+    if (found && at[which].where)
+      return ie_error_set(s->error, IE_FORMAT, "%s: the key '%s' stands there twice", s->where, keys[which]);
+    status = ie_json_walk_skip(w);
+    if (found)
+      at[which] = (ie_json_walk){.p = w->p, .size = w->at, .at = start, .where = w->where, .error = w->error};
+    if (status == IE_OK) status = ie_json_walk_next(w, '}', &more);
+  }
+  return status;
+}
+
+/* Finds model.vocab and model.merges, and appends the document with both of them empty to *rest: that is what the
+ * JSON library builds. A document in which they are not found is left whole; reading it says why. */
+static ie_status json_lift(json_source *s, const char *data, size_t size, ie_buf *rest) {
+  static const char *const root_keys[] = {"model"}, *const model_keys[] = {"vocab", "merges"};
+  ie_json_walk w = {.p = data, .size = size, .where = s->where, .error = s->error}, parts[2] = {{0}, {0}};
+  ie_json_walk model = {0};
+  ie_status status = ie_json_walk_peek(&w) == '{' ? json_find(s, &w, root_keys, "{", 1, &model) : IE_OK;
+  if (status == IE_OK && model.where) status = json_find(s, &model, model_keys, "{[", 2, parts);
+  ie_json_walk_free(&w);
+  ie_json_walk_free(&model);
+  if (status != IE_OK) return status;
+  size_t done = 0;
+  for (int k = 0; k < 2; k++) { /* in the order of the text */
+    const ie_json_walk *next = NULL;
+    for (int i = 0; i < 2; i++)
+      if (parts[i].where && parts[i].at >= done && (!next || parts[i].at < next->at)) next = &parts[i];
+    if (!next) break;
+    ie_buf_append(rest, data + done, next->at - done);
+    ie_buf_append_str(rest, next == &parts[0] ? "{}" : "[]");
+    done = next->size;
+  }
+  s->vocab = parts[0];
+  s->merges = parts[1];
+  if (!ie_buf_append(rest, data + done, size - done))
+    return ie_error_set(s->error, IE_OUT_OF_MEMORY, "%s: out of memory", s->where);
+  return IE_OK;
 }
 
 ie_status ie_tokenizer_read_json(const char *where, const void *data, size_t size, void **bytes,
                                  size_t *image_size, ie_error *error) {
   *bytes = NULL;
-  json_t *root;
-  ie_status status = ie_json_parse(data, size, JSON_ALLOW_NUL, where, &root, error);
-  if (status != IE_OK) return status;
   json_source s = {.where = where, .error = error, .last_result = -1};
+  ie_buf rest = {0};
+  json_t *root = NULL;
   ie_byte_level_init(&s.table);
   ie_builder_init(&s.builder, where);
   s.builder.header.kind = IE_SOURCE_JSON;
-  status = json_root(&s, root);
+  ie_status status = json_lift(&s, data, size, &rest);
+  if (status == IE_OK)
+    status = ie_json_parse(rest.data ? rest.data : "", rest.size, JSON_ALLOW_NUL, where, &root, error);
+  if (status == IE_OK) status = json_root(&s, root);
   if (status == IE_OK) status = ie_builder_finish(&s.builder, bytes, image_size, error);
-  ie_builder_free(&s.builder);
-  ie_buf_free(&s.scratch);
   json_decref(root);
+  ie_buf_free(&rest);
+  ie_builder_free(&s.builder);
+  ie_json_walk_free(&s.vocab);
+  ie_json_walk_free(&s.merges);
+  ie_buf_free(&s.unmapped);
+  ie_buf_free(&s.scratch);
   return status;
 }

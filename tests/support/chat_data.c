@@ -51,6 +51,18 @@ char *chat_test_data(const char *path) {
   return full;
 }
 
+void chat_golden_check(const char *path, size_t (*check)(const ie_tokenizer *tokenizer, const char *path),
+                       size_t least) {
+  char *rows = chat_test_data(path);
+  char *full = chat_test_data("golden/text/tokenizers/o200k_harmony.tokenizer.json");
+  if (!rows) skip();
+  ie_tokenizer *tokenizer = chat_tokenizer_open(full, NULL);
+  assert_true(check(tokenizer, rows) >= least);
+  ie_tokenizer_free(tokenizer);
+  free(full);
+  free(rows);
+}
+
 const ie_chat_format *chat_harmony(void) {
   ie_error error = {0};
   const ie_chat_format *format;

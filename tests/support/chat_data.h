@@ -17,6 +17,11 @@ ie_tokenizer *chat_tokenizer(void);
 char *chat_test_data(const char *path);
 ie_tokenizer *chat_tokenizer_open(const char *path, const char *encoding);
 
+/* Checks a file below CLOCHER_TEST_DATA with the full tokenizer: `check` returns how many rows it has seen, at least
+ * `least`. Skips the test where that is not set. */
+void chat_golden_check(const char *path, size_t (*check)(const ie_tokenizer *tokenizer, const char *path),
+                       size_t least);
+
 /* Harmony. */
 const ie_chat_format *chat_harmony(void);
 
