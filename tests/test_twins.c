@@ -290,6 +290,10 @@ static void limits_are_refused_before_computing(void **state) {
   int left = 1;
   ie_append_options cancel = {.cancelled = count_down, .cancelled_arg = &left};
   assert_int_equal(ie_state_append(st, 0, c->ids, c->T, &cancel, &error), IE_CANCELLED);
+  assert_int_equal(ie_state_length(st, 0), 0); /* in the first chunk */
+  left = 2 +
+         (int)ie_model_describe(s->model)->layers; /* the questions of the first chunk, and one of the next */
+  assert_int_equal(ie_state_append(st, 0, c->ids, c->T, &cancel, &error), IE_CANCELLED);
   assert_int_equal(ie_state_length(st, 0), 2);
   ie_state_free(st);
 }

@@ -295,7 +295,10 @@ static ie_status append_chunk(ie_state *state, int64_t sequence, const int32_t *
   state->high[sequence] = ie_max_i64(state->high[sequence], position + count);
   hidden_job job = {.options = options, .position = position, .error = error};
   ie_hooks hooks = {.hidden = hidden_pass, .arg = &job};
+  state->ctx.cancelled = options->cancelled;
+  state->ctx.cancelled_arg = options->cancelled_arg;
   ie_status status = state_forward(state, count, wanted, options->hidden ? &hooks : NULL, error);
+  state->ctx.cancelled = NULL;
   if (status == IE_OK) status = job.status;
   if (status == IE_OK && options->logits && wanted > 0)
     status = options->logits(options->arg, position + count - wanted, wanted, state->logits, error);

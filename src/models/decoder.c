@@ -74,6 +74,8 @@ ie_tensor *ie_decoder_forward(const ie_decoder_spec *spec, ie_ctx *ctx, const vo
   if (hooks && x) hooks->hidden(hooks->arg, 0, x);
   for (int64_t i = 0; i < d->layers; i++) {
     ie_ctx_mark mark = ie_ctx_save(ctx);
+    if (ctx->cancelled && ctx->cancelled(ctx->cancelled_arg))
+      return ie_ctx_fail(ctx, IE_CANCELLED, "cancelled");
     ctx->layer = (int)i;
     x = spec->block(ctx, net, i, x, &kv[i], batch, rope);
     ie_ctx_reset(ctx, mark);

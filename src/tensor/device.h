@@ -25,9 +25,11 @@ typedef struct ie_work {
 typedef struct ie_ctx {
   struct ie_device *device;
   ie_arena arena;
-  ie_class cls;     /* arithmetic class of all products but the router's */
-  bool dry;         /* measuring: shapes are checked and memory is taken, nothing is computed */
-  int layer;        /* for messages; -1 outside the layers */
+  ie_class cls;                 /* arithmetic class of all products but the router's */
+  bool dry;                     /* measuring: shapes are checked and memory is taken, nothing is computed */
+  int layer;                    /* for messages; -1 outside the layers */
+  bool (*cancelled)(void *arg); /* asked between layers; may be NULL */
+  void *cancelled_arg;
   ie_status status; /* the first failure, IE_OK until then */
   ie_error error;
   ie_tensor nodes[IE_CTX_NODES];
