@@ -87,7 +87,8 @@ static ie_status stream_read(FILE *stream, const char *where, size_t max_bytes, 
   }
   size_t n, total = 0;
   ie_status status = IE_OK;
-  while (status == IE_OK && (n = fread(block, 1, 1 << 16, stream)) > 0) {
+  /* Not asked again at its end: a terminal would wait for a second Ctrl-D. */
+  while (status == IE_OK && !feof(stream) && (n = fread(block, 1, 1 << 16, stream)) > 0) {
     total += n;
     if (total > max_bytes)
       status = ie_error_set(error, IE_LIMIT, "%s: larger than %zu bytes", where, max_bytes);
