@@ -18,7 +18,7 @@ typedef struct settings {
 
 static const cli_option options[] = {
     {"--model-dir", CLI_AS_STRING(settings, model_dir), .argument = "D", .required = true,
-     .meaning = "Folder with config.json and weights."},
+     .meaning = "Folder with config.json and weights (in D, D/hf, D/hf/original or D/original)."},
     {"--ids", CLI_AS_STRING(settings, ids), .argument = "ROWS",
      .meaning = "Token ids: 1,2,3 or several rows 1,2;3,4."},
     {"--ids-file", CLI_AS_STRING(settings, ids_file), .argument = "F",
@@ -29,7 +29,7 @@ static const cli_option options[] = {
     {"--chunk", CLI_AS_INT(settings, chunk), .argument = "N", .fallback = "512", .min = 1, .max = 1 << 20,
      .meaning = "Tokens per forward."},
     {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
-     .meaning = "Type of cached keys and values. auto: that of --precision."},
+     .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
     {"--last", CLI_AS_FLAG(settings, last), .meaning = "Logits of the last position only, (1,V)."},
     {"--hidden", CLI_AS_FLAG(settings, hidden),
      .meaning =

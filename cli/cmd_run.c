@@ -23,7 +23,7 @@ typedef struct settings {
 
 static const cli_option options[] = {
     {"--model-dir", CLI_AS_STRING(settings, model_dir), .argument = "D", .required = true,
-     .meaning = "Folder with config.json and weights (in D, D/hf or D/hf/original)."},
+     .meaning = "Folder with config.json and weights (in D, D/hf, D/hf/original or D/original)."},
     {"--ids", CLI_AS_STRING(settings, ids), .argument = "ROWS",
      .meaning = "Prompt as token ids: 1,2,3 or several rows 1,2;3,4. Used as they are."},
     {"--ids-file", CLI_AS_STRING(settings, ids_file), .argument = "F",
@@ -61,7 +61,7 @@ static const cli_option options[] = {
     {"--ctx", CLI_AS_INT(settings, ctx), .argument = "N", .min = 1, .max = 1 << 30,
      .meaning = "Context to reserve; default: what the prompt and N need, at most the model's own."},
     {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
-     .meaning = "Type of cached keys and values. auto: that of --precision."},
+     .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
     {"--print-ids", CLI_AS_FLAG(settings, print_ids),
      .meaning = "Print the new ids, one line a row, instead of text."},
     {"--logprobs", CLI_AS_INT(settings, logprobs), .argument = "K", .min = 0, .max = IE_SAMPLE_TOP_MAX,

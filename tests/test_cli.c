@@ -96,6 +96,8 @@ static void values_are_checked(void **state) {
   };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
     program_expect(2, bad[i].message, "version %s", bad[i].flags);
+  program_expect(2, "from 0 to 9007199254740992", "run --model-dir %s --ids 1 --seed 9007199254740993",
+                 model);
   static const char *const good[] = {"--threads 2",     "--threads=2",
                                      "--memory 512MiB", "--memory=4GB",
                                      "--memory 1000",   "--precision int8 --deterministic",

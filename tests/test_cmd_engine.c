@@ -183,6 +183,16 @@ static void inspect_tells_what_is_there(void **state) {
   program_result r = program_run("inspect %s --json --no-cache", dir);
   assert_int_equal(r.code, 1);
   program_free(&r);
+  /* its text leaves out what is not known, and names the path once */
+  r = program_run("inspect %s --no-cache", dir);
+  assert_int_equal(r.code, 1);
+  assert_null(strstr(r.out, "unknown"));
+  assert_null(strstr(r.out, "weights  "));
+  assert_null(strstr(r.out, "parameters"));
+  const char *named = strstr(r.out, dir);
+  assert_non_null(named);
+  assert_null(strstr(named + 1, dir));
+  program_free(&r);
   tempdir_remove(dir);
 }
 
