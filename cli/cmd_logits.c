@@ -178,6 +178,8 @@ static int logits_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   if (!s->ids == !s->ids_file) return cli_usage(context, "one of --ids and --ids-file is needed");
   if (s->adapter) return cli_failf(context, "--adapter is not built yet");
+  int code = cli_out_file_check(context, "--out", s->out);
+  if (code >= 0) return code;
   job j = {.context = context, .s = s};
   ie_error error = {0};
   ie_status status = job_run(&j, &error);
