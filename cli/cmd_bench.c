@@ -25,7 +25,7 @@ static const cli_option options[] = {
     {"--chunk", CLI_AS_INT(bench_settings, chunk), .argument = "N", .fallback = "512", .min = 1,
      .max = 1 << 20, .meaning = "Prompt tokens per forward."},
     {"--kv", CLI_AS_CHOICE(bench_settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
-     .meaning = "Type of cached keys and values. auto: that of --precision."},
+     .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
     {"--probe-buffer", CLI_AS_SIZE(bench_settings, buffer), .argument = "SIZE",
      .meaning = "Memory that the read ceiling is measured on; default: 2GiB, less where there is less."},
     {"--probe-read", CLI_AS_SIZE(bench_settings, probe_read), .argument = "SIZE",

@@ -96,30 +96,46 @@ static void tensors_print(cli_context *context, const report *r) {
   }
 }
 
+/* Figures that a damaged directory hides are 0, and left out. */
+static void figures_print(cli_context *context, const report *r) {
+  const ie_model_info *info = ie_inspect_info(r->inspection);
+  size_t tensors = ie_inspect_tensor_count(r->inspection);
+  if (info->weights && info->weights_bytes)
+    cli_out_printf(context, "weights       %s, %zu bytes in %zu tensors\n", info->weights,
+                   info->weights_bytes, tensors);
+  else if (tensors)
+    cli_out_printf(context, "weights       %zu tensors\n", tensors);
+  if (info->parameters)
+    cli_out_printf(context, "parameters    %lld, %lld active\n", (long long)info->parameters,
+                   (long long)info->active_parameters);
+  if (info->layers)
+    cli_out_printf(context, "shape         %lld layers, width %lld, vocabulary %lld, context %lld\n",
+                   (long long)info->layers, (long long)info->width, (long long)info->vocab,
+                   (long long)info->context_tok);
+}
+
+/* What is wrong often begins with the path where it is. */
+static void problem_print(cli_context *context, const ie_problem *p) {
+  const char *level = p->level == IE_PROBLEM_ERROR ? "error" : "warning";
+  size_t n = strlen(p->where);
+  bool named = !strncmp(p->what, p->where, n) && (p->what[n] == '/' || p->what[n] == ':');
+  cli_out_printf(context, "%s: %s%s%s\n", level, named ? "" : p->where, named ? "" : ": ", p->what);
+}
+
 static void report_print(cli_context *context, const report *r, bool tensors) {
   const ie_model_info *info = ie_inspect_info(r->inspection);
-  cli_out_printf(context, "architecture  %s\n", info->architecture ? info->architecture : "unknown");
-  cli_out_printf(context, "layout        %s\n", info->layout ? info->layout : "unknown");
-  cli_out_printf(context, "weights       %s, %zu bytes in %zu tensors\n",
-                 info->weights ? info->weights : "unknown", info->weights_bytes,
-                 ie_inspect_tensor_count(r->inspection));
-  cli_out_printf(context, "parameters    %lld, %lld active\n", (long long)info->parameters,
-                 (long long)info->active_parameters);
-  cli_out_printf(context, "shape         %lld layers, width %lld, vocabulary %lld, context %lld\n",
-                 (long long)info->layers, (long long)info->width, (long long)info->vocab,
-                 (long long)info->context_tok);
+  if (info->architecture) cli_out_printf(context, "architecture  %s\n", info->architecture);
+  if (info->layout) cli_out_printf(context, "layout        %s\n", info->layout);
+  figures_print(context, r);
   if (r->tokenizer)
     cli_out_printf(context, "tokenizer     %s, %d ids\n", ie_tokenizer_kind(r->tokenizer),
                    (int)ie_tokenizer_vocab(r->tokenizer));
-  else
+  else if (r->tokenizer_error.status == IE_OK)
     cli_out_printf(context, "tokenizer     none\n");
-  cli_out_printf(context, "chat format   %s\n", r->chat_format ? r->chat_format : "unknown");
+  if (r->chat_format) cli_out_printf(context, "chat format   %s\n", r->chat_format);
   if (tensors) tensors_print(context, r);
-  for (size_t i = 0; i < ie_inspect_problem_count(r->inspection); i++) {
-    const ie_problem *p = ie_inspect_problem(r->inspection, i);
-    cli_out_printf(context, "%s: %s: %s\n", p->level == IE_PROBLEM_ERROR ? "error" : "warning", p->where,
-                   p->what);
-  }
+  for (size_t i = 0; i < ie_inspect_problem_count(r->inspection); i++)
+    problem_print(context, ie_inspect_problem(r->inspection, i));
   if (r->tokenizer_error.status != IE_OK)
     cli_out_printf(context, "error: tokenizer: %s\n", r->tokenizer_error.message);
   if (r->tokenizer_warning[0]) cli_out_printf(context, "warning: tokenizer: %s\n", r->tokenizer_warning);
@@ -177,7 +193,11 @@ const cli_command cmd_inspect = {
     .name = "inspect",
     .summary = "Say what a model directory holds and what is wrong with it",
     .usage = "D [--tensors] [--json]",
-    .help = "Exit 1 when one of the problems is an error: `clocher run` would refuse the directory for it.",
+    .help =
+        "Exit 1 when one of the problems is an error: `clocher run` would refuse the directory, or get\n"
+        "NaN from it (an MXFP4 scale of 255), or, where the error is the tokenizer's, refuse text: it still "
+        "runs --ids.\n"
+        "A warning does not keep it from running.",
     .options = options,
     .settings_bytes = sizeof(settings),
     .common = CLI_USES_CACHE,

@@ -18,7 +18,7 @@ typedef struct settings {
 
 static const cli_option options[] = {
     {"--model-dir", CLI_AS_STRING(settings, model_dir), .argument = "D", .required = true,
-     .meaning = "Folder with config.json and weights."},
+     .meaning = "Folder with config.json and weights (in D, D/hf, D/hf/original or D/original)."},
     {"--ids", CLI_AS_STRING(settings, ids), .argument = "ROWS",
      .meaning = "Token ids: 1,2,3 or several rows 1,2;3,4."},
     {"--ids-file", CLI_AS_STRING(settings, ids_file), .argument = "F",
@@ -29,7 +29,7 @@ static const cli_option options[] = {
     {"--chunk", CLI_AS_INT(settings, chunk), .argument = "N", .fallback = "512", .min = 1, .max = 1 << 20,
      .meaning = "Tokens per forward."},
     {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
-     .meaning = "Type of cached keys and values. auto: that of --precision."},
+     .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
     {"--last", CLI_AS_FLAG(settings, last), .meaning = "Logits of the last position only, (1,V)."},
     {"--hidden", CLI_AS_FLAG(settings, hidden),
      .meaning =
@@ -178,6 +178,8 @@ static int logits_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   if (!s->ids == !s->ids_file) return cli_usage(context, "one of --ids and --ids-file is needed");
   if (s->adapter) return cli_failf(context, "--adapter is not built yet");
+  int code = cli_out_file_check(context, "--out", s->out);
+  if (code >= 0) return code;
   job j = {.context = context, .s = s};
   ie_error error = {0};
   ie_status status = job_run(&j, &error);

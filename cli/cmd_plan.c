@@ -11,7 +11,7 @@ typedef struct settings {
 
 static const cli_option options[] = {
     {"--model-dir", CLI_AS_STRING(settings, model_dir), .argument = "D", .required = true,
-     .meaning = "Folder with config.json and weights."},
+     .meaning = "Folder with config.json and weights (in D, D/hf, D/hf/original or D/original)."},
     {"--ctx", CLI_AS_INT(settings, ctx), .argument = "N", .min = 1, .max = 1 << 30,
      .meaning = "Context of each sequence; default: the model's own, at most 4096."},
     {"--batch", CLI_AS_INT(settings, batch), .argument = "B", .fallback = "1", .min = 1, .max = 1 << 20,
@@ -19,7 +19,7 @@ static const cli_option options[] = {
     {"--chunk", CLI_AS_INT(settings, chunk), .argument = "N", .fallback = "512", .min = 1, .max = 1 << 20,
      .meaning = "Prompt tokens per forward."},
     {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
-     .meaning = "Type of cached keys and values. auto: that of --precision."},
+     .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
     {"--json", CLI_AS_FLAG(settings, json), .meaning = "One JSON object."},
     {0},
 };

@@ -23,7 +23,7 @@ typedef struct settings {
 
 static const cli_option options[] = {
     {"--model-dir", CLI_AS_STRING(settings, model_dir), .argument = "D", .required = true,
-     .meaning = "Folder with config.json and weights (in D, D/hf or D/hf/original)."},
+     .meaning = "Folder with config.json and weights (in D, D/hf, D/hf/original or D/original)."},
     {"--ids", CLI_AS_STRING(settings, ids), .argument = "ROWS",
      .meaning = "Prompt as token ids: 1,2,3 or several rows 1,2;3,4. Used as they are."},
     {"--ids-file", CLI_AS_STRING(settings, ids_file), .argument = "F",
@@ -61,7 +61,7 @@ static const cli_option options[] = {
     {"--ctx", CLI_AS_INT(settings, ctx), .argument = "N", .min = 1, .max = 1 << 30,
      .meaning = "Context to reserve; default: what the prompt and N need, at most the model's own."},
     {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
-     .meaning = "Type of cached keys and values. auto: that of --precision."},
+     .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
     {"--print-ids", CLI_AS_FLAG(settings, print_ids),
      .meaning = "Print the new ids, one line a row, instead of text."},
     {"--logprobs", CLI_AS_INT(settings, logprobs), .argument = "K", .min = 0, .max = IE_SAMPLE_TOP_MAX,
@@ -125,7 +125,7 @@ static int settings_check(const cli_context *context, const settings *s) {
     if (!s->stop.items[i][0]) return cli_usage(context, "--stop: expected a string that is not empty");
   if (s->logprobs && !s->json) return cli_usage(context, "--logprobs is shown with --json only");
   if (s->print_ids && s->json) cli_log(context, "clocher: --print-ids is ignored: --json holds the ids");
-  return -1;
+  return s->save_state ? cli_out_file_check(context, "--save-state", s->save_state) : -1;
 }
 
 /* Values that mean "off" make no step; temperature 0 and top-p 0 leave the best token alone. */
@@ -224,7 +224,7 @@ static ie_status context_choose(run *r, int64_t saved, int64_t *out, ie_error *e
   r->max_new = s->max_new;
   if (!cli_given(r->context, "--max-new") && r->max_new > limit - begin)
     r->max_new = limit > begin ? limit - begin : 1;
-  ie_status status = cli_rows_fit(&r->rows, r->max_new, limit, error);
+  ie_status status = cli_tokens_fit(begin, r->max_new, limit, error);
   if (status != IE_OK) return status;
   int64_t needed = begin < limit - r->max_new ? begin + r->max_new : limit;
   if (needed < saved) needed = saved < limit ? saved : limit;
@@ -432,9 +432,10 @@ static void summary_print(run *r) {
   char share[64];
   double gb_s = 1e-9 * ratio((double)r->decode_bytes, r->decode_s);
   cli_out_flush(r->context);
-  cli_log(r->context, "prompt: %lld tokens in %.3f s, %.1f tok/s; %lld more were reused",
-          (long long)r->prompt_tok, r->prefill_s, ratio((double)r->prompt_tok, r->prefill_s),
-          (long long)r->reused_tok);
+  char reused[48] = "";
+  if (r->reused_tok) snprintf(reused, sizeof reused, "; %lld more were reused", (long long)r->reused_tok);
+  cli_log(r->context, "prompt: %lld tokens in %.3f s, %.1f tok/s%s", (long long)r->prompt_tok, r->prefill_s,
+          ratio((double)r->prompt_tok, r->prefill_s), reused);
   share_format(r, gb_s, share, sizeof share);
   cli_log(r->context, "new: %lld tokens, %.2f tok/s, %.2f GB/s%s; stopped: %s", (long long)r->new_tok,
           ratio((double)r->decode_tok, r->decode_s), gb_s, share,

@@ -16,7 +16,8 @@ static const cli_option options[] = {
      .meaning =
          "safetensors file with F32 `logits` (N, V), and I32 `seen` (N, S) where ids were seen before."},
     {"--params", CLI_AS_STRING(settings, params), .argument = "J", .required = true,
-     .meaning = "JSON object with any of repetition_penalty, temperature, top_k, top_p, min_p, draws, seed."},
+     .meaning = "JSON file: an object with any of repetition_penalty, temperature, top_k, top_p, min_p, "
+                "draws, seed."},
     {"--out", CLI_AS_STRING(settings, out), .argument = "F2", .required = true,
      .meaning =
          "safetensors file to write: F32 `probs` (N, V), and I32 `ids` (N, draws) when draws are asked for."},

@@ -63,7 +63,10 @@ ie_status cli_rows_get(const char *ids, const char *ids_file, int64_t vocab, cli
 }
 
 ie_status cli_rows_fit(const cli_rows *rows, int64_t max_new, int64_t context_tok, ie_error *error) {
-  int64_t longest = cli_rows_longest(rows);
+  return cli_tokens_fit(cli_rows_longest(rows), max_new, context_tok, error);
+}
+
+ie_status cli_tokens_fit(int64_t longest, int64_t max_new, int64_t context_tok, ie_error *error) {
   if (longest <= context_tok && max_new <= context_tok - longest) return IE_OK;
   if (max_new == 0)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "%lld tokens do not fit the context of %lld",

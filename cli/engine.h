@@ -35,6 +35,8 @@ ie_status cli_rows_get(const char *ids, const char *ids_file, int64_t vocab, cli
 
 /* Refuses (IE_INVALID_ARGUMENT, with the numbers) rows that do not fit `context_tok` with max_new more. */
 ie_status cli_rows_fit(const cli_rows *rows, int64_t max_new, int64_t context_tok, ie_error *error);
+/* The same of a length alone. */
+ie_status cli_tokens_fit(int64_t longest, int64_t max_new, int64_t context_tok, ie_error *error);
 
 /* Refuses (IE_LIMIT, with the numbers) what does not fit the --memory that was given. */
 ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,

@@ -2,12 +2,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 void cli_out_init(void) {
@@ -87,7 +89,8 @@ static ie_status stream_read(FILE *stream, const char *where, size_t max_bytes, 
   }
   size_t n, total = 0;
   ie_status status = IE_OK;
-  while (status == IE_OK && (n = fread(block, 1, 1 << 16, stream)) > 0) {
+  /* Not asked again at its end: a terminal would wait for a second Ctrl-D. */
+  while (status == IE_OK && !feof(stream) && (n = fread(block, 1, 1 << 16, stream)) > 0) {
     total += n;
     if (total > max_bytes)
       status = ie_error_set(error, IE_LIMIT, "%s: larger than %zu bytes", where, max_bytes);
@@ -107,4 +110,27 @@ ie_status cli_read(const char *path, size_t max_bytes, ie_bytes *out, ie_error *
   ie_status status = stream_read(stream, path, max_bytes, out, error);
   fclose(stream);
   return status;
+}
+
+int cli_out_file_check(const cli_context *context, const char *flag, const char *path) {
+  struct stat info;
+  size_t n = strlen(path);
+  if (!n) return cli_usage(context, "%s: expected a file, found an empty path", flag);
+  bool there = stat(path, &info) == 0;
+  if (path[n - 1] == '/' || (there && S_ISDIR(info.st_mode)))
+    return cli_usage(context, "%s: expected a file, found the folder %s", flag, path);
+  if (there && !S_ISREG(info.st_mode)) return -1; /* a device or pipe: whoever opens it knows */
+  char *copy = strdup(path);
+  if (!copy) return cli_failf(context, "out of memory");
+  const char *folder = dirname(copy);
+  int code = -1;
+  if (stat(folder, &info) != 0)
+    code = cli_failf(context, "%s %s: the folder %s: %s", flag, path, folder, strerror(errno));
+  else if (!S_ISDIR(info.st_mode))
+    code = cli_failf(context, "%s %s: %s is not a folder", flag, path, folder);
+  else if (access(folder, W_OK | X_OK) != 0)
+    code =
+        cli_failf(context, "%s %s: the folder %s cannot be written: %s", flag, path, folder, strerror(errno));
+  free(copy);
+  return code;
 }

@@ -31,6 +31,10 @@ bool cli_bytes_append(ie_bytes *bytes, const void *data, size_t size);
 /* Appends a whole file to *out; "-" is stdin. IE_IO, or IE_LIMIT above max_bytes. */
 ie_status cli_read(const char *path, size_t max_bytes, ie_bytes *out, ie_error *error);
 
+/* Before something long is computed for the file that `flag` names: -1 when it can be written as far as one can see,
+ * or an exit code after a message: 2 for an empty path or a folder, 1 when its folder is missing or not writable. */
+int cli_out_file_check(const cli_context *context, const char *flag, const char *path);
+
 /* JSON results. All take ownership of `value` and answer NULL with "out of memory". */
 
 /* Writes one value compactly and a newline. Returns CLI_OK, or CLI_FAILED after a message. */

@@ -83,7 +83,7 @@ static int number_refuse(const cli_context *context, const cli_option *option, c
   const char *kind = option->kind == CLI_INT ? "an integer" : "a number";
   if (isinf(min) && isinf(max))
     return cli_usage(context, "%s: expected %s, found '%s'", option->name, kind, text);
-  if (isinf(max) || max >= 0x1p53)
+  if (isinf(max))
     return cli_usage(context, "%s: expected %s of at least %.16g, found '%s'", option->name, kind, min, text);
   return cli_usage(context, "%s: expected %s from %.16g to %.16g, found '%s'", option->name, kind, min, max,
                    text);

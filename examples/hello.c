@@ -1,6 +1,8 @@
 /* Text from a model directory:  hello MODEL_DIR [PROMPT]
  *
- *   cc -std=c11 hello.c $(pkg-config --cflags --libs clocher) -o hello */
+ *   cc -std=c11 hello.c $(pkg-config --cflags --libs clocher) -o hello
+ *
+ * Installed with PREFIX=/other: PKG_CONFIG_PATH=/other/lib/pkgconfig to compile, LD_LIBRARY_PATH=/other/lib to run. */
 #include <clocher/device.h>
 #include <clocher/generate.h>
 #include <clocher/model.h>

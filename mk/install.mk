@@ -27,6 +27,8 @@ ifneq ($(DEMO_FILES),)
 	$(INSTALL) -d $(DESTDIR)$(DATADIR)/clocher/demo-model
 	$(INSTALL) -m 644 $(DEMO_FILES) $(DESTDIR)$(DATADIR)/clocher/demo-model/
 endif
+# The loader finds the library by its cache; a staged installation is the packager's to register.
+	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then PATH="$$PATH:/sbin:/usr/sbin" ldconfig || true; fi
 
 uninstall: ## removes what install put there
 	rm -f $(DESTDIR)$(BINDIR)/clocher $(DESTDIR)$(LIBDIR)/libclocher.a $(DESTDIR)$(LIBDIR)/libclocher.so*

@@ -2,6 +2,7 @@
 #include "support/program.h"
 #include "support/tempdir.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -95,6 +96,8 @@ static void values_are_checked(void **state) {
   };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
     program_expect(2, bad[i].message, "version %s", bad[i].flags);
+  program_expect(2, "from 0 to 9007199254740992", "run --model-dir %s --ids 1 --seed 9007199254740993",
+                 model);
   static const char *const good[] = {"--threads 2",     "--threads=2",
                                      "--memory 512MiB", "--memory=4GB",
                                      "--memory 1000",   "--precision int8 --deterministic",
@@ -253,6 +256,26 @@ static void nothing_lands_in_a_closed_descriptor(void **state) {
   tempdir_remove(dir);
 }
 
+/* A line and one Ctrl-D: a second read of the terminal would wait for another. */
+static void one_end_of_a_terminal_is_the_end(void **state) {
+  (void)state;
+  static const char typed[] = "Once upon a time\n\x04";
+  char out[4096], script[512], name[128];
+  int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+  assert_true(master >= 0);
+  assert_int_equal(grantpt(master), 0);
+  assert_int_equal(unlockpt(master), 0);
+  assert_int_equal(ptsname_r(master, name, sizeof name), 0);
+  int slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+  assert_true(slave >= 0);
+  assert_int_equal(write(master, typed, sizeof typed - 1), sizeof typed - 1);
+  snprintf(script, sizeof script, "timeout 60 $C tokenize --model-dir demo/model <%s; exit $?", name);
+  if (shell(script, out, sizeof out) != 0) fail_msg("%s", out);
+  assert_int_equal(out[0], '[');
+  close(slave);
+  close(master);
+}
+
 static void quiet_is_quiet(void **state) {
   (void)state;
   program_result r = program_run("run --model-dir %s --ids 1,2 --max-new 3 --quiet", model);
@@ -277,6 +300,7 @@ int main(void) {
       cmocka_unit_test(write_errors_are_reported),
       cmocka_unit_test(a_closed_stdout_ends_quietly),
       cmocka_unit_test(nothing_lands_in_a_closed_descriptor),
+      cmocka_unit_test(one_end_of_a_terminal_is_the_end),
       cmocka_unit_test(quiet_is_quiet),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

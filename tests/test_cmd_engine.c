@@ -61,6 +61,10 @@ static void logits_failures_leave_no_file(void **state) {
   (void)state;
   char *dir = tempdir_make();
   program_expect(1, "missing", "logits --model-dir %s --ids 5,6 --out %s/missing/o", model, dir);
+  /* before the model is opened, not after it has computed */
+  program_expect(2, "empty path", "logits --model-dir %s/none --ids 5,6 --out ''", dir);
+  program_expect(2, "found the folder", "logits --model-dir %s/none --ids 5,6 --out %s", dir, dir);
+  program_expect(1, "the folder", "logits --model-dir %s/none --ids 5,6 --out %s/missing/o", dir, dir);
   program_expect(2, "--out F is missing", "logits --model-dir %s --ids 5,6", model);
   program_expect(2, "one of --ids and --ids-file", "logits --model-dir %s --out %s/o", model, dir);
   program_expect(2, "0 to 258", "logits --model-dir %s --ids 5,300 --out %s/o", model, dir);
@@ -182,6 +186,16 @@ static void inspect_tells_what_is_there(void **state) {
   assert_int_equal(unlink(path), 0);
   program_result r = program_run("inspect %s --json --no-cache", dir);
   assert_int_equal(r.code, 1);
+  program_free(&r);
+  /* its text leaves out what is not known, and names the path once */
+  r = program_run("inspect %s --no-cache", dir);
+  assert_int_equal(r.code, 1);
+  assert_null(strstr(r.out, "unknown"));
+  assert_null(strstr(r.out, "weights  "));
+  assert_null(strstr(r.out, "parameters"));
+  const char *named = strstr(r.out, dir);
+  assert_non_null(named);
+  assert_null(strstr(named + 1, dir));
   program_free(&r);
   tempdir_remove(dir);
 }

@@ -323,10 +323,14 @@ static void states_are_saved_and_restored(void **state) {
   json_t *full = program_json("run --model-dir %s --ctx 12 --ignore-eos --load-state %s --json", model, path);
   assert_int_equal(json_array_size(json_object_get(result_row(full, 0), "new_ids")), 3);
   json_decref(full);
-  program_expect(2, "do not fit", "run --model-dir %s --ctx 12 --max-new 4 --load-state %s", model, path);
+  program_expect(2, "9 tokens and 4 new ones do not fit the context of 12",
+                 "run --model-dir %s --ctx 12 --max-new 4 --load-state %s", model, path);
   program_expect(1, "context is 8", "run --model-dir %s --ctx 8 --ids 1 --max-new 1 --load-state %s", model,
                  path);
   program_expect(2, "one row", "run --model-dir %s --ids '1;2' --max-new 4 --save-state %s", model, path);
+  program_expect(2, "empty path", "run --model-dir %s/none --ids 1 --save-state ''", dir);
+  program_expect(2, "found the folder", "run --model-dir %s/none --ids 1 --save-state %s/", dir, dir);
+  program_expect(1, "the folder", "run --model-dir %s/none --ids 1 --save-state %s/none/s", dir, dir);
   program_expect(1, "nothing-here", "run --model-dir %s --max-new 4 --load-state nothing-here", model);
   tempdir_remove(dir);
 }
