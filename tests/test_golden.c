@@ -98,8 +98,11 @@ static void greedy_ids_equal(void **state) {
     ie_generate_result r;
     assert_int_equal(ie_state_new(model, &(ie_state_options){.context_tok = c->T + c->new_tok}, &st, &error),
                      IE_OK);
-    ie_generate_options o = {
-        .prompt = c->ids, .prompt_count = c->T, .max_new = c->new_tok, .sample = {.greedy = true}};
+    ie_generate_options o = {.prompt = c->ids,
+                             .prompt_count = c->T,
+                             .max_new = c->new_tok,
+                             .ignore_eos = true,
+                             .sample = {.greedy = true}};
     if (ie_generate(st, 0, &o, &r, &error) != IE_OK) fail_msg("%s", error.message);
     assert_int_equal(r.ids.count, c->new_tok);
     for (int64_t k = 0; k < c->new_tok && c->gap[k] >= gap_decided; k++)
