@@ -215,11 +215,11 @@ int main(void) {
   static char names[SUBJECTS_MAX * CHECKS][128];
   ie_device *devices[ISA_MAX] = {0};
   const char *data = getenv("CLOCHER_TEST_DATA");
-  int count = golden_open_all("tests/data/models", "gpt-oss", models, GOLDEN_MODELS_MAX);
+  int count = golden_open_all("tests/data/models", models, GOLDEN_MODELS_MAX);
   char shared[1024];
   if (data) {
     snprintf(shared, sizeof shared, "%s/golden/models", data);
-    count += golden_open_all(shared, "gpt-oss", models + count, GOLDEN_MODELS_MAX - count);
+    count += golden_open_all(shared, models + count, GOLDEN_MODELS_MAX - count);
   }
   int n = 0, t = 0;
   for (int i = 0; ie_device_isa_list()[i]; i++) {

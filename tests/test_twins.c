@@ -190,11 +190,14 @@ static void rollback_and_prefix_reuse_agree(void **state) {
   ie_state *tight =
       open_state(s->model, &(ie_state_options){.context_tok = c->T, .chunk_tok = 1, .rollback_tok = -1});
   append(tight, 0, c->ids, c->T);
-  assert_int_equal(ie_state_rollback(tight, 0, 1, &error), IE_LIMIT);
-  assert_int_equal(ie_state_length(tight, 0), c->T);
+  bool windows = strncmp(s->golden->name, "gpt-oss", 7) == 0;
+  if (windows) {
+    assert_int_equal(ie_state_rollback(tight, 0, 1, &error), IE_LIMIT);
+    assert_int_equal(ie_state_length(tight, 0), c->T);
+  }
   assert_int_equal(ie_state_sync(tight, 0, other, c->T, &kept, &error), IE_OK);
-  assert_int_equal(kept, 0);
-  append(tight, 0, other, c->T);
+  assert_int_equal(kept, windows ? 0 : shared);
+  append(tight, 0, other + kept, c->T - kept);
   assert_true(golden_error(ie_state_logits(tight), ie_state_logits(fresh), c->V) <= s->tolerance);
   ie_state_free(tight);
   ie_state_free(fresh);
@@ -287,6 +290,10 @@ static void limits_are_refused_before_computing(void **state) {
   int left = 1;
   ie_append_options cancel = {.cancelled = count_down, .cancelled_arg = &left};
   assert_int_equal(ie_state_append(st, 0, c->ids, c->T, &cancel, &error), IE_CANCELLED);
+  assert_int_equal(ie_state_length(st, 0), 0); /* in the first chunk */
+  left = 2 +
+         (int)ie_model_describe(s->model)->layers; /* the questions of the first chunk, and one of the next */
+  assert_int_equal(ie_state_append(st, 0, c->ids, c->T, &cancel, &error), IE_CANCELLED);
   assert_int_equal(ie_state_length(st, 0), 2);
   ie_state_free(st);
 }
@@ -320,10 +327,10 @@ int main(void) {
   static char names[GOLDEN_MODELS_MAX * CHECKS][128];
   const char *data = getenv("CLOCHER_TEST_DATA");
   char shared[1024];
-  int count = golden_open_all("tests/data/models", "gpt-oss", models, GOLDEN_MODELS_MAX), t = 0;
+  int count = golden_open_all("tests/data/models", models, GOLDEN_MODELS_MAX), t = 0;
   if (data) {
     snprintf(shared, sizeof shared, "%s/golden/models", data);
-    count += golden_open_all(shared, "gpt-oss", models + count, GOLDEN_MODELS_MAX - count);
+    count += golden_open_all(shared, models + count, GOLDEN_MODELS_MAX - count);
   }
   ie_error error;
   ie_device *device;

@@ -53,7 +53,8 @@ typedef struct ie_append_options {
   ie_logits_fn logits; /* may be NULL */
   ie_hidden_fn hidden; /* may be NULL */
   void *arg;           /* of both */
-  /* Asked before each chunk; true: the call ends with IE_CANCELLED after the chunks that were computed. */
+  /* Asked before each layer of each chunk; true: the call ends with IE_CANCELLED, and the sequence holds the chunks
+   * that were finished. */
   bool (*cancelled)(void *arg);
   void *cancelled_arg;
 } ie_append_options;

@@ -47,9 +47,13 @@ void ie_bytes_free(ie_bytes *bytes);
 typedef struct ie_tokenizer ie_tokenizer;
 
 typedef struct ie_tokenizer_options {
-  const char
-      *encoding; /* for a .tiktoken rank file: o200k_harmony, qwen2.5, qwen3, nanochat or llama3; else NULL */
-  const char *cache_dir; /* folder for the packs of big tokenizers; NULL: no cache is read or written */
+  /* Pattern, normaliser and special tokens of a file that has none: o200k_harmony, qwen2.5, qwen3, nanochat or
+   * llama3. Used for a .tiktoken rank file (NULL: known by its number of ranks, 199998 or 128000, else refused with
+   * IE_INVALID_ARGUMENT) and for an IETOK1 pack (NULL: it only decodes). */
+  const char *encoding;
+  /* Folder for the packs of big tokenizer files, made when it is not there. A pack that is missing, damaged or of
+   * another file is written anew; a folder that cannot be written only costs time. NULL: none is read or written. */
+  const char *cache_dir;
 } ie_tokenizer_options;
 
 /* Opens a tokenizer.json, a .tiktoken rank file, nanochat's tokenizer.pkl, an IETOK1 pack or an own pack; the
@@ -57,7 +61,9 @@ typedef struct ie_tokenizer_options {
  * IE_UNSUPPORTED names a component that is not implemented; IE_FORMAT what is damaged. */
 ie_status ie_tokenizer_open(const char *path, const ie_tokenizer_options *options, ie_tokenizer **out,
                             ie_error *error);
-/* Searches a model directory (spec: tokenizer.json, *.tiktoken, original/, hf/original/ ...).
+/* Searches a model directory: tokenizer.json, then *.tiktoken, tokenizer.pkl, tokenizer.ie.bin; each in dir, dir/hf,
+ * dir/hf/original, dir/original. The encoding of a file that needs one is that of options, else what config.json
+ * says (model_type, or the keys of OpenAI's own config of gpt-oss). The first file that exists is opened or refused;
  * *out = NULL and IE_OK when the directory has none. */
 ie_status ie_tokenizer_open_dir(const char *dir, const ie_tokenizer_options *options, ie_tokenizer **out,
                                 ie_error *error);
@@ -65,7 +71,7 @@ void ie_tokenizer_free(ie_tokenizer *tokenizer);
 
 /* Highest id + 1. */
 int32_t ie_tokenizer_vocab(const ie_tokenizer *tokenizer);
-/* "tokenizer.json", "tiktoken", ...: what kind of file it came from. */
+/* What kind of file it came from: "tokenizer.json", "tiktoken", "tokenizer.pkl" or "ietok1". */
 const char *ie_tokenizer_kind(const ie_tokenizer *tokenizer);
 
 typedef struct ie_encode_options {
@@ -73,7 +79,9 @@ typedef struct ie_encode_options {
   bool add_special;     /* run the post-processor (BOS and the like) */
 } ie_encode_options;
 
-/* Appends the ids of `size` bytes of text to *out. options may be NULL. */
+/* Appends the ids of `size` bytes of text to *out; on failure *out is as it was. options may be NULL.
+ * IE_FORMAT when the text has a byte that the tokenizer has no token for (and is not UTF-8 there, or the file is a
+ * rank file); IE_LIMIT when a pattern of the file backtracks without end. */
 ie_status ie_tokenizer_encode(const ie_tokenizer *tokenizer, const char *text, size_t size,
                               const ie_encode_options *options, ie_ids *out, ie_error *error);
 

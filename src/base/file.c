@@ -137,33 +137,50 @@ static int part_open(const char *path, ie_buf *tmp) {
   return -1;
 }
 
+/* Where the bytes of `path` lie: behind a symbolic link, its target. A device, a pipe or a folder is no place for a
+ * file that is renamed into it; a file that may not be written is left alone. */
+static ie_status writer_target(const char *path, char **target, ie_error *error) {
+  struct stat st;
+  *target = NULL;
+  if (stat(path, &st) != 0) {
+    if (errno == ENOENT && lstat(path, &st) == 0)
+      return ie_error_set(error, IE_IO, "%s: cannot write: a symbolic link to nothing", path);
+    *target = strdup(path); /* new; or making the file beside it will say what is wrong */
+  } else if (!S_ISREG(st.st_mode)) {
+    return ie_error_set(error, IE_IO, "%s: cannot write: %s", path,
+                        S_ISDIR(st.st_mode) ? "it is a folder" : "not a regular file");
+  } else if (access(path, W_OK) != 0) {
+    return ie_error_set(error, IE_IO, "%s: cannot write: %s", path, strerror(errno));
+  } else {
+    *target = realpath(path, NULL);
+  }
+  return *target ? IE_OK : ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", path);
+}
+
 ie_status ie_writer_open(const char *path, ie_writer *out, ie_error *error) {
   *out = (ie_writer){0};
   ie_buf tmp = {0};
-  ie_writer w = {.path = strdup(path)};
-  int fd = w.path ? part_open(path, &tmp) : -1;
+  ie_writer w = {0};
+  ie_status status = writer_target(path, &w.path, error);
+  if (status != IE_OK) return status;
+  int fd = part_open(w.path, &tmp);
   w.tmp_path = tmp.data;
-  if (!w.path || tmp.failed) {
-    ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", path);
-    goto fail;
-  }
-  if (fd < 0) {
-    ie_error_set(error, IE_IO, "%s: cannot create: %s", path, strerror(errno));
-    goto fail;
-  }
-  w.stream = fdopen(fd, "wb");
-  if (!w.stream) {
-    ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", path);
+  if (tmp.failed) {
+    status = ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", path);
+  } else if (fd < 0) {
+    status = ie_error_set(error, IE_IO, "%s: cannot create: %s", path, strerror(errno));
+  } else if (!(w.stream = fdopen(fd, "wb"))) {
+    status = ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", path);
     close(fd);
     unlink(w.tmp_path);
-    goto fail;
+  }
+  if (status != IE_OK) {
+    free(w.path);
+    free(w.tmp_path);
+    return status;
   }
   *out = w;
   return IE_OK;
-fail:
-  free(w.path);
-  free(w.tmp_path);
-  return error ? error->status : (fd < 0 ? IE_IO : IE_OUT_OF_MEMORY);
 }
 
 /* Makes the rename itself durable: a folder is synced like a file. */

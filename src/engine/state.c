@@ -1,6 +1,7 @@
 #include "engine/state.h"
 
 #include "base/size.h"
+#include "models/decoder.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +43,7 @@ static ie_status dry_run(const ie_model *model, int64_t tokens, int64_t wanted, 
                     .sequence = zeros,
                     .wanted = zeros,
                     .wanted_count = wanted};
-  model->arch->forward(ctx, model->net, kv, &batch, /*hooks=*/NULL);
+  ie_decoder_forward(model->arch->decoder, ctx, model->net, kv, &batch, /*hooks=*/NULL);
   ie_status status = ctx->status;
   if (status != IE_OK) ie_error_set(error, status, "%s", ctx->error.message);
   if (ctx->arena.peak > *peak) *peak = ctx->arena.peak;
@@ -246,7 +247,8 @@ static ie_status state_forward(ie_state *state, int64_t tokens, int64_t wanted, 
   ie_ctx_reset(ctx, (ie_ctx_mark){0});
   ctx->status = IE_OK;
   state->logits = NULL;
-  ie_tensor *logits = state->model->arch->forward(ctx, state->model->net, state->layer, &batch, hooks);
+  ie_tensor *logits =
+      ie_decoder_forward(state->model->arch->decoder, ctx, state->model->net, state->layer, &batch, hooks);
   if (ctx->status != IE_OK) return ie_error_set(error, ctx->status, "%s", ctx->error.message);
   state->logits = logits ? ie_tensor_f32(logits) : NULL;
   state->logits_rows = wanted;
@@ -293,7 +295,10 @@ static ie_status append_chunk(ie_state *state, int64_t sequence, const int32_t *
   state->high[sequence] = ie_max_i64(state->high[sequence], position + count);
   hidden_job job = {.options = options, .position = position, .error = error};
   ie_hooks hooks = {.hidden = hidden_pass, .arg = &job};
+  state->ctx.cancelled = options->cancelled;
+  state->ctx.cancelled_arg = options->cancelled_arg;
   ie_status status = state_forward(state, count, wanted, options->hidden ? &hooks : NULL, error);
+  state->ctx.cancelled = NULL;
   if (status == IE_OK) status = job.status;
   if (status == IE_OK && options->logits && wanted > 0)
     status = options->logits(options->arg, position + count - wanted, wanted, state->logits, error);

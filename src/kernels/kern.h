@@ -89,6 +89,13 @@ typedef struct ie_attend_args {
   float *acc;   /* (N, D) running weighted sum of values, contiguous */
 } ie_attend_args;
 
+/* Activations of a plain MLP (SwiGLU has kernels of its own). */
+typedef enum ie_activation {
+  IE_GELU,      /* 0.5 x (1 + erf(x / sqrt 2)), Hendrycks & Gimpel 2016 */
+  IE_GELU_TANH, /* 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
+  IE_RELU2      /* max(x, 0)^2, So et al. 2021 */
+} ie_activation;
+
 /* --- The table -------------------------------------------------------------------------------------------- */
 
 typedef struct ie_kernels {
@@ -105,11 +112,19 @@ typedef struct ie_kernels {
   /* y = x / sqrt(mean(x^2) + eps) * weight; weight (n) of weight_dtype or NULL (= 1). The mean is taken over f32
    * partial sums in a fixed order. y may be x. */
   void (*rms_norm)(float *y, const float *x, const void *weight, ie_dtype weight_dtype, int64_t n, float eps);
+  /* y = (x - mean) / sqrt(variance + eps) * weight + bias; weight, bias (n) of dtype; the variance is that of the
+   * population. Ba et al. 2016. y may be x. */
+  void (*layer_norm)(float *y, const float *x, const void *weight, const void *bias, ie_dtype dtype,
+                     int64_t n, float eps);
+  /* In place. */
+  void (*activate)(float *x, int64_t n, ie_activation activation);
   /* Rotates pairs (i, i + n/2) of x (n even): half-split RoPE; cos, sin (n/2). In place. */
   void (*rope_half)(float *x, const float *cos, const float *sin, int64_t n);
   /* Clamped SwiGLU of gpt-oss over interleaved pairs: gu (2 * n), g = min(gu[2i], limit),
    * u = clamp(gu[2i+1], -limit, limit), y[i] = (u + 1) * g * sigmoid(alpha * g). limit = inf: no clamp. */
   void (*swiglu_clamped)(float *y, const float *gu, int64_t n, float alpha, float limit);
+  /* y[i] = g * sigmoid(g) * up[i] with g = gate[i] (SwiGLU, Shazeer 2020). y may be gate or up. */
+  void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
   /* y[i] += a * x[i]. */
   void (*axpy)(float *y, const float *x, float a, int64_t n);
   /* f32 to kv_dtype (IE_F32, IE_F16, IE_BF16), round to nearest even; and back, exact. */

@@ -85,6 +85,16 @@ static void KERNEL(swiglu_clamped)(float *y, const float *gu, int64_t n, float a
   }
 }
 
+static void KERNEL(swiglu)(float *y, const float *gate, const float *up, int64_t n) {
+  const vf one = vf_set1(1.0f), zero = vf_set1(0.0f);
+  for (int64_t i = 0; i < n; i += VF_LANES) {
+    int64_t lanes = ie_min_i64(VF_LANES, n - i);
+    vf g = vf_load_n(gate + i, lanes);
+    vf silu = vf_div(g, vf_add(one, vf_exp(vf_sub(zero, g))));
+    vf_store_n(y + i, vf_mul(vf_load_n(up + i, lanes), silu), lanes);
+  }
+}
+
 static void KERNEL(axpy)(float *y, const float *x, float a, int64_t n) {
   const vf factor = vf_set1(a);
   int64_t i = 0;
@@ -177,6 +187,7 @@ void KERNEL(ie_kernels_fill_vector)(ie_kernels *out) {
   out->rms_norm = KERNEL(rms_norm);
   out->rope_half = KERNEL(rope_half);
   out->swiglu_clamped = KERNEL(swiglu_clamped);
+  out->swiglu = KERNEL(swiglu);
   out->axpy = KERNEL(axpy);
   out->store = KERNEL(store);
   out->load = KERNEL(load);

@@ -21,18 +21,13 @@ typedef struct ie_hooks {
   void *arg;
 } ie_hooks;
 
+/* All architectures so far are decoders (models/decoder.h); an encoder will bring a second kind. */
 typedef struct ie_arch {
   const char *name;        /* "gpt-oss" */
   const char *chat_format; /* "harmony", or NULL */
   /* True when this file knows the checkpoint: by config.json's model_type, or by a tensor's name. */
   bool (*recognise)(const json_t *config, const ie_checkpoint *checkpoint);
-  /* Reads the config, binds the weights, fills the description. On failure *net is NULL; the binder has the status. */
-  ie_status (*open)(ie_binder *binder, ie_json_reader *config, struct ie_model *model, void **net);
-  void (*release)(void *net);
-  /* (wanted, V) logits of the batch, or NULL when none are wanted; ctx->status says whether it worked. kv has one
-   * entry per layer. hooks may be NULL. */
-  ie_tensor *(*forward)(ie_ctx *ctx, const void *net, ie_kv_layer *kv, const ie_batch *batch,
-                        const ie_hooks *hooks);
+  const struct ie_decoder_spec *decoder;
 } ie_arch;
 
 struct ie_model {
@@ -54,5 +49,9 @@ struct ie_model {
 extern const ie_arch *const ie_archs[];
 
 extern const ie_arch ie_arch_gptoss;
+extern const ie_arch ie_arch_qwen;
+extern const ie_arch ie_arch_llama;
+extern const ie_arch ie_arch_gptneox;
+extern const ie_arch ie_arch_nanochat;
 
 #endif

@@ -5,11 +5,9 @@
  *
  * Layouts: Hugging Face with MXFP4 experts, Hugging Face with unquantised experts (input first), OpenAI's own.
  * Gate and up rows are interleaved in all of them: row 2i is gate i, row 2i + 1 is up i. */
-#include "models/arch.h"
-#include "models/rope.h"
+#include "models/decoder.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct gptoss_layer {
@@ -22,28 +20,33 @@ typedef struct gptoss_layer {
 } gptoss_layer;
 
 typedef struct gptoss {
-  int64_t layers, C, H, HK, D, F, E, V, top_k, context;
+  ie_decoder base;
+  int64_t E, top_k;
   float eps, swiglu_limit;
-  ie_rope rope;
-  ie_weight embed, head; /* (V, C) */
-  ie_vector norm;        /* (C) */
-  gptoss_layer *layer;
+  ie_vector norm; /* (C) */
 } gptoss;
+
+static gptoss_layer *layer_at(const gptoss *m, int64_t i) {
+  return (gptoss_layer *)m->base.layer + i;
+}
 
 /* --- Forward --------------------------------------------------------------------------------------------- */
 
 static const float swiglu_alpha = 1.702f; /* of the model card */
 
-static ie_tensor *block(ie_ctx *ctx, const gptoss *m, const gptoss_layer *l, ie_tensor *x, ie_kv_layer *kv,
+static ie_tensor *block(ie_ctx *ctx, const void *net, int64_t i, ie_tensor *x, ie_kv_layer *kv,
                         const ie_batch *batch, ie_rope_table rope) {
+  const gptoss *m = net;
+  const gptoss_layer *l = layer_at(m, i);
   ie_tensor *n = ie_op_rms_norm(ctx, x, &l->attn_norm, m->eps);
-  ie_qkv a = ie_op_qkv(ctx, n, &l->q, &l->k, &l->v, m->D);
+  ie_qkv a = ie_op_qkv(ctx, n, &l->q, &l->k, &l->v, m->base.D);
   ie_op_rope(ctx, a.q, rope);
   ie_op_rope(ctx, a.k, rope);
   ie_op_kv_append(ctx, kv, a.k, a.v, batch);
-  ie_tensor *o = ie_op_attention(
-      ctx, a.q, kv, batch,
-      &(ie_attention_options){.scale = 1.0f / sqrtf((float)m->D), .window = l->window, .sinks = l->sinks});
+  ie_tensor *o =
+      ie_op_attention(ctx, a.q, kv, batch,
+                      &(ie_attention_options){
+                          .scale = 1.0f / sqrtf((float)m->base.D), .window = l->window, .sinks = l->sinks});
   x = ie_op_linear_residual(ctx, x, o, &l->o);
   x = ie_op_check_finite(ctx, x, "residual after attention");
 
@@ -59,29 +62,12 @@ static ie_tensor *block(ie_ctx *ctx, const gptoss *m, const gptoss_layer *l, ie_
   return ie_op_check_finite(ctx, x, "residual after the experts");
 }
 
-static ie_tensor *forward(ie_ctx *ctx, const void *net, ie_kv_layer *kv, const ie_batch *batch,
-                          const ie_hooks *hooks) {
+static ie_tensor *logits(ie_ctx *ctx, const void *net, ie_tensor *x) {
   const gptoss *m = net;
-  ctx->layer = -1;
-  ie_tensor *x = ie_op_check_finite(ctx, ie_op_embed(ctx, &m->embed, batch), "embedding");
-  ie_rope_table rope = ie_op_rope_table(ctx, batch, m->rope.inv_freq, m->rope.half, m->rope.attention_factor);
-  if (hooks && x) hooks->hidden(hooks->arg, 0, x);
-  for (int64_t i = 0; i < m->layers; i++) {
-    ie_ctx_mark mark = ie_ctx_save(ctx);
-    ctx->layer = (int)i;
-    x = block(ctx, m, &m->layer[i], x, &kv[i], batch, rope);
-    ie_ctx_reset(ctx, mark);
-    if (hooks && x) hooks->hidden(hooks->arg, i + 1, x);
-  }
-  ctx->layer = -1;
-  if (batch->wanted_count == 0) return NULL;
-  x = ie_op_rms_norm(ctx, ie_op_gather_wanted(ctx, x, batch), &m->norm, m->eps);
-  return ie_op_check_finite(ctx, ie_op_linear(ctx, x, &m->head), "logits");
+  return ie_op_linear(ctx, ie_op_rms_norm(ctx, x, &m->norm, m->eps), &m->base.head);
 }
 
 /* --- Config ---------------------------------------------------------------------------------------------- */
-
-enum { LAYERS_MAX = 4096, WIDTH_MAX = 1 << 20 };
 
 static bool is_original(const ie_checkpoint *checkpoint) {
   return ie_checkpoint_find(checkpoint, "block.0.attn.sinks") != NULL;
@@ -93,39 +79,22 @@ static bool recognise(const json_t *config, const ie_checkpoint *checkpoint) {
 }
 
 static void config_dims(ie_json_reader *c, gptoss *m, bool original) {
-  m->layers = ie_json_int_required(c, "num_hidden_layers", 1, LAYERS_MAX);
-  m->C = ie_json_int_required(c, "hidden_size", 1, WIDTH_MAX);
-  m->F = ie_json_int_required(c, "intermediate_size", 1, WIDTH_MAX);
-  m->H = ie_json_int_required(c, "num_attention_heads", 1, WIDTH_MAX);
-  m->HK = ie_json_int(c, "num_key_value_heads", m->H, 1, WIDTH_MAX);
-  m->V = ie_json_int_required(c, "vocab_size", 1, INT32_MAX);
+  ie_decoder_config(c, &m->base, 131072);
   m->E = ie_json_int_required(c, original ? "num_experts" : "num_local_experts", 1, 1 << 16);
   int64_t top_k = ie_json_int(c, "experts_per_token", m->E < 4 ? m->E : 4, 1, m->E);
   m->top_k = ie_json_int(c, "num_experts_per_tok", top_k, 1, m->E);
-  m->D = ie_json_int(c, "head_dim", m->H > 0 ? m->C / m->H : 0, 2, 2 * IE_ROPE_HALF_MAX);
   m->eps = (float)ie_json_number(c, "rms_norm_eps", 1e-5, 0, 1);
   m->swiglu_limit = (float)ie_json_number(c, "swiglu_limit", 7.0, 0, 1e30);
   if (m->swiglu_limit == 0) m->swiglu_limit = INFINITY;
-  if (c->status != IE_OK) return;
-  if (m->H % m->HK != 0)
-    c->status = ie_error_set(c->error, IE_FORMAT,
-                             "%s: num_attention_heads is %lld, expected a multiple of "
-                             "num_key_value_heads, %lld",
-                             c->where, (long long)m->H, (long long)m->HK);
-  else if (m->D % 2 != 0)
-    c->status = ie_error_set(c->error, IE_FORMAT, "%s: head_dim is %lld, expected an even number", c->where,
-                             (long long)m->D);
-  else if (ie_json_bool(c, "tie_word_embeddings", false))
-    c->status = ie_error_set(c->error, IE_UNSUPPORTED,
-                             "%s: tie_word_embeddings is true; gpt-oss has an output matrix "
-                             "of its own",
-                             c->where);
+  if (c->status == IE_OK && ie_json_bool(c, "tie_word_embeddings", false))
+    c->status =
+        ie_error_set(c->error, IE_UNSUPPORTED,
+                     "%s: tie_word_embeddings is true; gpt-oss has an output matrix of its own", c->where);
 }
 
-static void config_rope(ie_json_reader *c, gptoss *m, bool original) {
+static void config_rope(ie_json_reader *c, ie_decoder *d, bool original) {
   if (!original) {
-    m->context = ie_json_int(c, "max_position_embeddings", 131072, 1, INT32_MAX);
-    ie_rope_read(c, m->D, 150000.0, m->context, &m->rope);
+    ie_rope_read(c, d->D, 150000.0, d->context, &d->rope);
     return;
   }
   ie_yarn yarn = {.truncate = false};
@@ -135,26 +104,34 @@ static void config_rope(ie_json_reader *c, gptoss *m, bool original) {
   yarn.beta_fast = ie_json_number(c, "rope_ntk_beta", 32.0, 1e-6, 1e6);
   yarn.original_context = (double)ie_json_int(c, "initial_context_length", 4096, 1, INT32_MAX);
   double context = yarn.original_context * fmax(yarn.factor, 1.0);
-  m->context = context < INT32_MAX ? (int64_t)context : INT32_MAX;
+  d->context = context < INT32_MAX ? (int64_t)context : INT32_MAX;
   if (c->status != IE_OK) return;
   if (yarn.factor > 1.0)
-    ie_rope_yarn(&yarn, m->D, &m->rope);
+    ie_rope_yarn(&yarn, d->D, &d->rope);
   else
-    ie_rope_plain(yarn.theta, m->D, &m->rope);
+    ie_rope_plain(yarn.theta, d->D, &d->rope);
+}
+
+static void config(ie_json_reader *c, const ie_checkpoint *checkpoint, void *net) {
+  gptoss *m = net;
+  bool original = is_original(checkpoint);
+  config_dims(c, m, original);
+  if (c->status == IE_OK) config_rope(c, &m->base, original);
 }
 
 /* Which layers slide: layer_types, or every second one beginning with the first. */
-static void config_windows(ie_json_reader *c, gptoss *m) {
+static void config_layers(ie_json_reader *c, void *net) {
+  const gptoss *m = net;
   int64_t window = ie_json_int(c, "sliding_window", 128, 1, INT32_MAX);
   const json_t *types = ie_json_array(c, "layer_types");
   if (c->status != IE_OK) return;
-  if (types && (int64_t)json_array_size(types) != m->layers) {
+  if (types && (int64_t)json_array_size(types) != m->base.layers) {
     c->status =
         ie_error_set(c->error, IE_FORMAT, "%s: layer_types has %zu entries, expected num_hidden_layers, %lld",
-                     c->where, json_array_size(types), (long long)m->layers);
+                     c->where, json_array_size(types), (long long)m->base.layers);
     return;
   }
-  for (int64_t i = 0; i < m->layers; i++) {
+  for (int64_t i = 0; i < m->base.layers; i++) {
     const char *type = types ? json_string_value(json_array_get(types, (size_t)i)) : NULL;
     bool sliding = types ? type && !strcmp(type, "sliding_attention") : i % 2 == 0;
     if (types && !sliding && (!type || strcmp(type, "full_attention") != 0)) {
@@ -164,7 +141,7 @@ static void config_windows(ie_json_reader *c, gptoss *m) {
                                c->where, (long long)i, type ? type : "no string");
       return;
     }
-    m->layer[i].window = sliding ? window : 0;
+    layer_at(m, i)->window = sliding ? window : 0;
   }
 }
 
@@ -262,9 +239,13 @@ static const ie_bind_entry hf_input_first[] = {
      .cols = DF},
 };
 static const ie_bind_entry hf_model[] = {
-    {.name = "model.embed_tokens.weight", .kind = IE_BIND_MATRIX, .field = M(embed), .rows = DV, .cols = DC},
+    {.name = "model.embed_tokens.weight",
+     .kind = IE_BIND_MATRIX,
+     .field = M(base.embed),
+     .rows = DV,
+     .cols = DC},
     {.name = "model.norm.weight", .kind = IE_BIND_VECTOR, .field = M(norm), .cols = DC},
-    {.name = "lm_head.weight", .kind = IE_BIND_MATRIX, .field = M(head), .rows = DV, .cols = DC},
+    {.name = "lm_head.weight", .kind = IE_BIND_MATRIX, .field = M(base.head), .rows = DV, .cols = DC},
 };
 
 static const ie_bind_entry original_layer[] = {
@@ -333,95 +314,63 @@ static const ie_bind_entry original_layer[] = {
     {.name = "block.%d.mlp.mlp2_bias", .kind = IE_BIND_BIAS, .field = L(down), .experts = DE, .rows = DC},
 };
 static const ie_bind_entry original_model[] = {
-    {.name = "embedding.weight", .kind = IE_BIND_MATRIX, .field = M(embed), .rows = DV, .cols = DC},
+    {.name = "embedding.weight", .kind = IE_BIND_MATRIX, .field = M(base.embed), .rows = DV, .cols = DC},
     {.name = "norm.scale", .kind = IE_BIND_VECTOR, .field = M(norm), .cols = DC},
-    {.name = "unembedding.weight", .kind = IE_BIND_MATRIX, .field = M(head), .rows = DV, .cols = DC},
+    {.name = "unembedding.weight", .kind = IE_BIND_MATRIX, .field = M(base.head), .rows = DV, .cols = DC},
 };
 
-#define BIND(b, table, layer, target) ie_bind_entries(b, table, sizeof table / sizeof table[0], layer, target)
-
-static void bind(ie_binder *b, gptoss *m, bool original) {
-  const int64_t HD = m->H * m->D, KD = m->HK * m->D;
+static void bind(ie_binder *b, void *net) {
+  gptoss *m = net;
+  const ie_decoder *d = &m->base;
+  const int64_t HD = d->H * d->D, KD = d->HK * d->D;
   const int64_t dims[DIMS] = {
-      [ONE] = 1,       [DC] = m->C, [DHD] = HD,  [DKD] = KD,  [DQKV] = HD + 2 * KD, [DK0] = HD,
-      [DV0] = HD + KD, [DH] = m->H, [DE] = m->E, [DF] = m->F, [DF2] = 2 * m->F,     [DV] = m->V};
+      [ONE] = 1,       [DC] = d->C, [DHD] = HD,  [DKD] = KD,  [DQKV] = HD + 2 * KD, [DK0] = HD,
+      [DV0] = HD + KD, [DH] = d->H, [DE] = m->E, [DF] = d->F, [DF2] = 2 * d->F,     [DV] = d->V};
   b->dims = dims;
+  bool original = is_original(b->checkpoint);
   bool mxfp4 = ie_checkpoint_find(b->checkpoint, "model.layers.0.mlp.experts.gate_up_proj_blocks") != NULL;
-  for (int64_t i = 0; i < m->layers && b->status == IE_OK; i++) {
-    gptoss_layer *l = &m->layer[i];
+  for (int64_t i = 0; i < d->layers && b->status == IE_OK; i++) {
+    gptoss_layer *l = layer_at(m, i);
     if (original) {
-      BIND(b, original_layer, (int)i, l);
+      IE_BIND(b, original_layer, i, l);
       continue;
     }
-    BIND(b, hf_layer, (int)i, l);
+    IE_BIND(b, hf_layer, i, l);
     if (mxfp4)
-      BIND(b, hf_mxfp4, (int)i, l);
+      IE_BIND(b, hf_mxfp4, i, l);
     else
-      BIND(b, hf_input_first, (int)i, l);
-    BIND(b, hf_bias, (int)i, l);
+      IE_BIND(b, hf_input_first, i, l);
+    IE_BIND(b, hf_bias, i, l);
   }
   if (original)
-    BIND(b, original_model, 0, m);
+    IE_BIND(b, original_model, 0, m);
   else
-    BIND(b, hf_model, 0, m);
+    IE_BIND(b, hf_model, 0, m);
   b->dims = NULL;
 }
 
-static void describe(const ie_binder *b, const gptoss *m, bool original, ie_model *model) {
-  model->info.layout = ie_checkpoint_container(b->checkpoint) == IE_CONTAINER_IEBIN ? "iebin"
-                       : original                                                   ? "original"
-                                                                                    : "hf";
-  model->info.parameters = b->parameters;
+static void describe(const ie_binder *b, const void *net, ie_model *model) {
+  const gptoss *m = net;
+  if (is_original(b->checkpoint) && ie_checkpoint_container(b->checkpoint) != IE_CONTAINER_IEBIN)
+    model->info.layout = "original";
   model->info.active_parameters = b->parameters - b->expert_parameters / m->E * (m->E - m->top_k);
-  model->info.layers = m->layers;
-  model->info.width = m->C;
-  model->info.vocab = m->V;
-  model->info.context_tok = m->context;
-  for (int64_t i = 0; i < m->layers; i++) {
-    const gptoss_layer *l = &m->layer[i];
-    model->kv[i] = (ie_kv_spec){.heads = m->HK, .dim = m->D, .window = l->window};
+  for (int64_t i = 0; i < m->base.layers; i++) {
+    const gptoss_layer *l = layer_at(m, i);
+    model->kv[i].window = l->window;
     model->expert_bytes += (size_t)m->E * (ie_weight_bytes(&l->gate_up) + ie_weight_bytes(&l->down));
   }
 }
 
-static void release(void *net) {
-  gptoss *m = net;
-  if (!m) return;
-  free(m->layer);
-  free(m);
-}
-
-static ie_status open_net(ie_binder *b, ie_json_reader *config, ie_model *model, void **net) {
-  bool original = is_original(b->checkpoint);
-  gptoss *m = calloc(1, sizeof *m);
-  *net = NULL;
-  if (m) config_dims(config, m, original);
-  if (m && config->status == IE_OK) {
-    m->layer = calloc((size_t)m->layers, sizeof *m->layer);
-    model->kv = calloc((size_t)m->layers, sizeof *model->kv);
-  }
-  if (m && config->status == IE_OK && m->layer && model->kv) {
-    config_rope(config, m, original);
-    config_windows(config, m);
-    if (config->status == IE_OK) bind(b, m, original);
-    if (config->status == IE_OK && b->status == IE_OK) describe(b, m, original, model);
-  } else if (!m || config->status == IE_OK) {
-    b->status = ie_error_set(b->error, IE_OUT_OF_MEMORY, "out of memory for the model's layers");
-  }
-  if (config->status != IE_OK) b->status = config->status;
-  if (b->status != IE_OK) {
-    release(m);
-    return b->status;
-  }
-  *net = m;
-  return IE_OK;
-}
+static const ie_decoder_spec spec = {
+    .net_bytes = sizeof(gptoss),
+    .layer_bytes = sizeof(gptoss_layer),
+    .config = config,
+    .config_layers = config_layers,
+    .bind = bind,
+    .describe = describe,
+    .block = block,
+    .logits = logits,
+};
 
 const ie_arch ie_arch_gptoss = {
-    .name = "gpt-oss",
-    .chat_format = "harmony",
-    .recognise = recognise,
-    .open = open_net,
-    .release = release,
-    .forward = forward,
-};
+    .name = "gpt-oss", .chat_format = "harmony", .recognise = recognise, .decoder = &spec};

@@ -1,5 +1,5 @@
 #include "base/file.h"
-#include "models/arch.h"
+#include "models/decoder.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,7 +94,7 @@ static ie_status model_bind(ie_model *model, const json_t *config, const char *p
                       .plan_only = model->plan_only,
                       .error = error};
   ie_json_reader reader = {.object = config, .where = path, .error = error};
-  ie_status status = model->arch->open(&binder, &reader, model, &model->net);
+  ie_status status = ie_decoder_open(model->arch->decoder, &binder, &reader, model, &model->net);
   model->owned = binder.owned;
   model->info.architecture = model->arch->name;
   model->info.chat_format = model->arch->chat_format;
@@ -141,7 +141,7 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
 
 void ie_model_free(ie_model *model) {
   if (!model) return;
-  if (model->net) model->arch->release(model->net);
+  ie_decoder_release(model->net);
   ie_owned_free(model->device, model->owned);
   ie_checkpoint_free(model->checkpoint);
   free(model->kv);

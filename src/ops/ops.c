@@ -75,6 +75,22 @@ ie_qkv ie_op_qkv(ie_ctx *ctx, const ie_tensor *x, const ie_weight *wq, const ie_
   return (ie_qkv){.q = y[0], .k = y[1], .v = y[2]};
 }
 
+ie_tensor *ie_op_swiglu(ie_ctx *ctx, const ie_tensor *x, const ie_weight *gate, const ie_weight *up) {
+  if (!x || !OP_LAUNCHER(ctx, linear) || !OP_LAUNCHER(ctx, swiglu)) return NULL;
+  const ie_weight *w[2] = {gate, up};
+  ie_tensor *y[2];
+  for (int i = 0; i < 2; i++) {
+    if (!shape_is(ctx, "swiglu", w[i]->name, x->shape[1], w[i]->cols) ||
+        !shape_is(ctx, "swiglu", w[i]->name, w[i]->rows, gate->rows))
+      return NULL;
+    y[i] = tensor_2d(ctx, IE_F32, x->shape[0], w[i]->rows);
+    if (!y[i]) return NULL;
+  }
+  ctx->device->ops.linear(ctx, y, x, w, /*n=*/2, /*add=*/false);
+  ctx->device->ops.swiglu(ctx, y[0], y[0], y[1]);
+  return y[0];
+}
+
 ie_tensor *ie_op_linear_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tensor *x, const ie_weight *w) {
   if (!residual || !x || !OP_LAUNCHER(ctx, linear)) return NULL;
   ie_tensor rows = as_rows(x);
@@ -96,7 +112,11 @@ ie_rope_table ie_op_rope_table(ie_ctx *ctx, const ie_batch *batch, const float *
 
 ie_tensor *ie_op_rope(ie_ctx *ctx, ie_tensor *x, ie_rope_table table) {
   if (!x || !table.cos || !OP_LAUNCHER(ctx, rope)) return NULL;
-  if (!shape_is(ctx, "rope", "head dimension", x->shape[2], 2 * table.cos->shape[1])) return NULL;
+  if (2 * table.cos->shape[1] > x->shape[2]) {
+    ie_ctx_fail(ctx, IE_FORMAT, "rope: %lld rotated dimensions, but a head has %lld",
+                (long long)(2 * table.cos->shape[1]), (long long)x->shape[2]);
+    return NULL;
+  }
   ctx->device->ops.rope(ctx, x, table.cos, table.sin);
   return x;
 }
@@ -148,6 +168,43 @@ ie_tensor *ie_op_moe_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tensor 
     return NULL;
   ctx->device->ops.moe(ctx, residual, x, routing.expert, routing.weight, options);
   return residual;
+}
+
+ie_tensor *ie_op_layer_norm(ie_ctx *ctx, const ie_tensor *x, const ie_vector *weight, const ie_vector *bias,
+                            float eps) {
+  if (!x || !OP_LAUNCHER(ctx, layer_norm) || !shape_is(ctx, "layer_norm", "width", x->shape[1], weight->n) ||
+      !shape_is(ctx, "layer_norm", "bias", bias->n, weight->n) ||
+      !shape_is(ctx, "layer_norm", "type of the bias", (int64_t)bias->dtype, (int64_t)weight->dtype))
+    return NULL;
+  ie_tensor *y = ie_ctx_tensor(ctx, IE_F32, x->rank, x->shape);
+  if (y) ctx->device->ops.layer_norm(ctx, y, x, weight, bias, eps);
+  return y;
+}
+
+ie_tensor *ie_op_linear_activation(ie_ctx *ctx, const ie_tensor *x, const ie_weight *w,
+                                   ie_activation activation) {
+  ie_tensor *y = ie_op_linear(ctx, x, w);
+  if (!y || !OP_LAUNCHER(ctx, activate)) return NULL;
+  ctx->device->ops.activate(ctx, y, activation);
+  return y;
+}
+
+ie_qkv ie_op_qkv_interleaved(ie_ctx *ctx, const ie_tensor *x, const ie_weight *w, int64_t head_dim) {
+  ie_qkv out = {0};
+  ie_tensor *fused = ie_op_linear(ctx, x, w);
+  if (!fused || !OP_LAUNCHER(ctx, split_heads)) return out;
+  const int64_t shape[3] = {x->shape[0], w->rows / (3 * head_dim), head_dim};
+  ie_tensor *y[3];
+  for (int i = 0; i < 3; i++)
+    if (!(y[i] = ie_ctx_tensor(ctx, IE_F32, 3, shape))) return out;
+  ctx->device->ops.split_heads(ctx, y, fused);
+  return (ie_qkv){.q = y[0], .k = y[1], .v = y[2]};
+}
+
+ie_tensor *ie_op_soft_cap(ie_ctx *ctx, ie_tensor *x, float cap) {
+  if (!x || !OP_LAUNCHER(ctx, soft_cap)) return NULL;
+  ctx->device->ops.soft_cap(ctx, x, cap);
+  return x;
 }
 
 ie_tensor *ie_op_gather_wanted(ie_ctx *ctx, const ie_tensor *x, const ie_batch *batch) {

@@ -17,6 +17,10 @@ ie_tensor *ie_op_embed(ie_ctx *ctx, const ie_weight *w, const ie_batch *batch);
 /* (T, C): x / sqrt(mean(x^2) + eps) * weight (C). Zhang & Sennrich 2019. */
 ie_tensor *ie_op_rms_norm(ie_ctx *ctx, const ie_tensor *x, const ie_vector *weight, float eps);
 
+/* (T, C): (x - mean) / sqrt(variance + eps) * weight + bias over each row. Ba et al. 2016. */
+ie_tensor *ie_op_layer_norm(ie_ctx *ctx, const ie_tensor *x, const ie_vector *weight, const ie_vector *bias,
+                            float eps);
+
 /* (T, R): x (T, K) W^T + b. */
 ie_tensor *ie_op_linear(ie_ctx *ctx, const ie_tensor *x, const ie_weight *w);
 
@@ -27,8 +31,21 @@ typedef struct ie_qkv {
 ie_qkv ie_op_qkv(ie_ctx *ctx, const ie_tensor *x, const ie_weight *wq, const ie_weight *wk,
                  const ie_weight *wv, int64_t head_dim);
 
+/* The same from one matrix (H * 3 D, C) whose rows are q, k and v of head 0, then of head 1, ... */
+ie_qkv ie_op_qkv_interleaved(ie_ctx *ctx, const ie_tensor *x, const ie_weight *w, int64_t head_dim);
+
+/* (T, R): activation(x W^T + b). */
+ie_tensor *ie_op_linear_activation(ie_ctx *ctx, const ie_tensor *x, const ie_weight *w,
+                                   ie_activation activation);
+
+/* In place: cap * tanh(x / cap). Returns x. */
+ie_tensor *ie_op_soft_cap(ie_ctx *ctx, ie_tensor *x, float cap);
+
 /* In place: residual (T, R) += x (T, K) W^T + b. Returns residual. */
 ie_tensor *ie_op_linear_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tensor *x, const ie_weight *w);
+
+/* (T, F): silu(x Wg^T + bg) * (x Wu^T + bu), both products in one pass over x (T, C). Shazeer 2020. */
+ie_tensor *ie_op_swiglu(ie_ctx *ctx, const ie_tensor *x, const ie_weight *gate, const ie_weight *up);
 
 /* Rotation tables of a batch: cos and sin (T, D/2) of position * frequency, times `scale` (YaRN's attention
  * factor). inv_freq (D/2). The angle is rounded to f32 as the reference does. */
@@ -38,7 +55,8 @@ typedef struct ie_rope_table {
 ie_rope_table ie_op_rope_table(ie_ctx *ctx, const ie_batch *batch, const float *inv_freq, int64_t half,
                                float scale);
 
-/* In place: rotates the pairs (i, i + D/2) of x (T, H, D). Su et al. 2021, half-split. Returns x. */
+/* In place: rotates the pairs (i, i + half) of each head of x (T, H, D), half = columns of the table; what stands
+ * beyond 2 half passes through. Su et al. 2021, half-split. Returns x. */
 ie_tensor *ie_op_rope(ie_ctx *ctx, ie_tensor *x, ie_rope_table table);
 
 /* In place: puts k and v (T, HK, D) into their slots. */

@@ -78,6 +78,67 @@ static void cpu_rms_norm(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie
   ie_team_for(ctx->device->team, ie_tensor_count(x) / width, rows_per_chunk(width), norm_rows, &job);
 }
 
+typedef struct layer_norm_job {
+  const ie_kernels *kernels;
+  float *y;
+  const float *x;
+  const ie_vector *weight, *bias;
+  int64_t width;
+  float eps;
+} layer_norm_job;
+
+static void layer_norm_rows(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  const layer_norm_job *job = arg;
+  for (int64_t t = begin; t < end; t++)
+    job->kernels->layer_norm(job->y + t * job->width, job->x + t * job->width, job->weight->data,
+                             job->bias->data, job->weight->dtype, job->width, job->eps);
+}
+
+static void cpu_layer_norm(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_vector *weight,
+                           const ie_vector *bias, float eps) {
+  if (ctx->dry) return;
+  layer_norm_job job = {
+      &ctx->device->kernels, ie_tensor_f32(y), ie_tensor_f32(x), weight, bias, x->shape[1], eps};
+  ie_team_for(ctx->device->team, x->shape[0], rows_per_chunk(job.width), layer_norm_rows, &job);
+}
+
+typedef struct activate_job {
+  const ie_kernels *kernels;
+  float *x;
+  int64_t n;
+  ie_activation activation;
+} activate_job;
+
+enum { ACTIVATE_CHUNK = 1024 };
+
+static void activate_part(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  const activate_job *job = arg;
+  job->kernels->activate(job->x + begin, end - begin, job->activation);
+}
+
+static void cpu_activate(ie_ctx *ctx, ie_tensor *x, ie_activation activation) {
+  if (ctx->dry) return;
+  activate_job job = {&ctx->device->kernels, ie_tensor_f32(x), ie_tensor_count(x), activation};
+  ie_team_for(ctx->device->team, job.n, ACTIVATE_CHUNK, activate_part, &job);
+}
+
+static void cpu_split_heads(ie_ctx *ctx, ie_tensor *const *y, const ie_tensor *x) {
+  if (ctx->dry) return;
+  int64_t T = y[0]->shape[0], H = y[0]->shape[1], D = y[0]->shape[2];
+  for (int64_t row = 0; row < T * H; row++)
+    for (int i = 0; i < 3; i++)
+      memcpy(ie_tensor_f32(y[i]) + row * D, ie_tensor_f32(x) + (3 * row + i) * D, (size_t)D * sizeof(float));
+}
+
+/* libm's tanh in double, rounded once: what every libm agrees on. */
+static void cpu_soft_cap(ie_ctx *ctx, ie_tensor *x, float cap) {
+  if (ctx->dry) return;
+  float *a = ie_tensor_f32(x);
+  for (int64_t i = 0; i < ie_tensor_count(x); i++) a[i] = cap * (float)tanh((double)(a[i] / cap));
+}
+
 /* Cosine and sine in double, rounded once: what every libm agrees on. */
 static void cpu_rope_table(ie_ctx *ctx, ie_tensor *cos_out, ie_tensor *sin_out, const ie_batch *batch,
                            const float *inv_freq, float scale) {
@@ -96,7 +157,7 @@ typedef struct rope_job {
   const ie_kernels *kernels;
   float *x;
   const float *cos, *sin;
-  int64_t heads, dim;
+  int64_t heads, dim, half; /* pairs that are rotated; the rest of a head passes through */
 } rope_job;
 
 static void rope_rows(void *arg, int thread, int64_t begin, int64_t end) {
@@ -104,15 +165,36 @@ static void rope_rows(void *arg, int thread, int64_t begin, int64_t end) {
   const rope_job *job = arg;
   for (int64_t t = begin; t < end; t++)
     for (int64_t h = 0; h < job->heads; h++)
-      job->kernels->rope_half(job->x + (t * job->heads + h) * job->dim, job->cos + t * (job->dim / 2),
-                              job->sin + t * (job->dim / 2), job->dim);
+      job->kernels->rope_half(job->x + (t * job->heads + h) * job->dim, job->cos + t * job->half,
+                              job->sin + t * job->half, 2 * job->half);
 }
 
 static void cpu_rope(ie_ctx *ctx, ie_tensor *x, const ie_tensor *cos, const ie_tensor *sin) {
   if (ctx->dry) return;
-  rope_job job = {&ctx->device->kernels, ie_tensor_f32(x), ie_tensor_f32(cos),
-                  ie_tensor_f32(sin),    x->shape[1],      x->shape[2]};
+  rope_job job = {&ctx->device->kernels, ie_tensor_f32(x), ie_tensor_f32(cos), ie_tensor_f32(sin),
+                  x->shape[1],           x->shape[2],      cos->shape[1]};
   ie_team_for(ctx->device->team, x->shape[0], rows_per_chunk(x->shape[1] * x->shape[2]), rope_rows, &job);
+}
+
+typedef struct swiglu_job {
+  const ie_kernels *kernels;
+  float *y;
+  const float *gate, *up;
+  int64_t width;
+} swiglu_job;
+
+static void swiglu_rows(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  const swiglu_job *job = arg;
+  int64_t first = begin * job->width;
+  job->kernels->swiglu(job->y + first, job->gate + first, job->up + first, (end - begin) * job->width);
+}
+
+static void cpu_swiglu(ie_ctx *ctx, ie_tensor *y, const ie_tensor *gate, const ie_tensor *up) {
+  if (ctx->dry) return;
+  swiglu_job job = {&ctx->device->kernels, ie_tensor_f32(y), ie_tensor_f32(gate), ie_tensor_f32(up),
+                    gate->shape[1]};
+  ie_team_for(ctx->device->team, gate->shape[0], rows_per_chunk(job.width), swiglu_rows, &job);
 }
 
 /* Softmax over the chosen logits. The exponential is ours: equal logits give equal weights on every machine. */
@@ -169,6 +251,11 @@ void ie_cpu_fill_elementwise(ie_device_ops *ops) {
   ops->rms_norm = cpu_rms_norm;
   ops->rope_table = cpu_rope_table;
   ops->rope = cpu_rope;
+  ops->layer_norm = cpu_layer_norm;
+  ops->activate = cpu_activate;
+  ops->split_heads = cpu_split_heads;
+  ops->soft_cap = cpu_soft_cap;
+  ops->swiglu = cpu_swiglu;
   ops->route = cpu_route;
   ops->find_nonfinite = cpu_find_nonfinite;
 }

@@ -25,9 +25,11 @@ typedef struct ie_work {
 typedef struct ie_ctx {
   struct ie_device *device;
   ie_arena arena;
-  ie_class cls;     /* arithmetic class of all products but the router's */
-  bool dry;         /* measuring: shapes are checked and memory is taken, nothing is computed */
-  int layer;        /* for messages; -1 outside the layers */
+  ie_class cls;                 /* arithmetic class of all products but the router's */
+  bool dry;                     /* measuring: shapes are checked and memory is taken, nothing is computed */
+  int layer;                    /* for messages; -1 outside the layers */
+  bool (*cancelled)(void *arg); /* asked between layers; may be NULL */
+  void *cancelled_arg;
   ie_status status; /* the first failure, IE_OK until then */
   ie_error error;
   ie_tensor nodes[IE_CTX_NODES];
@@ -79,13 +81,22 @@ typedef struct ie_device_ops {
   /* y (T, C) = rows index[0..T) of x (.., C) */
   void (*gather_rows)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const int32_t *index);
   void (*rms_norm)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_vector *weight, float eps);
+  /* y, x (T, C); weight and bias (C) of one dtype */
+  void (*layer_norm)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_vector *weight,
+                     const ie_vector *bias, float eps);
+  /* In place. */
+  void (*activate)(ie_ctx *ctx, ie_tensor *x, ie_activation activation);
+  /* y[0..3) (T, H, D): the q, k and v of each head of x (T, H * 3 D) */
+  void (*split_heads)(ie_ctx *ctx, ie_tensor *const *y, const ie_tensor *x);
+  /* In place: x = cap * tanh(x / cap) */
+  void (*soft_cap)(ie_ctx *ctx, ie_tensor *x, float cap);
   /* y[i] (T, R_i) = x (T, K) w[i]^T + bias for n weights that share x; add: y += */
   void (*linear)(ie_ctx *ctx, ie_tensor *const *y, const ie_tensor *x, const ie_weight *const *w, int n,
                  bool add);
   /* cos, sin (T, half) of position * inv_freq, the angle rounded to f32, times scale */
   void (*rope_table)(ie_ctx *ctx, ie_tensor *cos, ie_tensor *sin, const ie_batch *batch,
                      const float *inv_freq, float scale);
-  /* x (T, H, D) in place; cos, sin (T, D/2) */
+  /* x (T, H, D) in place; cos, sin (T, half): the first 2 half numbers of a head are rotated */
   void (*rope)(ie_ctx *ctx, ie_tensor *x, const ie_tensor *cos, const ie_tensor *sin);
   /* k, v (T, HK, D) to their slots */
   void (*kv_append)(ie_ctx *ctx, ie_kv_layer *kv, const ie_tensor *k, const ie_tensor *v,
@@ -99,6 +110,8 @@ typedef struct ie_device_ops {
   /* y (T, C) += sum over the k experts of each token of weight * expert(x), added in the order of k */
   void (*moe)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_tensor *expert, const ie_tensor *weight,
               const ie_moe_options *options);
+  /* y (T, F) = silu(gate) * up; y may be gate */
+  void (*swiglu)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *gate, const ie_tensor *up);
   /* First index that is not finite, or -1. */
   int64_t (*find_nonfinite)(ie_ctx *ctx, const ie_tensor *x);
 } ie_device_ops;

@@ -56,13 +56,20 @@ static int by_name(const void *a, const void *b) {
   return strcmp(a, b);
 }
 
-int golden_open_all(const char *root, const char *prefix, golden_model *out, int max) {
+/* By the folder's name; what is not built yet (nanochat's own files) is left out. */
+static bool is_built(const char *name) {
+  static const char *const prefixes[] = {"gpt-oss", "gpt-neox", "qwen", "llama", "nanochat-hf"};
+  for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++)
+    if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0) return true;
+  return false;
+}
+
+int golden_open_all(const char *root, golden_model *out, int max) {
   char(*names)[256] = calloc(GOLDEN_MODELS_MAX, sizeof *names);
   int found = 0, opened = 0;
   DIR *dir = opendir(root);
   for (struct dirent *entry; dir && found < GOLDEN_MODELS_MAX && (entry = readdir(dir)) != NULL;)
-    if (strncmp(entry->d_name, prefix, strlen(prefix)) == 0)
-      snprintf(names[found++], 256, "%s", entry->d_name);
+    if (is_built(entry->d_name)) snprintf(names[found++], 256, "%s", entry->d_name);
   if (dir) closedir(dir);
   qsort(names, (size_t)found, sizeof *names, by_name);
   for (int i = 0; i < found && opened < max; i++) {

@@ -27,8 +27,8 @@ typedef struct golden_model {
   double rounding_bf16, rounding_int8; /* median error of rounding the inputs of products alone */
 } golden_model;
 
-/* Opens every golden model below `root` whose folder's name begins with `prefix`; returns how many were added. */
-int golden_open_all(const char *root, const char *prefix, golden_model *out, int max);
+/* Opens every golden model below `root` of an architecture and layout that is built; returns how many were added. */
+int golden_open_all(const char *root, golden_model *out, int max);
 void golden_close(golden_model *model);
 
 /* max |a - b| / max |b|; NaN anywhere gives infinity. */

@@ -14,17 +14,46 @@ static float load_one(const void *x, ie_dtype dtype, int64_t i) {
   return dtype == IE_F16 ? ie_f16_to_f32(h) : ie_bf16_to_f32(h);
 }
 
-/* Partial sum i holds the squares of x[i], x[i + 32], ...; they are added i + 16, i + 8, ... i + 1. */
+/* Adds the partial sums i + 16, i + 8, ... i + 1. */
+static float lanes_sum(float sum[NORM_LANES]) {
+  for (int step = NORM_LANES / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; i++) sum[i] += sum[i + step];
+  return sum[0];
+}
+
+/* Partial sum i holds the squares of x[i], x[i + 32], ... */
 static void rms_norm__scalar(float *y, const float *x, const void *weight, ie_dtype weight_dtype, int64_t n,
                              float eps) {
   float sum[NORM_LANES] = {0};
   for (int64_t i = 0; i < n; i++) sum[i % NORM_LANES] += x[i] * x[i];
-  for (int step = NORM_LANES / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; i++) sum[i] += sum[i + step];
-  float scale = 1.0f / sqrtf(sum[0] / (float)n + eps);
+  float scale = 1.0f / sqrtf(lanes_sum(sum) / (float)n + eps);
   for (int64_t i = 0; i < n; i++) {
     y[i] = x[i] * scale;
     if (weight) y[i] *= load_one(weight, weight_dtype, i);
+  }
+}
+
+static void layer_norm__scalar(float *y, const float *x, const void *weight, const void *bias, ie_dtype dtype,
+                               int64_t n, float eps) {
+  float sum[NORM_LANES] = {0}, squares[NORM_LANES] = {0};
+  for (int64_t i = 0; i < n; i++) sum[i % NORM_LANES] += x[i];
+  float mean = lanes_sum(sum) / (float)n;
+  for (int64_t i = 0; i < n; i++) squares[i % NORM_LANES] += (x[i] - mean) * (x[i] - mean);
+  float scale = 1.0f / sqrtf(lanes_sum(squares) / (float)n + eps);
+  for (int64_t i = 0; i < n; i++)
+    y[i] = (x[i] - mean) * scale * load_one(weight, dtype, i) + load_one(bias, dtype, i);
+}
+
+/* erf of libm in double, rounded once: what every libm agrees on. tanh through the exponential:
+ * 0.5 (1 + tanh u) = 1 / (1 + e^-2u). */
+static void activate__scalar(float *x, int64_t n, ie_activation activation) {
+  for (int64_t i = 0; i < n; i++) {
+    float a = x[i];
+    switch (activation) {
+    case IE_GELU: x[i] = (float)(0.5 * (double)a * (1.0 + erf((double)a * 0.70710678118654752440))); break;
+    case IE_GELU_TANH: x[i] = a / (1.0f + ie_expf(-1.5957691216057308f * (a + 0.044715f * a * a * a))); break;
+    case IE_RELU2: x[i] = a < 0.0f ? 0.0f : a * a; break;
+    }
   }
 }
 
@@ -46,6 +75,10 @@ static void swiglu_clamped__scalar(float *y, const float *gu, int64_t n, float a
     if (u < -limit) u = -limit;
     y[i] = (u + 1.0f) * (g / (1.0f + ie_expf(g * -alpha)));
   }
+}
+
+static void swiglu__scalar(float *y, const float *gate, const float *up, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] = up[i] * (gate[i] / (1.0f + ie_expf(-gate[i])));
 }
 
 static void axpy__scalar(float *y, const float *x, float a, int64_t n) {
@@ -88,7 +121,10 @@ void ie_kernels_fill_vector__scalar(ie_kernels *out) {
   out->attend = ie_attend__scalar;
   out->rms_norm = rms_norm__scalar;
   out->rope_half = rope_half__scalar;
+  out->layer_norm = layer_norm__scalar;
+  out->activate = activate__scalar;
   out->swiglu_clamped = swiglu_clamped__scalar;
+  out->swiglu = swiglu__scalar;
   out->axpy = axpy__scalar;
   out->store = store__scalar;
   out->load = load__scalar;

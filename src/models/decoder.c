@@ -1,0 +1,87 @@
+#include "models/decoder.h"
+
+#include <stdlib.h>
+
+void ie_decoder_config(ie_json_reader *c, ie_decoder *d, int64_t context_default) {
+  d->layers = ie_json_int_required(c, "num_hidden_layers", 1, IE_LAYERS_MAX);
+  d->C = ie_json_int_required(c, "hidden_size", 1, IE_WIDTH_MAX);
+  d->F = ie_json_int_required(c, "intermediate_size", 1, IE_WIDTH_MAX);
+  d->H = ie_json_int_required(c, "num_attention_heads", 1, IE_WIDTH_MAX);
+  d->HK = ie_json_int(c, "num_key_value_heads", d->H, 1, IE_WIDTH_MAX);
+  d->V = ie_json_int_required(c, "vocab_size", 1, INT32_MAX);
+  d->D = ie_json_int(c, "head_dim", d->H > 0 ? d->C / d->H : 0, 2, 2 * IE_ROPE_HALF_MAX);
+  d->context = ie_json_int(c, "max_position_embeddings", context_default, 1, INT32_MAX);
+  if (c->status != IE_OK) return;
+  if (d->H % d->HK != 0)
+    c->status =
+        ie_error_set(c->error, IE_FORMAT,
+                     "%s: num_attention_heads is %lld, expected a multiple of num_key_value_heads, %lld",
+                     c->where, (long long)d->H, (long long)d->HK);
+  else if (d->D % 2 != 0)
+    c->status = ie_error_set(c->error, IE_FORMAT, "%s: head_dim is %lld, expected an even number", c->where,
+                             (long long)d->D);
+}
+
+static void describe(const ie_binder *b, const ie_decoder *d, ie_model *model) {
+  model->info.layout = ie_checkpoint_container(b->checkpoint) == IE_CONTAINER_IEBIN ? "iebin" : "hf";
+  model->info.parameters = model->info.active_parameters = b->parameters;
+  model->info.layers = d->layers;
+  model->info.width = d->C;
+  model->info.vocab = d->V;
+  model->info.context_tok = d->context;
+  for (int64_t i = 0; i < d->layers; i++) model->kv[i] = (ie_kv_spec){.heads = d->HK, .dim = d->D};
+}
+
+void ie_decoder_release(void *net) {
+  ie_decoder *d = net;
+  if (!d) return;
+  free(d->layer);
+  free(d);
+}
+
+ie_status ie_decoder_open(const ie_decoder_spec *spec, ie_binder *b, ie_json_reader *config, ie_model *model,
+                          void **net) {
+  *net = NULL;
+  ie_decoder *d = calloc(1, spec->net_bytes);
+  if (!d) return b->status = ie_error_set(b->error, IE_OUT_OF_MEMORY, "out of memory for a model");
+  spec->config(config, b->checkpoint, d);
+  if (config->status == IE_OK) {
+    d->layer = calloc((size_t)d->layers, spec->layer_bytes);
+    model->kv = calloc((size_t)d->layers, sizeof *model->kv);
+    if (!d->layer || !model->kv)
+      config->status = ie_error_set(b->error, IE_OUT_OF_MEMORY, "out of memory for the model's layers");
+  }
+  if (config->status == IE_OK && spec->config_layers) spec->config_layers(config, d);
+  b->status = config->status;
+  if (b->status == IE_OK) spec->bind(b, d);
+  if (b->status != IE_OK) {
+    ie_decoder_release(d);
+    return b->status;
+  }
+  describe(b, d, model);
+  if (spec->describe) spec->describe(b, d, model);
+  *net = d;
+  return IE_OK;
+}
+
+ie_tensor *ie_decoder_forward(const ie_decoder_spec *spec, ie_ctx *ctx, const void *net, ie_kv_layer *kv,
+                              const ie_batch *batch, const ie_hooks *hooks) {
+  const ie_decoder *d = net;
+  ctx->layer = -1;
+  ie_tensor *x = ie_op_check_finite(ctx, ie_op_embed(ctx, &d->embed, batch), "embedding");
+  if (spec->begin) x = spec->begin(ctx, net, x);
+  ie_rope_table rope = ie_op_rope_table(ctx, batch, d->rope.inv_freq, d->rope.half, d->rope.attention_factor);
+  if (hooks && x) hooks->hidden(hooks->arg, 0, x);
+  for (int64_t i = 0; i < d->layers; i++) {
+    ie_ctx_mark mark = ie_ctx_save(ctx);
+    if (ctx->cancelled && ctx->cancelled(ctx->cancelled_arg))
+      return ie_ctx_fail(ctx, IE_CANCELLED, "cancelled");
+    ctx->layer = (int)i;
+    x = spec->block(ctx, net, i, x, &kv[i], batch, rope);
+    ie_ctx_reset(ctx, mark);
+    if (hooks && x) hooks->hidden(hooks->arg, i + 1, x);
+  }
+  ctx->layer = -1;
+  if (batch->wanted_count == 0) return NULL;
+  return ie_op_check_finite(ctx, spec->logits(ctx, net, ie_op_gather_wanted(ctx, x, batch)), "logits");
+}
