@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct bench {
   cli_context *context;
@@ -125,21 +126,25 @@ static ie_status prefill_once(const bench *b, bench_case *c, bool counts, ie_err
   return IE_OK;
 }
 
+static ie_state_options case_options(const bench *b, const bench_case *c) {
+  int64_t more = c->prompt ? c->prompt : b->s->tokens;
+  return (ie_state_options){.context_tok = c->depth + more,
+                            .sequences = c->batch,
+                            .chunk_tok = b->s->chunk,
+                            .rollback_tok = more,
+                            .kv = cli_kv_dtype(b->s->kv)};
+}
+
 static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {
   const bench_settings *s = b->s;
   bool decode = c->prompt == 0;
   int64_t more = decode ? s->tokens : c->prompt;
-  ie_state_options o = {.context_tok = c->depth + more,
-                        .sequences = c->batch,
-                        .chunk_tok = s->chunk,
-                        .rollback_tok = more,
-                        .kv = cli_kv_dtype(s->kv)};
+  ie_state_options o = case_options(b, c);
   c->step_tok = decode ? c->batch : c->prompt;
   c->tok_s = calloc((size_t)s->runs, sizeof *c->tok_s);
   c->token_s = calloc((size_t)(s->runs * more), sizeof *c->token_s);
   if (!c->tok_s || !c->token_s) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the times");
-  ie_status status = cli_memory_check(b->context, &b->engine, &o, error);
-  if (status == IE_OK) status = ie_state_new(b->engine.model, &o, &b->state, error);
+  ie_status status = ie_state_new(b->engine.model, &o, &b->state, error);
   if (status == IE_OK) c->kv = ie_state_kv(b->state);
   for (int64_t i = 0; status == IE_OK && i < c->batch; i++) status = sequence_fill(b, i, c->depth, error);
   /* one run that does not count: page faults, clocks, caches */
@@ -278,6 +283,30 @@ static int case_run(bench *b, bench_case *c) {
   return cli_out_ok(b->context) ? code : CLI_FAILED;
 }
 
+/* Refuses what could not be measured: all cases are looked at before the first one runs. */
+static int case_check(bench *b, bench_case *c) {
+  ie_state_options o = case_options(b, c);
+  int64_t limit = b->engine.info->context_tok;
+  ie_error error = {0};
+  ie_plan plan;
+  if (o.context_tok > limit)
+    return cli_usage(b->context, "--depth %lld and %s %lld do not fit the model's context of %lld",
+                     (long long)c->depth, c->prompt ? "--prompt" : "--tokens",
+                     (long long)(o.context_tok - c->depth), (long long)limit);
+  ie_plan_options p = {
+      .context_tok = o.context_tok, .sequences = o.sequences, .chunk_tok = o.chunk_tok, .kv = o.kv};
+  ie_status status = ie_model_plan(b->engine.model, &p, &plan, &error);
+  double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+  if (status == IE_OK && (double)plan.kv_bytes + (double)plan.scratch_bytes > machine)
+    status =
+        ie_error_set(&error, IE_LIMIT,
+                     "--depth %lld and --batch %lld: %zu bytes of keys and values and %zu of activations "
+                     "do not fit the machine's %.0f",
+                     (long long)c->depth, (long long)c->batch, plan.kv_bytes, plan.scratch_bytes, machine);
+  if (status == IE_OK) status = cli_memory_check(b->context, &b->engine, &o, &error);
+  return status == IE_OK ? CLI_OK : cli_fail(b->context, status, &error);
+}
+
 typedef struct plan_lists {
   bench_list prompts, depths, batches;
   bool decode, prefill;
@@ -296,18 +325,19 @@ static int lists_parse(const bench *b, plan_lists *l) {
   return code;
 }
 
-static int cases_run(bench *b, const plan_lists *l) {
+/* Does `with` for each case of the lists, until one returns another code than CLI_OK. */
+static int cases_do(bench *b, const plan_lists *l, int (*with)(bench *b, bench_case *c)) {
   int code = CLI_OK;
   for (int d = 0; l->decode && d < l->depths.count; d++)
     for (int i = 0; code == CLI_OK && i < l->batches.count; i++) {
       bench_case c = {.phase = "decode", .depth = l->depths.item[d], .batch = l->batches.item[i]};
-      code = case_run(b, &c);
+      code = with(b, &c);
     }
   for (int d = 0; l->prefill && d < l->depths.count; d++)
     for (int i = 0; code == CLI_OK && i < l->prompts.count; i++) {
       bench_case c = {
           .phase = "prefill", .depth = l->depths.item[d], .batch = 1, .prompt = l->prompts.item[i]};
-      code = case_run(b, &c);
+      code = with(b, &c);
     }
   return code;
 }
@@ -319,9 +349,12 @@ int bench_engine(cli_context *context, const bench_settings *s) {
   int code = lists_parse(&b, &lists);
   if (code >= 0) return code;
   ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &b.engine, &error);
-  if (status == IE_OK) ie_probe_matrix(b.engine.device, &b.matrix);
-  cli_signals_poll();
-  code = status == IE_OK ? cases_run(&b, &lists) : cli_fail(context, status, &error);
+  code = status == IE_OK ? cases_do(&b, &lists, case_check) : cli_fail(context, status, &error);
+  if (code == CLI_OK) {
+    ie_probe_matrix(b.engine.device, &b.matrix);
+    cli_signals_poll();
+    code = cases_do(&b, &lists, case_run);
+  }
   ie_state_free(b.state);
   cli_engine_close(&b.engine);
   return code;

@@ -218,7 +218,7 @@ static int sampler_case(cli_context *context, const bench_settings *s, const cha
   enum { WARM = 3 };
   ie_sampler *sampler;
   ie_error error = {0};
-  size_t runs = (size_t)s->runs * 20;
+  size_t runs = (size_t)s->runs;
   double *times = calloc(runs, sizeof *times);
   ie_status status = times ? ie_sampler_new_default(params, s->vocab, &sampler, &error)
                            : ie_error_set(&error, IE_OUT_OF_MEMORY, "out of memory for the times");

@@ -6,7 +6,7 @@
  *
  *   --flag value and --flag=value; a flag without argument takes none; the last of a repeated flag counts (with a
  *   note), a list flag (CLI_STRINGS) collects; `--` ends the flags; `-` is an ordinary argument; --help, -h.
- *   Unknown flags are refused with the nearest known one.
+ *   Unknown flags are refused, with the nearest known one where one is near.
  *   Results go to stdout, everything else to stderr. Exit 0 ok, 1 failed, 2 usage, 4 quality gate.
  *
  * A command's run function gets a cli_context and its filled settings, writes results with the functions of
@@ -166,8 +166,8 @@ bool cli_parse_int(const char *text, int64_t min, int64_t max, int64_t *out);
 bool cli_parse_float(const char *text, double min, double max, double *out);
 bool cli_parse_size(const char *text, uint64_t *out);
 
-/* The candidate (of a NULL-terminated list) that is nearest to a mistyped word; NULL for an empty list. A word
- * that a candidate begins with is nearer than any other. */
+/* The candidate (of a NULL-terminated list) that is nearest to a mistyped word; NULL when none is near: more than two
+ * edits away, and more than a third of the word. A word that a candidate begins with is nearer than any other. */
 const char *cli_nearest(const char *word, const char *const *candidates);
 
 /* Parses argv (after the command's name) into *context and *settings, which is fresh memory. Returns -1 to go

@@ -32,7 +32,8 @@ static const cli_option options[] = {
      .meaning =
          "Bytes to read for each pattern of the read ceiling; default: 4GiB. Less is quicker and says less."},
     {"--path", CLI_AS_STRING(bench_settings, path), .argument = "F",
-     .meaning = "disk: a file to read, or a folder (its largest file, or a temporary one)."},
+     .meaning = "disk: a file to read, or a folder: its largest file, or, when that has less than 1 MiB, a "
+                "temporary one."},
     {"--tokenizer", CLI_AS_STRING(bench_settings, tokenizer), .argument = "FILE",
      .meaning = "tokenizer: a tokenizer file instead of a model directory."},
     {"--encoding", CLI_AS_STRING(bench_settings, encoding), .argument = "NAME",
@@ -129,8 +130,10 @@ static int bench_run(cli_context *context, void *opaque) {
       return parts[i].run(context, s);
     }
   const char *names[] = {"memory", "matrix", "disk", "tokenizer", "sampler", NULL};
-  return cli_usage(context, "unknown benchmark '%s'; the nearest is %s", context->args[0],
-                   cli_nearest(context->args[0], names));
+  const char *nearest = cli_nearest(context->args[0], names);
+  return cli_usage(context, "unknown benchmark '%s'%s%s", context->args[0],
+                   nearest ? "; the nearest is " : ": expected memory, matrix, disk, tokenizer or sampler",
+                   nearest ? nearest : "");
 }
 
 const cli_command cmd_bench = {

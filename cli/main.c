@@ -40,7 +40,9 @@ static int command_unknown(const cli_context *context, const char *name) {
   const char *names[MOST + 1] = {0};
   for (size_t i = 0; i < MOST && cli_commands[i]; i++) names[i] = cli_commands[i]->name;
   const char *what = name[0] == '-' ? "flag" : "command";
-  cli_failf(context, "unknown %s '%s'; the nearest command is %s", what, name, cli_nearest(name, names));
+  const char *nearest = cli_nearest(name, names);
+  cli_failf(context, "unknown %s '%s'%s%s", what, name, nearest ? "; the nearest command is " : "",
+            nearest ? nearest : "");
   fprintf(stderr, "Try: clocher --help\n");
   return CLI_USAGE;
 }

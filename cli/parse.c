@@ -57,11 +57,11 @@ static size_t table_count(const cli_option *table) {
   return n;
 }
 
-/* The nearest flag of both tables. */
+/* The nearest flag of both tables; NULL: none is near. */
 static const char *flag_nearest(const cli_command *command, const char *flag) {
   size_t own = table_count(command->options), common = table_count(cli_common_options);
   const char **names = calloc(own + common + 2, sizeof *names);
-  if (!names) return "--help";
+  if (!names) return NULL;
   size_t n = 0;
   for (size_t i = 0; i < own; i++) names[n++] = command->options[i].name;
   for (size_t i = 0; i < common; i++) names[n++] = cli_common_options[i].name;
@@ -165,7 +165,9 @@ static void flag_parse(parser *p, int argc, char **argv, int *at) {
   } else {
     char word[64];
     snprintf(word, sizeof word, "%.*s", (int)(length < 63 ? length : 63), flag);
-    p->status = cli_usage(context, "unknown flag %s; the nearest is %s", word, flag_nearest(command, word));
+    const char *nearest = flag_nearest(command, word);
+    p->status = cli_usage(context, "unknown flag %s%s%s", word, nearest ? "; the nearest is " : "",
+                          nearest ? nearest : "");
     return;
   }
   const char *value = equals ? equals + 1 : NULL;

@@ -72,11 +72,12 @@ static int word_distance(const char *a, const char *b) {
 
 const char *cli_nearest(const char *word, const char *const *candidates) {
   const char *best = NULL;
-  int best_distance = 0;
+  size_t third = strlen(word) / 3;
+  int best_distance = 2 * (third < 2 ? 2 : third > 21 ? 21 : (int)third) + 1; /* one above the farthest */
   for (; *candidates; candidates++) {
     int distance = 2 * word_distance(word, *candidates);
     if (strlen(word) > 3 && !strncmp(*candidates, word, strlen(word))) distance = 1;
-    if (best && distance >= best_distance) continue;
+    if (distance >= best_distance) continue;
     best = *candidates;
     best_distance = distance;
   }

@@ -66,6 +66,14 @@ static void wrong_words_are_refused_with_the_nearest(void **state) {
   program_expect(1, "not built yet", "serve");
   program_expect(2, "unexpected argument 'x'", "version x");
   program_expect(2, "the nearest is memory", "bench memroy");
+  /* nothing is suggested that is not near */
+  static const char *const far[] = {"run --model-dir x --zzzzzz", "zzzzzzzz", "bench zzzzzz"};
+  for (size_t i = 0; i < sizeof far / sizeof *far; i++) {
+    program_result r = program_run("%s", far[i]);
+    if (r.code != 2 || !strstr(r.err, "unknown") || strstr(r.err, "nearest"))
+      fail_msg("%s: %s", far[i], r.err);
+    program_free(&r);
+  }
 }
 
 static void values_are_checked(void **state) {

@@ -283,7 +283,27 @@ static void bench_reports_one_object_a_case(void **state) {
   assert_int_equal(cases, 4 + 2);
   program_free(&r);
   program_expect(0, NULL, "bench sampler --vocab 1000 --runs 1 --json");
+  r = program_run("bench sampler --vocab 1000 --runs 3 --json");
+  assert_non_null(strstr(r.out, "\"runs\":3,"));
+  program_free(&r);
   program_expect(2, "--prompt", "bench --model-dir %s --prompt 1,x", model);
+  /* a case that does not fit is refused before another one is measured */
+  static const struct {
+    const char *flags, *message;
+    int code;
+  } beyond[] = {
+      {"--phase decode --depth 0,2040 --tokens 9", "--depth 2040 and --tokens 9 do not fit", 2},
+      {"--phase prefill --prompt 4,3000", "--depth 0 and --prompt 3000 do not fit", 2},
+      {"--phase decode --batch 1,1073741824", "--batch 1073741824", 1},
+      {"--phase decode --memory 1000", "--memory 1000 bytes", 1},
+  };
+  for (size_t i = 0; i < sizeof beyond / sizeof *beyond; i++) {
+    r = program_run("bench --model-dir %s %s --runs 1 --probe-buffer 32MiB --probe-read 32MiB", model,
+                    beyond[i].flags);
+    if (r.code != beyond[i].code || r.out[0] || !strstr(r.err, beyond[i].message))
+      fail_msg("%s: exit %d: %s%s", beyond[i].flags, r.code, r.out, r.err);
+    program_free(&r);
+  }
   program_expect(2, "--phase", "bench --model-dir %s --phase load", model);
   program_expect(2, "memory, matrix", "bench");
 }

@@ -165,7 +165,8 @@ static void ids_are_checked(void **state) {
                                     "1.0", "+1", "4294967297"};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     program_expect(2, "0 to 258", "run --model-dir %s --ids '%s' --max-new 2", model, bad[i]);
-    program_expect(2, "0 to 258", "logits --model-dir %s --ids '%s' --out /nonexistent/o", model, bad[i]);
+    program_expect(2, "0 to 258", "logits --model-dir %s --ids '%s' --out tests/never-written", model,
+                   bad[i]);
   }
   program_expect(2, "'259'", "run --model-dir %s --ids 3,259 --max-new 2", model);
   program_expect(2, "row 2", "run --model-dir %s --ids '3;-7' --max-new 2", model);

@@ -143,15 +143,22 @@ static void test_disk(void **state) {
   assert_true(probe.file_bytes == 9 << 20 && probe.read_bytes == 8 << 20 && probe.depth == 2);
   assert_true(probe.sequential_gb_s > 0 && probe.random_gb_s > 0);
 
-  /* A folder without a large file: a temporary one is written, and gone afterwards. */
-  int before = folder_count(dir);
-  assert_int_equal(ie_probe_disk(dir, &options, &probe, &error), IE_OK);
-  assert_int_equal(folder_count(dir), before);
+  /* A folder without a file of 1 MiB: a temporary one is written, and gone afterwards. */
+  char *bare = tempdir_make();
+  file_make(bare, "short.bin", (1 << 20) - 1, big);
+  int before = folder_count(bare);
+  assert_int_equal(ie_probe_disk(bare, &options, &probe, &error), IE_OK);
+  assert_int_equal(folder_count(bare), before);
+  assert_string_equal(probe.file, bare);
   assert_true(probe.file_bytes == 8 << 20);
   print_message("disk (a small file, caches help): %.2f GB/s sequential, %.2f random, %s\n",
                 probe.sequential_gb_s, probe.random_gb_s, probe.direct ? "O_DIRECT" : "buffered");
 
-  file_make(dir, "big.bin", 65 << 20, big);
+  file_make(bare, "whole.bin", 1 << 20, big);
+  assert_int_equal(ie_probe_disk(bare, &options, &probe, &error), IE_OK);
+  assert_string_equal(probe.file, big);
+  tempdir_remove(bare);
+  file_make(dir, "big.bin", 12 << 20, big);
   assert_int_equal(ie_probe_disk(dir, &options, &probe, &error), IE_OK);
   assert_string_equal(probe.file, big);
 

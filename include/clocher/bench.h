@@ -86,7 +86,7 @@ typedef struct ie_disk_probe_options {
   int depth;         /* 0: 4 */
 } ie_disk_probe_options;
 
-/* path is a file, or a folder: then its largest file, or, when that has less than 64 MiB, a temporary file of
+/* path is a file, or a folder: then its largest file, or, when that has less than 1 MiB, a temporary file of
  * 256 MiB (read_bytes, when that is less) that is written there and removed. options may be NULL. */
 ie_status ie_probe_disk(const char *path, const ie_disk_probe_options *options, ie_disk_probe *out,
                         ie_error *error);

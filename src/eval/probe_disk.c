@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 enum { BLOCK = 1 << 20, ALIGN = 4096, DEPTH_MAX = 64 };
-static const size_t temporary_bytes = (size_t)256 << 20, folder_least_bytes = (size_t)64 << 20;
+static const size_t temporary_bytes = (size_t)256 << 20, folder_least_bytes = (size_t)BLOCK;
 
 typedef struct disk_job {
   int fd;
