@@ -120,8 +120,9 @@ int cli_out_file_check(const cli_context *context, const char *flag, const char 
   if (path[n - 1] == '/' || (there && S_ISDIR(info.st_mode)))
     return cli_usage(context, "%s: expected a file, found the folder %s", flag, path);
   if (there && !S_ISREG(info.st_mode)) return -1; /* a device or pipe: whoever opens it knows */
-  char *copy = strdup(path);
-  if (!copy) return cli_failf(context, "out of memory");
+  if (there && access(path, W_OK) != 0) return cli_failf(context, "%s %s: %s", flag, path, strerror(errno));
+  char *copy = there ? realpath(path, NULL) : strdup(path); /* a link is followed when it is written */
+  if (!copy) return cli_failf(context, "%s %s: %s", flag, path, strerror(errno));
   const char *folder = dirname(copy);
   int code = -1;
   if (stat(folder, &info) != 0)
