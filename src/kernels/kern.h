@@ -106,6 +106,8 @@ typedef struct ie_kernels {
   ie_product few[IE_CLASS_COUNT][IE_W_COUNT];
   ie_product many[IE_CLASS_COUNT][IE_W_COUNT];
   int64_t many_min_tok[IE_CLASS_COUNT][IE_W_COUNT];
+  /* many computes each output by the operations of few in their order: equal to the bit. */
+  bool many_as_few[IE_CLASS_COUNT][IE_W_COUNT];
 
   void (*attend)(const ie_attend_args *args);
 

@@ -2,6 +2,7 @@
 #include "tensor/device.h"
 
 #include "base/exp.h"
+#include "base/float.h"
 #include "base/size.h"
 #include "blocks/mxfp4.h"
 
@@ -152,14 +153,15 @@ static void cpu_soft_cap(ie_ctx *ctx, ie_tensor *x, float cap) {
 
 /* Cosine and sine in double, rounded once: what every libm agrees on. */
 static void cpu_rope_table(ie_ctx *ctx, ie_tensor *cos_out, ie_tensor *sin_out, const ie_batch *batch,
-                           const float *inv_freq, float scale) {
+                           const float *inv_freq, float scale, bool bf16) {
   if (ctx->dry) return;
   int64_t half = cos_out->shape[1];
   for (int64_t t = 0; t < batch->tokens; t++) {
     for (int64_t i = 0; i < half; i++) {
       float angle = (float)batch->position[t] * inv_freq[i];
-      ie_tensor_f32(cos_out)[t * half + i] = (float)cos((double)angle) * scale;
-      ie_tensor_f32(sin_out)[t * half + i] = (float)sin((double)angle) * scale;
+      float c = (float)cos((double)angle) * scale, s = (float)sin((double)angle) * scale;
+      ie_tensor_f32(cos_out)[t * half + i] = bf16 ? ie_f32_round_bf16(c) : c;
+      ie_tensor_f32(sin_out)[t * half + i] = bf16 ? ie_f32_round_bf16(s) : s;
     }
   }
 }
