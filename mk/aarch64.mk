@@ -18,5 +18,5 @@ aarch64-inside:
 	@$(TEST_SH) one aarch64
 test-aarch64: test-build
 	@$(AARCH64_SH) wrap $(B)/qemu/clocher $(B)/clocher
-	@TEST_PROGRAM=$(B)/qemu/clocher $(TEST_SH) run aarch64 \
+	@TEST_LIMIT_S=7200 TEST_PROGRAM=$(B)/qemu/clocher $(TEST_SH) run aarch64 \
 	  $(call program_paths,$(TESTS) $(filter-out $(STRUCTURE_TESTS),$(SHELL_TESTS)))

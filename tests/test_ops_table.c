@@ -3,6 +3,7 @@
  *
  * `test_ops_table --write docs/ops.md` (make docs-ops) writes the tables there anew. A new launcher fails to compile
  * here (op_count), a new weight format fails in weight_at, until both are described. */
+#include "base/float.h"
 #include "base/rng.h"
 #include "base/size.h"
 #include "blocks/mxfp4.h"
@@ -313,12 +314,16 @@ static bool run_linear(bench *b) {
 static const float inv_freq[D / 2] = {1, 0.5f, 0.25f, 0.1f, 0.05f, 0.01f, 1e-3f, 1e-4f};
 
 static bool run_rope_table(bench *b) {
-  ie_rope_table table = ie_op_rope_table(&b->ctx, &batch, inv_freq, D / 2, 1.25f);
-  if (!table.cos) return false;
-  for (int64_t i = 0; i < T * D / 2; i++) {
-    double angle = (double)((float)positions[i / (D / 2)] * inv_freq[i % (D / 2)]);
-    expect_near(at(table.cos, i), 1.25 * cos(angle), 2e-7, "rope_table", i);
-    expect_near(at(table.sin, i), 1.25 * sin(angle), 2e-7, "rope_table", i);
+  for (int bf16 = 0; bf16 < 2; bf16++) {
+    ie_rope_table table = ie_op_rope_table(&b->ctx, &batch, inv_freq, D / 2, 1.25f, bf16);
+    if (!table.cos) return false;
+    for (int64_t i = 0; i < T * D / 2; i++) {
+      double angle = (double)((float)positions[i / (D / 2)] * inv_freq[i % (D / 2)]);
+      double bound = bf16 ? 1.0 / 256 : 2e-7;
+      expect_near(at(table.cos, i), 1.25 * cos(angle), bound, "rope_table", i);
+      expect_near(at(table.sin, i), 1.25 * sin(angle), bound, "rope_table", i);
+      if (bf16) assert_int_equal(ie_f32_bits(ie_tensor_f32(table.cos)[i]) & 0xFFFF, 0);
+    }
   }
   return true;
 }
@@ -326,7 +331,7 @@ static bool run_rope_table(bench *b) {
 /* The last pairs of a head pass through. */
 static bool run_rope(bench *b) {
   enum { HALF = D / 2 - 2 };
-  ie_rope_table table = ie_op_rope_table(&b->ctx, &batch, inv_freq, HALF, 1);
+  ie_rope_table table = ie_op_rope_table(&b->ctx, &batch, inv_freq, HALF, 1, /*bf16=*/false);
   ie_tensor *x = tensor_of(b, 1, T, H, D, 1), *before = tensor_copy(b, x);
   if (!ie_op_rope(&b->ctx, x, table)) return false;
   for (int64_t row = 0; row < T * H; row++)
