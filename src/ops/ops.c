@@ -28,6 +28,11 @@ static bool vector_is_read(ie_ctx *ctx, const char *op, const char *what, const 
   return !v->data || type_is_float(ctx, op, what, v->dtype);
 }
 
+/* A dry run has the shape of a cache and no type yet. */
+static bool cache_is_read(ie_ctx *ctx, const char *op, const ie_kv_layer *kv) {
+  return ctx->dry || type_is_float(ctx, op, "cache", kv->dtype);
+}
+
 /* A weight whose format and arithmetic class the device has no kernel for is refused by name. */
 static bool weight_is_read(ie_ctx *ctx, const char *op, const ie_weight *w) {
   if (w->bias && !type_is_float(ctx, op, "bias", w->bias_dtype)) return false;
@@ -156,7 +161,7 @@ void ie_op_kv_append(ie_ctx *ctx, ie_kv_layer *kv, const ie_tensor *k, const ie_
   if (!k || !v || !OP_LAUNCHER(ctx, kv_append)) return;
   if (!shape_is(ctx, "kv_append", "heads", k->shape[1], kv->heads) ||
       !shape_is(ctx, "kv_append", "head dimension", k->shape[2], kv->dim) ||
-      !type_is_float(ctx, "kv_append", "cache", kv->dtype))
+      !cache_is_read(ctx, "kv_append", kv))
     return;
   ctx->device->ops.kv_append(ctx, kv, k, v, batch);
 }
@@ -168,8 +173,7 @@ ie_tensor *ie_op_attention(ie_ctx *ctx, const ie_tensor *q, const ie_kv_layer *k
       !shape_is(ctx, "attention", "query heads beyond a multiple of the KV heads", q->shape[1] % kv->heads,
                 0) ||
       (options->sinks.data && !shape_is(ctx, "attention", "sinks", options->sinks.n, q->shape[1])) ||
-      !type_is_float(ctx, "attention", "cache", kv->dtype) ||
-      !vector_is_read(ctx, "attention", "sinks", &options->sinks))
+      !cache_is_read(ctx, "attention", kv) || !vector_is_read(ctx, "attention", "sinks", &options->sinks))
     return NULL;
   ie_tensor *y = tensor_2d(ctx, IE_F32, q->shape[0], q->shape[1] * q->shape[2]);
   if (y) ctx->device->ops.attention(ctx, y, q, kv, batch, options);
