@@ -30,7 +30,7 @@ printf '%s\n' "$hi" '' '{' '{"messages":[{"role":"x"}]}' "$hi" | "$program" chat
   [[ $(grep -c '^{"error":' "$folder/lines") == 2 ]] || cat "$folder/lines"
   [[ $(sed -n 1p "$folder/lines") == "$(sed -n 4p "$folder/lines")" ]] || echo "the last line differs from the first"
 } | verdict "--jsonl goes on after a line that is refused"
-expect 1 'messages\[0\]: role' chat-format "${ranks[@]}" <<<'{"messages":[{"role":"x"}]}' | verdict "a bad request is refused"
+expect 2 'messages\[0\]\.role' chat-format "${ranks[@]}" <<<'{"messages":[{"role":"x"}]}' | verdict "a bad request is refused"
 expect 2 'known are harmony, qwen2.5, qwen3, llama3.1, llama3.2, nanochat, c2c' \
   chat-format "${ranks[@]}" --format nothing <<<"$hi" | verdict "an unknown format is a usage error with the list"
 expect 1 'nanochat is not built yet' chat-format "${ranks[@]}" --format nanochat <<<"$hi" |
