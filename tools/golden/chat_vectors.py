@@ -50,7 +50,7 @@ FORMATS = {
     "qwen3": Coder("text/qwen_4000.tiktoken", QWEN, QWEN3_IDS, nfc=True),
     "llama3.1": Coder("harmony/o200k_4000.tiktoken", LLAMA, LLAMA_IDS),
     "llama3.2": Coder("harmony/o200k_4000.tiktoken", LLAMA, LLAMA_IDS),
-    "c2c": Coder("harmony/o200k_4000.tiktoken", LLAMA, {}),
+    "c2c": Coder("text/qwen_4000.tiktoken", QWEN, {}, nfc=True),
 }
 
 # ---- conversations ----
