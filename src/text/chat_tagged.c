@@ -212,6 +212,8 @@ static bool held_message(ie_chat_parser *parser, const tagged_end *end) {
   chat_call_text call;
   chat_call_result result = chat_call_read(s->held.data, s->held.size, &call);
   bool ok = result != CHAT_CALL_NO_MEMORY;
+  if (s->segment == CHAT_PLAIN && call.malformed)
+    result = CHAT_CALL_OTHER; /* an answer in JSON that has a name */
   if (ok && result == CHAT_CALL_OK) {
     ok = call_put(parser, &call);
   } else if (ok && s->segment == CHAT_PYTHON) {
