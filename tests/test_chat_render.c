@@ -238,92 +238,92 @@ static void turns_survive_the_round_trip(void **state) {
 
 /* ---- refusals ---- */
 
+static const struct {
+  const char *format, *request, *says;
+  ie_status status;
+} refusals[] = {
+    {"qwen3", "{}", "chat request: messages: expected an array, found nothing", IE_FORMAT},
+    {"qwen3", "{\"messages\":[3]}", "messages[0]: expected an object", IE_FORMAT},
+    {"qwen3", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"x\"}]}", "messages[1].role",
+     IE_FORMAT},
+    {"qwen3", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"user\",\"content\":5}]}",
+     "messages[1].content: expected a string, an array or null, found an integer", IE_FORMAT},
+    {"qwen3", "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image\"}]}]}",
+     "messages[0].content[0].type: expected \"text\", found \"image\"", IE_UNSUPPORTED},
+    {"qwen3", "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}",
+     "messages[0].content[0].text", IE_FORMAT},
+    {"qwen3", "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{}}]}]}",
+     "messages[0].tool_calls[0].function.name", IE_FORMAT},
+    {"qwen3", "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":{}}]}", "messages[0].tool_calls",
+     IE_FORMAT},
+    {"qwen3", "{\"messages\":[{\"role\":\"assistant\",\"reasoning_content\":1}]}",
+     "messages[0].reasoning_content", IE_FORMAT},
+    {"qwen3", "{\"messages\":[{\"role\":\"assistant\",\"recipient\":\"f\",\"content\":[]}]}",
+     "messages[0].content", IE_FORMAT},
+    {"qwen3", "{\"messages\":[],\"kwargs\":{\"enable_thinking\":1}}", "enable_thinking", IE_FORMAT},
+    {"qwen2.5", "{\"messages\":[],\"kwargs\":{\"model_identity\":1}}", "kwargs.model_identity", IE_FORMAT},
+    {"qwen2.5", "{\"messages\":[],\"tools\":3}", "tools", IE_FORMAT},
+    {"llama3.1", "{\"messages\":[],\"kwargs\":{\"date_string\":1}}", "kwargs.date_string", IE_FORMAT},
+    {"llama3.1", "{\"messages\":[],\"kwargs\":{\"builtin_tools\":[1]}}", "kwargs.builtin_tools[0]",
+     IE_FORMAT},
+    {"llama3.1", "{\"messages\":[],\"tools\":[]}", "tools_in_user_message", IE_FORMAT},
+    {"llama3.1",
+     "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"b\",\"arguments\":{"
+     "\"x\":1}}}]}],"
+     "\"kwargs\":{\"builtin_tools\":[\"b\"]}}",
+     "a built-in tool takes strings", IE_FORMAT},
+    {"llama3.1",
+     "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"b\",\"arguments\":"
+     "\"x\"}}]}],"
+     "\"kwargs\":{\"builtin_tools\":[\"b\"]}}",
+     "expected an object", IE_FORMAT},
+    {"llama3.2",
+     "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"name\":\"a\"},{\"name\":\"b\"}]}]}",
+     "one call a message, found 2", IE_FORMAT},
+    {"nanochat", "{\"conversation\":{}}", "conversation.messages", IE_FORMAT},
+    {"nanochat", "{\"conversation\":{\"messages\":[{\"role\":\"user\",\"content\":1}]}}",
+     "conversation.messages[0].content", IE_FORMAT},
+    {"nanochat", "{\"conversation\":{\"messages\":[{\"role\":\"system\",\"content\":\"s\"}]}}",
+     "expected user", IE_FORMAT},
+    {"nanochat",
+     "{\"conversation\":{\"messages\":[{\"role\":\"user\",\"content\":\"s\"}]},\"completion\":true}",
+     "expected assistant", IE_FORMAT},
+    {"nanochat", "{\"conversation\":{\"messages\":[{\"role\":\"user\",\"content\":\"s\"}]},\"max_tokens\":0}",
+     "max_tokens", IE_FORMAT},
+    {"nanochat",
+     "{\"conversation\":{\"messages\":[{\"role\":\"user\",\"content\":\"s\"},{\"role\":\"assistant\","
+     "\"content\":[{"
+     "\"type\":\"python\"}]}]}}",
+     "conversation.messages[1].content[0].text", IE_FORMAT},
+    {"nanochat", "{\"messages\":[{\"role\":\"assistant\",\"content\":\"s\"}]}",
+     "messages[0].role: expected user", IE_FORMAT},
+    {"nanochat", "{\"messages\":[],\"tools\":[{}]}", "no tools", IE_UNSUPPORTED},
+    {"nanochat", "{\"messages\":[],\"add_generation_prompt\":true}", "the last message must be the user's",
+     IE_FORMAT},
+    {"nanochat",
+     "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"tool_calls\":[{"
+     "\"name\":\"f\"}]}]}",
+     "messages[1].tool_calls[0]: this format calls python", IE_UNSUPPORTED},
+    {"nanochat",
+     "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\"}],"
+     "\"add_generation_prompt\":true}",
+     "the last message must be the user's", IE_FORMAT},
+    {"c2c", "{\"messages\":[{\"role\":\"tool\",\"content\":\"q\"}]}", "c2c has no tools", IE_UNSUPPORTED},
+    {"c2c", "{\"messages\":[],\"tools\":[{}]}", "c2c has no tools", IE_UNSUPPORTED},
+};
+
 static void bad_requests_are_refused(void **state) {
   (void)state;
-  static const struct {
-    const char *format, *request, *says;
-    ie_status status;
-  } cases[] = {
-      {"qwen3", "{}", "chat request: messages: expected an array, found nothing", IE_FORMAT},
-      {"qwen3", "{\"messages\":[3]}", "messages[0]: expected an object", IE_FORMAT},
-      {"qwen3", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"x\"}]}", "messages[1].role",
-       IE_FORMAT},
-      {"qwen3", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"user\",\"content\":5}]}",
-       "messages[1].content: expected a string, an array or null, found an integer", IE_FORMAT},
-      {"qwen3", "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image\"}]}]}",
-       "messages[0].content[0].type: expected \"text\", found \"image\"", IE_UNSUPPORTED},
-      {"qwen3", "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}",
-       "messages[0].content[0].text", IE_FORMAT},
-      {"qwen3", "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{}}]}]}",
-       "messages[0].tool_calls[0].function.name", IE_FORMAT},
-      {"qwen3", "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":{}}]}", "messages[0].tool_calls",
-       IE_FORMAT},
-      {"qwen3", "{\"messages\":[{\"role\":\"assistant\",\"reasoning_content\":1}]}",
-       "messages[0].reasoning_content", IE_FORMAT},
-      {"qwen3", "{\"messages\":[{\"role\":\"assistant\",\"recipient\":\"f\",\"content\":[]}]}",
-       "messages[0].content", IE_FORMAT},
-      {"qwen3", "{\"messages\":[],\"kwargs\":{\"enable_thinking\":1}}", "enable_thinking", IE_FORMAT},
-      {"qwen2.5", "{\"messages\":[],\"kwargs\":{\"model_identity\":1}}", "kwargs.model_identity", IE_FORMAT},
-      {"qwen2.5", "{\"messages\":[],\"tools\":3}", "tools", IE_FORMAT},
-      {"llama3.1", "{\"messages\":[],\"kwargs\":{\"date_string\":1}}", "kwargs.date_string", IE_FORMAT},
-      {"llama3.1", "{\"messages\":[],\"kwargs\":{\"builtin_tools\":[1]}}", "kwargs.builtin_tools[0]",
-       IE_FORMAT},
-      {"llama3.1", "{\"messages\":[],\"tools\":[]}", "tools_in_user_message", IE_FORMAT},
-      {"llama3.1",
-       "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"b\",\"arguments\":{"
-       "\"x\":1}}}]}],"
-       "\"kwargs\":{\"builtin_tools\":[\"b\"]}}",
-       "a built-in tool takes strings", IE_FORMAT},
-      {"llama3.1",
-       "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"b\",\"arguments\":"
-       "\"x\"}}]}],"
-       "\"kwargs\":{\"builtin_tools\":[\"b\"]}}",
-       "expected an object", IE_FORMAT},
-      {"llama3.2",
-       "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"name\":\"a\"},{\"name\":\"b\"}]}]}",
-       "one call a message, found 2", IE_FORMAT},
-      {"nanochat", "{\"conversation\":{}}", "conversation.messages", IE_FORMAT},
-      {"nanochat", "{\"conversation\":{\"messages\":[{\"role\":\"user\",\"content\":1}]}}",
-       "conversation.messages[0].content", IE_FORMAT},
-      {"nanochat", "{\"conversation\":{\"messages\":[{\"role\":\"system\",\"content\":\"s\"}]}}",
-       "expected user", IE_FORMAT},
-      {"nanochat",
-       "{\"conversation\":{\"messages\":[{\"role\":\"user\",\"content\":\"s\"}]},\"completion\":true}",
-       "expected assistant", IE_FORMAT},
-      {"nanochat",
-       "{\"conversation\":{\"messages\":[{\"role\":\"user\",\"content\":\"s\"}]},\"max_tokens\":0}",
-       "max_tokens", IE_FORMAT},
-      {"nanochat",
-       "{\"conversation\":{\"messages\":[{\"role\":\"user\",\"content\":\"s\"},{\"role\":\"assistant\","
-       "\"content\":[{"
-       "\"type\":\"python\"}]}]}}",
-       "conversation.messages[1].content[0].text", IE_FORMAT},
-      {"nanochat", "{\"messages\":[{\"role\":\"assistant\",\"content\":\"s\"}]}",
-       "messages[0].role: expected user", IE_FORMAT},
-      {"nanochat", "{\"messages\":[],\"tools\":[{}]}", "no tools", IE_UNSUPPORTED},
-      {"nanochat", "{\"messages\":[],\"add_generation_prompt\":true}", "the last message must be the user's",
-       IE_FORMAT},
-      {"nanochat",
-       "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"tool_calls\":[{"
-       "\"name\":\"f\"}]}]}",
-       "messages[1].tool_calls[0]: this format calls python", IE_UNSUPPORTED},
-      {"nanochat",
-       "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\"}],"
-       "\"add_generation_prompt\":true}",
-       "the last message must be the user's", IE_FORMAT},
-      {"c2c", "{\"messages\":[{\"role\":\"tool\",\"content\":\"q\"}]}", "c2c has no tools", IE_UNSUPPORTED},
-      {"c2c", "{\"messages\":[],\"tools\":[{}]}", "c2c has no tools", IE_UNSUPPORTED},
-  };
-  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+  for (size_t i = 0; i < sizeof refusals / sizeof refusals[0]; i++) {
     const chat_sample *sample = chat_samples;
-    while (strcmp(sample->name, cases[i].format) != 0) sample++;
+    while (strcmp(sample->name, refusals[i].format) != 0) sample++;
     ie_tokenizer *tokenizer = chat_sample_tokenizer(sample);
     ie_chat_prompt prompt;
     ie_error error = {0};
-    ie_status status = ie_chat_render(chat_sample_format(sample), tokenizer, cases[i].request,
-                                      strlen(cases[i].request), &fixed_date, &prompt, &error);
-    if (status != cases[i].status || (cases[i].says && !strstr(error.message, cases[i].says)))
-      fail_msg("%s: status %d, \"%s\"", cases[i].request, (int)status, error.message);
+    ie_status status = ie_chat_render(chat_sample_format(sample), tokenizer, refusals[i].request,
+                                      strlen(refusals[i].request), &fixed_date, &prompt, &error);
+    if (status != refusals[i].status || (refusals[i].says && !strstr(error.message, refusals[i].says)))
+      fail_msg("%s: status %d, \"%s\"", refusals[i].request, (int)status, error.message);
     ie_chat_prompt_free(&prompt);
     ie_tokenizer_free(tokenizer);
   }

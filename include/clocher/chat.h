@@ -86,9 +86,9 @@ ie_status ie_chat_format_stop_ids(const ie_chat_format *format, const ie_tokeniz
 /* One message, given to ie_chat_render_messages or found by a parser. Strings are borrowed, NUL-terminated UTF-8;
  * NULL where the message has none. */
 typedef struct ie_chat_message {
-  const char *role;         /* "system", "developer", "user", "assistant" or "tool"; never NULL */
-  const char *name; /* of a user, an assistant or (in Harmony always) of a tool: "functions.get_weather" */
-  const char *channel;      /* "analysis", "commentary", "final" */
+  const char *role;    /* "system", "developer", "user", "assistant" or "tool"; never NULL */
+  const char *name;    /* of a user, an assistant or (in Harmony always) of a tool: "functions.get_weather" */
+  const char *channel; /* "analysis", "commentary", "final" */
   const char *recipient;    /* who is addressed: the tool of a call, "assistant" for a tool's answer */
   const char *content_type; /* of a call's text: "<|constrain|>json", "json", "code" */
   const char *text;         /* (text_size) bytes; may hold U+0000 */
