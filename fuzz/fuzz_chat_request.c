@@ -1,6 +1,6 @@
 /* A request as JSON, rendered by every format. What is accepted decodes to the text that was answered.
  * Covers: src/text/harmony_render.c src/text/harmony_messages.c src/text/harmony_tools.c src/text/chat_json.c
- * Covers: src/text/chat_parts.c src/text/chat_turns.c src/text/chatml.c src/text/llama3.c src/text/nanochat.c
+ * Covers: src/text/chat_parts.c src/text/chat_turns.c src/text/chatml.c src/text/llama3.c src/text/nanochat_chat.c
  * Length: 4096 */
 #include "chat.h"
 
