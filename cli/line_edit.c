@@ -126,7 +126,10 @@ void line_edit_remember(line_edit *edit, const char *line) {
 }
 
 void line_edit_refresh(line_edit *edit, cli_signal_news news) {
-  if (news.continued) el_set(edit->el, EL_PREP_TERM, 1);
+  if (news.continued) {
+    el_set(edit->el, EL_PREP_TERM, 1);
+    fputc('\r', edit->prompts); /* the cursor may stand where it stood, or behind what a shell wrote */
+  }
   if (news.resized) el_resize(edit->el);
   if (news.continued || news.resized) el_set(edit->el, EL_REFRESH);
 }

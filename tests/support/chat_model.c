@@ -57,9 +57,9 @@ static const char *const texts[VOCAB - START] = {"<|start|>",
                                                  "{\"q\":1}"};
 
 /* What the attention head remembers to have seen. */
-enum { SAW_THOUGHT, SAW_TILDE, SAW_CARET, SAW_AT, SAW_BANG, FEATURES = 16 };
+enum { SAW_THOUGHT, SAW_TILDE, SAW_CARET, SAW_AT, SAW_PERCENT, FEATURES = 16 };
 static const int signs[] = {
-    [SAW_THOUGHT] = THOUGHT, [SAW_TILDE] = '~', [SAW_CARET] = '^', [SAW_AT] = '@', [SAW_BANG] = '!'};
+    [SAW_THOUGHT] = THOUGHT, [SAW_TILDE] = '~', [SAW_CARET] = '^', [SAW_AT] = '@', [SAW_PERCENT] = '%'};
 
 /* After `from` comes `to`; with a sign, `to` as well, which the larger boost wins. */
 typedef struct rule {
@@ -77,7 +77,7 @@ static const rule rules[] = {
     {CHANNEL, ANALYSIS, -1, 0},
     {CHANNEL, FINAL, SAW_THOUGHT, 1},
     {CHANNEL, COMMENTARY, SAW_AT, 3},
-    {CHANNEL, FINAL, SAW_BANG, 9},
+    {CHANNEL, FINAL, SAW_PERCENT, 9},
     {ANALYSIS, MESSAGE, -1, 0},
     {FINAL, MESSAGE, -1, 0},
     {COMMENTARY, CONSTRAIN, -1, 0},
@@ -86,7 +86,7 @@ static const rule rules[] = {
     {MESSAGE, THOUGHT, -1, 0},
     {MESSAGE, HELLO, SAW_THOUGHT, 1},
     {MESSAGE, ARGUMENTS, SAW_AT, 3},
-    {MESSAGE, HELLO, SAW_BANG, 9},
+    {MESSAGE, HELLO, SAW_PERCENT, 9},
     {THOUGHT, END, -1, 0},
     {END, START, -1, 0},
     {START, ASSISTANT, -1, 0},
@@ -106,7 +106,7 @@ static const char config[] =
     "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"dtype\":\"float32\","
     "\"hidden_size\":320,\"intermediate_size\":16,\"num_hidden_layers\":1,\"num_attention_heads\":1,"
     "\"num_key_value_heads\":1,\"head_dim\":16,\"hidden_act\":\"silu\",\"attention_bias\":false,"
-    "\"mlp_bias\":false,\"max_position_embeddings\":2048,\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,"
+    "\"mlp_bias\":false,\"max_position_embeddings\":1000000,\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,"
     "\"tie_word_embeddings\":false,\"vocab_size\":274,\"bos_token_id\":256,\"eos_token_id\":261}";
 _Static_assert(VOCAB == 274 && RETURN == 261, "the config says so");
 

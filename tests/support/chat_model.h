@@ -1,9 +1,9 @@
 /* A model made by hand that answers in Harmony what its user asks for, so that tests know each token of it:
  *
  *   anything    reasoning "Let me think.", then the answer "Hello w\u00e9!" (the e with its accent in two tokens)
- *   ~ in it     the answer "Hello" and then " again" without end
+ *   ~ in it     the answer "Hello" and then " again" without end (the context may have a million tokens)
  *   ^ in it     the answer "Hello" and then escape sequences, a carriage return, and U+009B: CHAT_MODEL_ESCAPES
- *   @ in it     no reasoning but a call of functions.look with {"q":1}; once a tool's answer has a ! in it,
+ *   @ in it     no reasoning but a call of functions.look with {"q":1}; once a tool's answer has a % in it,
  *               the answer "Hello w\u00e9!"
  *
  * The signs count wherever in the conversation they stand. It holds for prompts of 250 to 1,500 tokens; a message has a
