@@ -2,6 +2,7 @@
  * clocher/conversation.h. */
 #include "clocher/conversation.h"
 
+#include "base/size.h"
 #include "engine/conversation.h"
 #include "text/unicode.h"
 
@@ -90,8 +91,9 @@ static ie_status message_insert(ie_conversation *c, size_t at, const ie_chat_mes
     return ie_error_set(error, IE_FORMAT, "the text of a message is not UTF-8 at byte %zu of %zu", good,
                         message->text_size);
   if (c->count == c->capacity) {
-    size_t capacity = c->capacity ? 2 * c->capacity : 8;
-    ie_chat_message *grown = reallocarray(c->messages, capacity, sizeof *grown);
+    size_t capacity = c->capacity ? 2 * c->capacity : 8, bytes;
+    if (!ie_size_mul(capacity, sizeof *c->messages, &bytes)) bytes = SIZE_MAX;
+    ie_chat_message *grown = realloc(c->messages, bytes);
     if (!grown) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %zu messages", capacity);
     c->messages = grown;
     c->capacity = capacity;

@@ -5,8 +5,6 @@
 #include "engine/conversation.h"
 
 #include <jansson.h>
-#include <stdlib.h>
-#include <string.h>
 
 enum { FILE_MAX_BYTES = 256 << 20 };
 
@@ -34,19 +32,32 @@ static json_t *message_write(const ie_chat_message *message) {
   return NULL;
 }
 
-ie_status ie_conversation_save(const ie_conversation *c, const char *path, ie_error *error) {
-  json_t *list = json_array();
-  bool ok = list != NULL;
+/* A new reference, or NULL when memory is out. */
+static json_t *conversation_write(const ie_conversation *c) {
+  json_t *root = json_object(), *list = json_array();
+  bool ok = root && list;
   for (size_t i = 0; ok && i < c->count; i++)
     ok = json_array_append_new(list, message_write(&c->messages[i])) == 0;
-  json_t *root =
-      ok ? json_pack("{s:s, s:O}", "chat_format", ie_chat_format_name(c->format), "messages", list) : NULL;
-  char *text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
-  ie_status status = text ? ie_file_write(path, text, strlen(text), error)
-                          : ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", path);
-  free(text);
-  json_decref(root);
+  ok = ok && json_object_set_new(root, "chat_format", json_string(ie_chat_format_name(c->format))) == 0 &&
+       json_object_set(root, "messages", list) == 0;
   json_decref(list);
+  if (ok) return root;
+  json_decref(root);
+  return NULL;
+}
+
+static int text_append(const char *bytes, size_t size, void *arg) {
+  return ie_buf_append(arg, bytes, size) ? 0 : -1;
+}
+
+ie_status ie_conversation_save(const ie_conversation *c, const char *path, ie_error *error) {
+  ie_buf text = {0};
+  json_t *root = conversation_write(c);
+  bool ok = root && json_dump_callback(root, text_append, &text, JSON_INDENT(1)) == 0;
+  ie_status status = ok ? ie_file_write(path, text.data, text.size, error)
+                        : ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", path);
+  ie_buf_free(&text);
+  json_decref(root);
   return status;
 }
 

@@ -28,6 +28,7 @@ enum {
   ANALYSIS,
   FINAL,
   COMMENTARY,
+  USER,
   JSON,
   THOUGHT,
   HELLO,
@@ -48,6 +49,7 @@ static const char *const texts[VOCAB - START] = {"<|start|>",
                                                  "analysis",
                                                  "final",
                                                  "commentary to=functions.look ",
+                                                 "user",
                                                  "json",
                                                  CHAT_MODEL_THOUGHT,
                                                  "Hello",
@@ -57,9 +59,9 @@ static const char *const texts[VOCAB - START] = {"<|start|>",
                                                  "{\"q\":1}"};
 
 /* What the attention head remembers to have seen. */
-enum { SAW_THOUGHT, SAW_TILDE, SAW_CARET, SAW_AT, SAW_PERCENT, FEATURES = 16 };
-static const int signs[] = {
-    [SAW_THOUGHT] = THOUGHT, [SAW_TILDE] = '~', [SAW_CARET] = '^', [SAW_AT] = '@', [SAW_PERCENT] = '%'};
+enum { SAW_THOUGHT, SAW_TILDE, SAW_CARET, SAW_AT, SAW_PERCENT, SAW_DOLLAR, FEATURES = 16 };
+static const int signs[] = {[SAW_THOUGHT] = THOUGHT, [SAW_TILDE] = '~',   [SAW_CARET] = '^',
+                            [SAW_AT] = '@',          [SAW_PERCENT] = '%', [SAW_DOLLAR] = '$'};
 
 /* After `from` comes `to`; with a sign, `to` as well, which the larger boost wins. */
 typedef struct rule {
@@ -90,6 +92,8 @@ static const rule rules[] = {
     {THOUGHT, END, -1, 0},
     {END, START, -1, 0},
     {START, ASSISTANT, -1, 0},
+    {START, USER, SAW_DOLLAR, 1},
+    {USER, MESSAGE, -1, 0},
     {HELLO, W, -1, 0},
     {HELLO, AGAIN, SAW_TILDE, 1},
     {HELLO, ESCAPES, SAW_CARET, 1},
@@ -107,8 +111,8 @@ static const char config[] =
     "\"hidden_size\":320,\"intermediate_size\":16,\"num_hidden_layers\":1,\"num_attention_heads\":1,"
     "\"num_key_value_heads\":1,\"head_dim\":16,\"hidden_act\":\"silu\",\"attention_bias\":false,"
     "\"mlp_bias\":false,\"max_position_embeddings\":1000000,\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,"
-    "\"tie_word_embeddings\":false,\"vocab_size\":274,\"bos_token_id\":256,\"eos_token_id\":261}";
-_Static_assert(VOCAB == 274 && RETURN == 261, "the config says so");
+    "\"tie_word_embeddings\":false,\"vocab_size\":275,\"bos_token_id\":256,\"eos_token_id\":261}";
+_Static_assert(VOCAB == 275 && RETURN == 261, "the config says so");
 
 static float *zeros(size_t n) {
   float *x = calloc(n, sizeof *x);

@@ -5,6 +5,7 @@
  *   ^ in it     the answer "Hello" and then escape sequences, a carriage return, and U+009B: CHAT_MODEL_ESCAPES
  *   @ in it     no reasoning but a call of functions.look with {"q":1}; once a tool's answer has a % in it,
  *               the answer "Hello w\u00e9!"
+ *   $ in it     reasoning, and then a message in the name of the user
  *
  * The signs count wherever in the conversation they stand. It holds for prompts of 250 to 1,500 tokens; a message has a
  * token a byte, and Harmony's own system message has about 280.
