@@ -62,6 +62,8 @@ static int set_run(chat_repl *repl, const char *argument) {
   } else if (!cli_option_store(o, &repl->flags, value, why, sizeof why)) {
     cli_failf(repl->context, "/set %s", why + 2);
     return CLI_USAGE;
+  } else if (!strcmp(name, "reasoning-effort")) {
+    chat_session_effort_log(repl->context, &repl->session, repl->flags.effort);
   } else if (!strcmp(name, "temperature") || !strncmp(name, "top-", 4) || !strcmp(name, "min-p")) {
     repl->flags.sampling.greedy = false; /* --greedy would make it act on nothing */
   }

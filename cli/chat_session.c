@@ -9,7 +9,7 @@
 /* Without --ctx. 8192 tokens of gpt-oss-20b take about 0.25 GB. */
 enum { DEFAULT_CONTEXT_TOK = 8192 };
 
-const char *const chat_efforts[] = {"default", "low", "medium", "high", NULL};
+const char *const chat_efforts[] = {"default", "none", "low", "medium", "high", NULL};
 const char *const chat_thinking[] = {"auto", "show", "hide", NULL};
 
 static void date_set(chat_session *session) {
@@ -62,6 +62,7 @@ static ie_status format_open(const cli_context *context, const chat_flags *flags
                           flags->model_dir);
   if (status == IE_OK)
     status = ie_conversation_new(session->format, session->tokenizer, &session->conversation, error);
+  if (status == IE_OK) chat_session_effort_log(context, session, flags->effort);
   if (status == IE_OK && flags->system)
     status = ie_conversation_instruct(session->conversation, flags->system, error);
   return status;
@@ -86,10 +87,25 @@ void chat_session_close(chat_session *session) {
   *session = (chat_session){0};
 }
 
+/* Which efforts a format has: Harmony three, Qwen 3 one, which is none. */
+static bool effort_acts(const chat_session *session, int effort) {
+  const char *name = ie_chat_format_name(session->format);
+  if (effort == CHAT_EFFORT_DEFAULT) return true;
+  return effort == CHAT_EFFORT_NONE ? !strcmp(name, "qwen3") : !strcmp(name, "harmony");
+}
+
+void chat_session_effort_log(const cli_context *context, const chat_session *session, int effort) {
+  if (!effort_acts(session, effort))
+    cli_log(context, "clocher: reasoning effort %s is ignored: the chat format %s has none such",
+            chat_efforts[effort], ie_chat_format_name(session->format));
+}
+
 static ie_chat_options chat_options(const chat_session *session, const chat_flags *flags) {
-  return (ie_chat_options){.date = session->date,
-                           .reasoning_effort =
-                               flags->effort == CHAT_EFFORT_DEFAULT ? NULL : chat_efforts[flags->effort]};
+  ie_chat_options o = {.date = session->date};
+  if (flags->effort == CHAT_EFFORT_DEFAULT || !effort_acts(session, flags->effort)) return o;
+  o.no_thinking = flags->effort == CHAT_EFFORT_NONE;
+  if (!o.no_thinking) o.reasoning_effort = chat_efforts[flags->effort];
+  return o;
 }
 
 ie_status chat_session_prompt_tok(const chat_session *session, const chat_flags *flags, int64_t *out,

@@ -16,7 +16,7 @@ typedef struct chat_flags {
   bool once, no_history;
 } chat_flags;
 
-enum { CHAT_EFFORT_DEFAULT, CHAT_EFFORT_LOW, CHAT_EFFORT_MEDIUM, CHAT_EFFORT_HIGH };
+enum { CHAT_EFFORT_DEFAULT, CHAT_EFFORT_NONE };
 extern const char *const chat_efforts[];
 enum { CHAT_THINKING_AUTO, CHAT_THINKING_SHOW, CHAT_THINKING_HIDE };
 extern const char *const chat_thinking[];
@@ -38,6 +38,9 @@ typedef struct chat_session {
 ie_status chat_session_open(const cli_context *context, const chat_flags *flags, chat_session *out,
                             ie_error *error);
 void chat_session_close(chat_session *session);
+
+/* Logs that the format has no such reasoning effort, when it has not. */
+void chat_session_effort_log(const cli_context *context, const chat_session *session, int effort);
 
 /* Tokens of the next prompt. */
 ie_status chat_session_prompt_tok(const chat_session *session, const chat_flags *flags, int64_t *out,

@@ -22,7 +22,9 @@ const cli_option chat_flag_table[] = {
      .meaning = "New tokens of one answer at most, reasoning included; 0: what the context holds."},
     SAMPLING_OPTIONS(chat_flags, sampling),
     {"--reasoning-effort", CLI_AS_CHOICE(chat_flags, effort), .argument = "E", .fallback = "default",
-     .choices = chat_efforts, .meaning = "How much the model is asked to reason, where its format has that."},
+     .choices = chat_efforts,
+     .meaning = "How much the model is asked to reason: low, medium, high of harmony, none of qwen3; others "
+                "are ignored."},
     {"--thinking", CLI_AS_CHOICE(chat_flags, thinking), .argument = "T", .fallback = "auto",
      .choices = chat_thinking, .meaning = "Reasoning: shown or hidden; auto: shown when somebody types."},
     {"--ctx", CLI_AS_INT(chat_flags, ctx), .argument = "N", .min = 1, .max = 1 << 30,

@@ -321,6 +321,18 @@ static void once_is_one_turn(void **state) {
   script_expect("/no command\n\xFF\nmore\n", "--once", 0, CHAT_MODEL_ANSWER "\n", NULL);
 }
 
+static void an_effort_that_the_format_has_not_is_ignored(void **state) {
+  (void)state;
+  script_expect("hi\n", "--reasoning-effort none", 0, CHAT_MODEL_ANSWER "\n",
+                "reasoning effort none is ignored: the chat format harmony has none such");
+  program_result r = program_run_input("/set reasoning-effort high\n/set reasoning-effort\nhi\n", 52,
+                                       "chat --model-dir %s --greedy", model);
+  assert_int_equal(r.code, 0);
+  assert_non_null(strstr(r.err, "reasoning-effort    high"));
+  assert_null(strstr(r.err, "ignored"));
+  program_free(&r);
+}
+
 static void quiet_says_nothing_else(void **state) {
   (void)state;
   program_result r = program_run_input("hi\n", 3, "chat --model-dir %s --greedy --quiet", model);
@@ -363,6 +375,7 @@ int main(void) {
       cmocka_unit_test(a_line_of_a_script_is_a_turn),
       cmocka_unit_test(a_script_ends_where_it_fails),
       cmocka_unit_test(once_is_one_turn),
+      cmocka_unit_test(an_effort_that_the_format_has_not_is_ignored),
       cmocka_unit_test(quiet_says_nothing_else),
       cmocka_unit_test(what_cannot_be_done_is_refused),
   };
