@@ -109,6 +109,8 @@ static int32_t key_next(void *arg) {
   for (;;) {
     int b = byte_next(in);
     if (b < 0) return b;
+    /* Ctrl-D that was typed while an answer ran, before the editor took the terminal, comes as NUL. */
+    if (b == 0 && !in->pasting) return 4;
     if (b == 27 && bytes_take(in, "[200~")) {
       in->pasting = true;
     } else if (b == 27 && bytes_take(in, "[201~")) {

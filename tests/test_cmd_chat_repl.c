@@ -93,6 +93,19 @@ static void commands_and_the_nearest_one(void **state) {
   assert_int_equal(leave(&p), 0);
 }
 
+/* What is typed while an answer runs is not lost, Ctrl-D included. */
+static void keys_wait_for_the_prompt(void **state) {
+  (void)state;
+  pty p = chat_start(80, "--ctx 4000");
+  pty_type(&p, "~go\r");
+  pty_wait(&p, "Hello again");
+  pty_type(&p, "/stats\r");
+  pty_type(&p, "\004");
+  pty_wait(&p, "is full");
+  pty_wait(&p, "answers  1");
+  assert_int_equal(pty_end(&p), 0);
+}
+
 /* A prompt of the second turn reuses what both have in common: Harmony's system message and the first turn. */
 static void only_new_tokens_are_computed(void **state) {
   (void)state;
@@ -177,6 +190,7 @@ static void texts_of_several_lines(void **state) {
     pty_wait(&p, "saved.");
     pty_type(&p, "/reset\r");
     pty_wait(&p, "empty.");
+    pty_wait(&p, PROMPT);
     json_t *saved = json_load_file(path, 0, NULL);
     const json_t *first = json_array_get(json_object_get(saved, "messages"), 0);
     assert_string_equal(json_string_value(json_object_get(first, "content")), said[i]);
@@ -361,6 +375,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(an_answer_streams_and_ctrl_d_leaves),
       cmocka_unit_test(ctrl_c_stops_the_answer_alone),
+      cmocka_unit_test(keys_wait_for_the_prompt),
       cmocka_unit_test(commands_and_the_nearest_one),
       cmocka_unit_test(only_new_tokens_are_computed),
       cmocka_unit_test(a_conversation_is_saved_and_loaded),
