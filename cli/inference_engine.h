@@ -172,6 +172,7 @@ typedef struct infer_job {
   /* The generation at hand. */
   double *callback_s; /* (max_new) seconds that each token's callback took */
   size_t callbacks;
+  int64_t prompt_tok;
   double generation_touch_s;
   bool warming;
 

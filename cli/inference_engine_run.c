@@ -165,6 +165,8 @@ static void token_log(const infer_job *job, int32_t id, const char *text, size_t
 static bool token_done(void *arg, int32_t id, const char *text, size_t size) {
   infer_job *job = arg;
   double start = cli_clock_s();
+  /* What was held back of a character comes at the end in a call of its own: that is no token. */
+  if ((int64_t)job->callbacks > ie_state_length(job->state, 0) - job->prompt_tok) return true;
   if (!job->warming) {
     double touched = job->touch.seconds;
     infer_touch_token(&job->touch);
@@ -237,6 +239,7 @@ static ie_status generate(infer_job *job, const ie_ids *prompt, int64_t max_new,
                            .arg = job,
                            .cancelled = stop_wanted};
   job->callbacks = 0;
+  job->prompt_tok = (int64_t)prompt->count;
   job->generation_touch_s = 0;
   ie_status status = ie_state_rollback(job->state, 0, 0, error); /* nothing is reused */
   return status == IE_OK ? ie_generate(job->state, 0, &o, g, error) : status;

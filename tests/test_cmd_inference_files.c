@@ -205,6 +205,23 @@ static void touch_reads_what_it_says(void **state) {
   json_decref(v);
 }
 
+/* One touch a token also where the text ends within a character, which is shown afterwards. */
+static void touch_counts_tokens_not_pieces(void **state) {
+  (void)state;
+  char *dir = tempdir_make(), text[200] = "";
+  for (int i = 0; i < 60; i++) snprintf(text + 3 * i, 4, "%02d\n", i);
+  const char *file = tempdir_write_text(dir, "p.txt", text);
+  env("IE_BYTES_PER_TOKEN", "100");
+  json_t *v = LINE(0, "--model-dir %s --prompts-file %s --max-new 2 --temperature 50 --top-p 1 --print-text",
+                   model, file);
+  int halves = 0;
+  for (size_t i = 0; i < 60; i++) halves += strstr(string(round_of(v, i, 0), "text"), "\xEF\xBF\xBD") != NULL;
+  assert_true(halves > 10);
+  assert_int_equal(result_integer(v, "touch_tokens"), result_integer(v, "tokens_generated"));
+  json_decref(v);
+  tempdir_remove(dir);
+}
+
 /* A stop id is a token as any other. */
 static void touch_counts_the_stop_id(void **state) {
   (void)state;
@@ -394,12 +411,19 @@ static void logs_go_to_stderr(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      CASE(tokens_are_the_engines),       CASE(model_files_can_be_named),
-      CASE(the_documents_commands_run),   CASE(packed_labels_never_fall_back),
-      CASE(touch_reads_what_it_says),     CASE(touch_counts_the_stop_id),
-      CASE(prompt_ids_are_the_documents), CASE(prompts_files),
-      CASE(expected_tokens_are_compared), CASE(trace_has_prompts_and_steps),
-      CASE(reported_ids_can_be_cut),      CASE(logs_go_to_stderr),
+      CASE(tokens_are_the_engines),
+      CASE(model_files_can_be_named),
+      CASE(the_documents_commands_run),
+      CASE(packed_labels_never_fall_back),
+      CASE(touch_reads_what_it_says),
+      CASE(touch_counts_the_stop_id),
+      CASE(touch_counts_tokens_not_pieces),
+      CASE(prompt_ids_are_the_documents),
+      CASE(prompts_files),
+      CASE(expected_tokens_are_compared),
+      CASE(trace_has_prompts_and_steps),
+      CASE(reported_ids_can_be_cut),
+      CASE(logs_go_to_stderr),
   };
   return cmocka_run_group_tests(tests, inference_setup, inference_teardown);
 }
