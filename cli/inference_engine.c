@@ -76,6 +76,10 @@ static const cli_option options[] = {
     {"--print-text", CLI_AS_FLAG(infer_flags, print_text), .meaning = "Also the text of the new tokens."},
     {"--tokenizer", CLI_AS_STRING(infer_flags, tokenizer), .argument = "PATH",
      .meaning = "A tokenizer.json, .tiktoken file or pack; else IE_TOKENIZER, TOKENIZER, else the model's."},
+    {"--encoding", CLI_AS_STRING(infer_flags, encoding), .argument = "NAME",
+     .meaning =
+         "Pattern and special tokens of a .tiktoken file that is not gpt-oss's: o200k_harmony, qwen2.5, "
+         "qwen3, nanochat or llama3."},
     {"--trace-ids", CLI_AS_STRING(infer_flags, trace_ids), .argument = "PATH",
      .meaning =
          "Append prompt ids and new ids, a JSON object a line, for the verifiers; else IE_TRACE_IDS_JSONL."},

@@ -51,7 +51,7 @@ __attribute__((format(printf, 2, 3))) void infer_warn(const cli_context *context
 
 typedef struct infer_flags {
   const char *model_dir, *model_json, *model_bin, *prompt, *prompts_file, *precision, *device, *pretranspose,
-      *prefetch, *affinity, *sparsity, *expected_tokens, *tokenizer, *trace_ids;
+      *prefetch, *affinity, *sparsity, *expected_tokens, *tokenizer, *encoding, *trace_ids;
   int64_t threads, max_new, batch, warmup, rounds, report_tokens_max, top_k, seed, log_every,
       debug_decode_every, debug_topk, debug_topk_every;
   double temperature, top_p;

@@ -194,7 +194,8 @@ static bool engine_put(json_t *o, const infer_job *job) {
             put(o, "device", json_string(e->device ? ie_device_kind(e->device) : "none")) &&
             put(o, "load_time_s", cli_json_number(e->load_s));
   if (!ok || !e->info) return ok;
-  ie_dtype kv = job->state ? ie_state_kv(job->state) : IE_F32;
+  ie_dtype kv = e->info->precision == IE_PRECISION_FP32 ? IE_F32 : IE_F16;
+  if (job->state) kv = ie_state_kv(job->state);
   return put(o, "isa", json_string(ie_device_isa(e->device))) &&
          put(o, "threads", json_integer(ie_device_threads(e->device))) &&
          put(o, "arithmetic_class", json_string(ie_precision_name(e->info->precision))) &&

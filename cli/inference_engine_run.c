@@ -56,7 +56,7 @@ static char *tokenizer_search(const char *dir) {
 
 static ie_status tokenizer_open(infer_job *job, ie_error *error) {
   const infer_setup *s = &job->setup;
-  ie_tokenizer_options how = {.cache_dir = cli_cache_dir(job->context)};
+  ie_tokenizer_options how = {.encoding = s->flags->encoding, .cache_dir = cli_cache_dir(job->context)};
   job->tokenizer_path = s->tokenizer ? strdup(s->tokenizer) : tokenizer_search(s->model_dir);
   ie_status status = job->tokenizer_path
                          ? ie_tokenizer_open(job->tokenizer_path, &how, &job->tokenizer, error)

@@ -266,7 +266,7 @@ int cli_parse(cli_context *context, int argc, char **argv, cli_parsed *parsed) {
       parsed->args[context->arg_count++] = arg;
   }
   if (p.status < 0) p.status = required_check(context, parsed);
-  if (p.status < 0) cli_unused_log(context, command->name, command->common);
+  if (p.status < 0 && !command->dialect) cli_unused_log(context, command->name, command->common);
   return p.status;
 }
 

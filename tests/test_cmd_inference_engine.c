@@ -411,6 +411,7 @@ static void idle_knobs_say_so(void **state) {
       model);
   json_decref(line_of(&r, 0));
   assert_null(strstr(r.err, "warn:"));
+  assert_null(strstr(r.err, "ignored"));
   program_free(&r);
   env("IE_DEDUP", "1");
   env("IE_LOG_LEVEL", "0");

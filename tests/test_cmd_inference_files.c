@@ -209,7 +209,11 @@ static void touch_reads_what_it_says(void **state) {
 static void touch_counts_tokens_not_pieces(void **state) {
   (void)state;
   char *dir = tempdir_make(), text[200] = "";
-  for (int i = 0; i < 60; i++) snprintf(text + 3 * i, 4, "%02d\n", i);
+  for (int i = 0; i < 60; i++) {
+    text[3 * i] = (char)('0' + i / 10);
+    text[3 * i + 1] = (char)('0' + i % 10);
+    text[3 * i + 2] = '\n';
+  }
   const char *file = tempdir_write_text(dir, "p.txt", text);
   env("IE_BYTES_PER_TOKEN", "100");
   json_t *v = LINE(0, "--model-dir %s --prompts-file %s --max-new 2 --temperature 50 --top-p 1 --print-text",
