@@ -51,6 +51,19 @@ static ie_status run_iebin(void *arg, ie_error *error) {
   return open_and_look(((fixture *)arg)->iebin, 1, error);
 }
 
+static ie_status run_iebin_named(void *arg, ie_error *error) {
+  const fixture *f = arg;
+  ie_checkpoint *c;
+  char json[600], bin[600];
+  snprintf(json, sizeof json, "%s/model.ie.json", f->iebin);
+  snprintf(bin, sizeof bin, "%s/model.ie.bin", f->iebin);
+  ie_status status = ie_checkpoint_open_iebin(f->dir, json, bin, &c, error);
+  if (status != IE_OK) return status;
+  size_t count = ie_checkpoint_count(c);
+  ie_checkpoint_free(c);
+  return count == 1 ? IE_OK : ie_error_set(error, IE_INTERNAL, "expected one tensor, found %zu", count);
+}
+
 static ie_status run_path(void *arg, ie_error *error) {
   ie_checkpoint *c;
   ie_status status = ie_checkpoint_open(((fixture *)arg)->iebin, &c, error);
@@ -210,6 +223,7 @@ static const failing_case cases[] = {
     {.name = "checkpoint: shards with an index", .run = run_sharded},
     {.name = "checkpoint: numbered shards", .run = run_numbered},
     {.name = "checkpoint: IEBIN", .run = run_iebin},
+    {.name = "checkpoint: IEBIN, files named", .run = run_iebin_named},
     {.name = "checkpoint: where config.json lies", .run = run_path},
     {.name = "checkpoint: no weights", .run = run_nothing, .tolerant = true}, /* the list may be shorter */
     {.name = "tensor file: write and read",

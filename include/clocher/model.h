@@ -33,6 +33,9 @@ typedef struct ie_model_options {
                          matrix units in prefill, but for quantised weights in class int8 */
   bool
       plan_only; /* bind for ie_model_plan alone: nothing is transposed or copied, and nothing can be computed */
+  /* Paths of the two files of an IEBIN v1 model. One is enough: NULL is DIR/model.ie.json, and the file that the JSON
+   * names. Both NULL: the directory is searched. */
+  const char *iebin_json, *iebin_bin;
 } ie_model_options;
 
 /* Opens, checks and binds a model. options may be NULL (bf16). IE_FORMAT names the file, tensor or key at fault;
@@ -61,6 +64,10 @@ typedef struct ie_model_info {
 } ie_model_info;
 
 const ie_model_info *ie_model_describe(const ie_model *model);
+
+/* The files of weights, 0 <= i < count: path and size. Borrowed. */
+size_t ie_model_file_count(const ie_model *model);
+const char *ie_model_file(const ie_model *model, size_t i, size_t *bytes);
 
 /* --- Inspecting a directory ------------------------------------------------------------------------------ */
 
