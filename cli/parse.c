@@ -27,7 +27,7 @@ const cli_option cli_common_options[] = {
     [CLI_COMMON_DETERMINISTIC] =
         {"--deterministic", CLI_AS_FLAG(cli_common, deterministic),
          .meaning = "Results do not depend on chunk and batch either, to the bit. Prompts are "
-                    "slower: they are read without the matrix kernels."},
+                    "slower: matrix kernels are left out but for quantised weights in class int8."},
     [CLI_COMMON_MEMORY] = {"--memory", CLI_AS_SIZE(cli_common, memory), .argument = "SIZE",
                            .meaning = "Memory limit, such as 4GiB; default: none."},
     [CLI_COMMON_DEVICE] = {"--device", CLI_AS_CHOICE(cli_common, device), .argument = "D", .fallback = "auto",
