@@ -178,7 +178,7 @@ static void copies_are_bounded(void **unused) {
   enum { SIDE = 64, VIEWS = 40 };
   static float square[SIDE * SIDE];
   torch_view views[VIEWS];
-  char names[VIEWS][8];
+  char names[VIEWS][16];
   ie_buf pickle = {0};
   zip_writer zip = {0};
   for (int i = 0; i < VIEWS; i++) {
