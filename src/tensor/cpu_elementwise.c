@@ -133,11 +133,22 @@ static void cpu_split_heads(ie_ctx *ctx, ie_tensor *const *y, const ie_tensor *x
       memcpy(ie_tensor_f32(y[i]) + row * D, ie_tensor_f32(x) + (3 * row + i) * D, (size_t)D * sizeof(float));
 }
 
-/* libm's tanh in double, rounded once: what every libm agrees on. */
+typedef struct soft_cap_job {
+  const ie_kernels *kernels;
+  float *x;
+  float cap;
+} soft_cap_job;
+
+static void soft_cap_part(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  const soft_cap_job *job = arg;
+  job->kernels->soft_cap(job->x + begin, end - begin, job->cap);
+}
+
 static void cpu_soft_cap(ie_ctx *ctx, ie_tensor *x, float cap) {
   if (ctx->dry) return;
-  float *a = ie_tensor_f32(x);
-  for (int64_t i = 0; i < ie_tensor_count(x); i++) a[i] = cap * (float)tanh((double)(a[i] / cap));
+  soft_cap_job job = {&ctx->device->kernels, ie_tensor_f32(x), cap};
+  ie_team_for(ctx->device->team, ie_tensor_count(x), ACTIVATE_CHUNK, soft_cap_part, &job);
 }
 
 /* Cosine and sine in double, rounded once: what every libm agrees on. */
@@ -249,6 +260,7 @@ static int64_t cpu_find_nonfinite(ie_ctx *ctx, const ie_tensor *x) {
 
 void ie_cpu_fill_elementwise(ie_device_ops *ops) {
   ops->embed = cpu_embed;
+  ops->embed_formats = 1u << IE_W_F32 | 1u << IE_W_F16 | 1u << IE_W_BF16 | 1u << IE_W_MXFP4;
   ops->gather_rows = cpu_gather_rows;
   ops->rms_norm = cpu_rms_norm;
   ops->rope_table = cpu_rope_table;
