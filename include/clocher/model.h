@@ -1,8 +1,8 @@
 /* Models: a checkpoint directory bound to a device, ready to compute.
  *
- * A directory holds config.json and weights in a published layout (Hugging Face safetensors, OpenAI's original
- * gpt-oss layout, IEBIN v1), in DIR, DIR/hf, DIR/hf/original or DIR/original. Weights are mapped and computed where
- * they lie.
+ * A directory holds config.json and weights in a published layout (Hugging Face safetensors or PyTorch's .bin,
+ * OpenAI's original gpt-oss layout, nanochat's own files, IEBIN v1), in DIR, DIR/hf, DIR/hf/original or DIR/original.
+ * Weights are mapped and computed where they lie (docs/formats.md).
  *
  * Ownership: a model borrows its device and is freed before it. States borrow the model.
  * Thread safety: read-only after open; but its device runs one operation at a time. */
