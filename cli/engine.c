@@ -76,16 +76,29 @@ ie_status cli_tokens_fit(int64_t longest, int64_t max_new, int64_t context_tok, 
                       (long long)longest, (long long)max_new, (long long)context_tok);
 }
 
-ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
-                           const ie_state_options *state, ie_error *error) {
-  if (!context->common.memory) return IE_OK;
-  ie_plan plan;
+static ie_status state_plan(const cli_context *context, const cli_engine *engine,
+                            const ie_state_options *state, ie_plan *plan, ie_error *error) {
   ie_plan_options options = {.context_tok = state->context_tok,
                              .sequences = state->sequences,
                              .chunk_tok = state->chunk_tok,
                              .kv = state->kv,
                              .memory_bytes = (size_t)context->common.memory};
-  ie_status status = ie_model_plan(engine->model, &options, &plan, error);
+  return ie_model_plan(engine->model, &options, plan, error);
+}
+
+ie_status cli_memory_fits(const cli_context *context, const cli_engine *engine, const ie_state_options *state,
+                          bool *fits, ie_error *error) {
+  ie_plan plan;
+  ie_status status = state_plan(context, engine, state, &plan, error);
+  *fits = status == IE_OK && plan.fits;
+  return status;
+}
+
+ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
+                           const ie_state_options *state, ie_error *error) {
+  if (!context->common.memory) return IE_OK;
+  ie_plan plan;
+  ie_status status = state_plan(context, engine, state, &plan, error);
   if (status != IE_OK || plan.fits) return status;
   return ie_error_set(
       error, IE_LIMIT,

@@ -51,4 +51,6 @@ void ie_kernels_fill_products__avx512(ie_kernels *out) {
   out->many[IE_CLASS_INT8][IE_W_MXFP4] = ie_many_int8_mxfp4__avx512;
   out->many[IE_CLASS_INT8][IE_W_INT8] = ie_many_int8_int8__avx512;
   out->many[IE_CLASS_INT8][IE_W_INT4] = ie_many_int8_int4__avx512;
+  out->many_as_few[IE_CLASS_INT8][IE_W_MXFP4] = true;
+  out->many_as_few[IE_CLASS_INT8][IE_W_INT4] = true;
 }

@@ -1,9 +1,10 @@
-/* Matrix-matrix products of int8 activations and quantised weights by VNNI: 6 rows x 32 tokens, one block of 32
- * columns after the other; the integer sums of a block are exact, then scaled and added in f32 in the order of the
- * blocks.
+/* Matrix-matrix products of int8 activations and quantised weights by VNNI: 6 rows x 32 tokens, one block of 32 columns
+ * after the other; the integer sums of a block are exact, then scaled and added in f32 in the order of the kernel for few
+ * tokens: blocks b, b + 4, b + 8 ... are one chain of FMA, and the four chains are added in their order. Each chain is
+ * a pass over its blocks, which lie together in the packed activations.
  *
  * Tokens are the lanes. Weights become unsigned bytes (code_rule), four of which are broadcast: neighbouring columns
- * of INT8; of 4-bit weights, four even or four odd ones. */
+ * of INT8; of 4-bit weights, four even or four odd ones. (The kernel for few tokens of INT8 has another order of sums.) */
 #include "kernels/avx512/products.h"
 #include "kernels/avx512/products_tiles.h"
 #include "kernels/avx512/transpose.h"
@@ -24,6 +25,13 @@ ALWAYS_INLINE code_rule codes_of(ie_wformat format) {
 
 /* --- Activations ------------------------------------------------------------------------------------------------ */
 
+enum { CHAINS = 4 };
+
+/* The first packed block of chain c; chain CHAINS is the end. */
+ALWAYS_INLINE int64_t chain_start(int64_t c, int64_t blocks) {
+  return c * (blocks / CHAINS) + ie_min_i64(c, blocks % CHAINS);
+}
+
 static size_t pack_bytes(int64_t T, int64_t K) {
   return (size_t)(ie_div_up(T, LANES) * ie_div_up(K, IE_BLOCK_COLS)) * sizeof(group_block);
 }
@@ -34,7 +42,7 @@ typedef struct group_rows {
   int64_t K;
 } group_rows;
 
-ALWAYS_INLINE void pack_block(group_block *out, const group_rows *rows_in, int64_t k, ie_wformat format) {
+ALWAYS_INLINE void pack_block(group_block *out, const group_rows *tokens, int64_t k, ie_wformat format) {
   const code_rule codes = codes_of(format);
   const __m256i even_odd = _mm256_broadcastsi128_si256(
       _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15)); /* then lanes: 0 2 1 3 */
@@ -42,9 +50,9 @@ ALWAYS_INLINE void pack_block(group_block *out, const group_rows *rows_in, int64
   for (int64_t i = 0; i < LANES; i++) {
     __m512i q[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
     float s = 0;
-    if (rows_in->row[i] != NULL) {
+    if (tokens->row[i] != NULL) {
       __m512 v[2];
-      load_rounded(v, rows_in->row[i], k, rows_in->K, IE_CLASS_F32);
+      load_rounded(v, tokens->row[i], k, tokens->K, IE_CLASS_F32);
       s = quantise_block(q, v[0], v[1]);
     }
     __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(q[1]), _mm512_cvtepi32_epi8(q[0]));
@@ -64,8 +72,9 @@ ALWAYS_INLINE void pack_groups(void *packed, const float *x, int64_t x_stride, c
     group_rows rows = {.K = K};
     for (int64_t i = 0; i < LANES && t + i < range[1]; i++)
       rows.row[i] = ie_pack_source(x, x_stride, x_rows, t + i);
+    group_block *out = (group_block *)packed + t / LANES * blocks;
     for (int64_t b = 0; b < blocks; b++)
-      pack_block((group_block *)packed + t / LANES * blocks + b, &rows, b * IE_BLOCK_COLS, format);
+      pack_block(out + chain_start(b % CHAINS, blocks) + b / CHAINS, &rows, b * IE_BLOCK_COLS, format);
   }
 }
 
@@ -98,19 +107,16 @@ ALWAYS_INLINE void decode_row(uint8_t *bytes, float *scales, const ie_wview *w, 
   const uint8_t *p = w->part[0] + (size_t)row * w->row_bytes[0];
   const uint8_t *s = w->part[1] + (size_t)row * w->row_bytes[1];
   int64_t blocks = ie_div_up(w->cols, IE_BLOCK_COLS);
-  if (format == IE_W_INT8) {
-    for (int64_t b = 0; b < blocks; b += 2) {
-      __m512i v = _mm512_maskz_loadu_epi32(mask16_clamped(8 * (blocks - b)), p + b * 32);
-      _mm_prefetch((const char *)p + b * 32 + PREFETCH_BYTES, _MM_HINT_T0);
-      _mm512_store_si512(bytes + 32 * b, _mm512_xor_si512(v, _mm512_set1_epi8((char)codes_int8.offset)));
-    }
-  } else {
-    for (int64_t b = 0; b < blocks; b += 4) {
-      __m512i v = _mm512_maskz_loadu_epi32(mask16_clamped(4 * (blocks - b)), p + b * 16);
-      _mm_prefetch((const char *)p + b * 16 + PREFETCH_BYTES, _MM_HINT_T0);
-      _mm512_store_si512(bytes + 32 * b, unsigned_codes(v, format));
-      _mm512_store_si512(bytes + 32 * b + 64, unsigned_codes(_mm512_srli_epi16(v, 4), format));
-    }
+  for (int64_t b = 0; format == IE_W_INT8 && b < blocks; b += 2) {
+    __m512i v = _mm512_maskz_loadu_epi32(mask16_clamped(8 * (blocks - b)), p + b * 32);
+    _mm_prefetch((const char *)p + b * 32 + PREFETCH_BYTES, _MM_HINT_T0);
+    _mm512_store_si512(bytes + 32 * b, _mm512_xor_si512(v, _mm512_set1_epi8((char)codes_int8.offset)));
+  }
+  for (int64_t b = 0; format != IE_W_INT8 && b < blocks; b += 4) {
+    __m512i v = _mm512_maskz_loadu_epi32(mask16_clamped(4 * (blocks - b)), p + b * 16);
+    _mm_prefetch((const char *)p + b * 16 + PREFETCH_BYTES, _MM_HINT_T0);
+    _mm512_store_si512(bytes + 32 * b, unsigned_codes(v, format));
+    _mm512_store_si512(bytes + 32 * b + 64, unsigned_codes(_mm512_srli_epi16(v, 4), format));
   }
   for (int64_t b = 0; b < blocks; b += LANES) _mm512_store_ps(scales + b, block_scales(s, b, blocks, format));
 }
@@ -123,21 +129,19 @@ typedef struct panel {
   size_t row_bytes, row_scales;
 } panel;
 
-/* out (ROWS, 2 * LANES): the products of a panel with one or two groups of tokens, x_group blocks apart. */
-ALWAYS_INLINE void micro(float *out, const panel *w, const group_block *x, int64_t blocks, int groups,
-                         ie_wformat format) {
+/* One chain: the integer sums of a block for all rows and groups, then scaled and added. */
+ALWAYS_INLINE void chain(__m512 s[][2], const panel *w, const group_block *x, int64_t c, int64_t blocks,
+                         int groups, ie_wformat format) {
   const int64_t x_group = blocks;
-  __m512 s[ROWS][2];
-#pragma GCC unroll 6
-  for (int r = 0; r < ROWS; r++) s[r][0] = s[r][1] = _mm512_setzero_ps();
-  for (int64_t b = 0; b < blocks; b++) {
+  const group_block *at = x + chain_start(c, blocks);
+  for (int64_t b = c; b < blocks; b += CHAINS, at++) {
     const uint8_t *bytes = w->bytes + (format == IE_W_INT8 ? b * 32 : b / 4 * 128 + b % 4 * 16);
     __m512i d[ROWS][2];
 #pragma GCC unroll 8
     for (int j = 0; j < QUADS; j++) {
       __m512i xj[2];
 #pragma GCC unroll 2
-      for (int g = 0; g < groups; g++) xj[g] = _mm512_load_si512(x[g * x_group + b].q[j]);
+      for (int g = 0; g < groups; g++) xj[g] = _mm512_load_si512(at[g * x_group].q[j]);
 #pragma GCC unroll 6
       for (int r = 0; r < ROWS; r++) {
         int32_t quad;
@@ -147,7 +151,7 @@ ALWAYS_INLINE void micro(float *out, const panel *w, const group_block *x, int64
 #pragma GCC unroll 2
         for (int g = 0; g < groups; g++)
           d[r][g] =
-              _mm512_dpbusd_epi32(j == 0 ? _mm512_load_si512(x[g * x_group + b].start) : d[r][g], wj, xj[g]);
+              _mm512_dpbusd_epi32(j == 0 ? _mm512_load_si512(at[g * x_group].start) : d[r][g], wj, xj[g]);
       }
     }
 #pragma GCC unroll 6
@@ -155,15 +159,29 @@ ALWAYS_INLINE void micro(float *out, const panel *w, const group_block *x, int64
       __m512 scale = _mm512_set1_ps(w->scales[(size_t)r * w->row_scales + (size_t)b]);
 #pragma GCC unroll 2
       for (int g = 0; g < groups; g++)
-        s[r][g] = _mm512_fmadd_ps(
-            _mm512_mul_ps(_mm512_cvtepi32_ps(d[r][g]), _mm512_load_ps(x[g * x_group + b].scale)), scale,
-            s[r][g]);
+        s[r][g] =
+            _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(d[r][g]), _mm512_load_ps(at[g * x_group].scale)),
+                            scale, s[r][g]);
     }
   }
+}
+
+/* out (ROWS, 2 * LANES): the products of a panel with one or two groups of tokens, `blocks` blocks apart. */
+ALWAYS_INLINE void micro(float *out, const panel *w, const group_block *x, int64_t blocks, int groups,
+                         ie_wformat format) {
+  for (int64_t c = 0; c < CHAINS; c++) {
+    __m512 s[ROWS][2];
 #pragma GCC unroll 6
-  for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) s[r][0] = s[r][1] = _mm512_setzero_ps();
+    chain(s, w, x, c, blocks, groups, format);
+#pragma GCC unroll 6
+    for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
-    for (int g = 0; g < groups; g++) _mm512_store_ps(out + 2 * LANES * r + LANES * g, s[r][g]);
+      for (int g = 0; g < groups; g++) {
+        float *to = out + 2 * LANES * r + LANES * g;
+        _mm512_store_ps(to, c == 0 ? s[r][g] : _mm512_add_ps(_mm512_load_ps(to), s[r][g]));
+      }
+  }
 }
 
 /* At most IE_MANY_ROWS rows: decoded once, then used by all tokens. */
