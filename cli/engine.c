@@ -38,11 +38,15 @@ ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan
                                             [CLI_BF16] = IE_PRECISION_BF16,
                                             [CLI_FP16] = IE_PRECISION_FP16,
                                             [CLI_INT8] = IE_PRECISION_INT8};
+  static const ie_weights weights[] = {[CLI_WEIGHTS_PUBLISHED] = IE_WEIGHTS_PUBLISHED,
+                                       [CLI_WEIGHTS_INT8] = IE_WEIGHTS_INT8,
+                                       [CLI_WEIGHTS_INT4] = IE_WEIGHTS_INT4};
   *out = (cli_engine){0};
   double start = cli_clock_s();
   ie_status status = cli_device_open(context, &out->device, error);
   if (status != IE_OK) return status;
   ie_model_options options = {.precision = precisions[context->common.precision],
+                              .dense_weights = weights[context->common.weights],
                               .deterministic = context->common.deterministic,
                               .plan_only = plan_only};
   status = ie_model_open(out->device, dir, &options, &out->model, error);
