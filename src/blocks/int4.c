@@ -30,12 +30,10 @@ bool ie_int4_encode_block(uint8_t block[IE_INT4_BYTES], uint16_t *scale, const f
   while ((int32_t)(ie_f32_bits(in[first]) & 0x7FFFFFFFu) != largest) first++;
   if (largest > 0 && in[first] > 0) half |= 0x8000;
   *scale = half;
-  float s = half ? ie_f16_to_f32(half) : 1, code[IE_INT4_COLS];
-  for (size_t i = 0; i < IE_INT4_COLS; i++) {
-    float c = ie_round_small(in[i] / s);
-    code[i] = (c < 7 ? c : 7) + 8;
-  }
-  for (size_t i = 0; i < IE_INT4_BYTES; i++)
-    block[i] = (uint8_t)((unsigned)(int)code[2 * i] | (unsigned)(int)code[2 * i + 1] << 4);
+  float s = half ? ie_f16_to_f32(half) : 1;
+  int32_t code[IE_INT4_COLS]; /* in steps that the compiler does for several numbers at once */
+  for (size_t i = 0; i < IE_INT4_COLS; i++) code[i] = (int32_t)ie_round_small(in[i] / s);
+  for (size_t i = 0; i < IE_INT4_COLS; i++) code[i] = (code[i] < 7 ? code[i] : 7) + 8;
+  for (size_t i = 0; i < IE_INT4_BYTES; i++) block[i] = (uint8_t)(code[2 * i] | code[2 * i + 1] << 4);
   return true;
 }
