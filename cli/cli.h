@@ -106,8 +106,12 @@ typedef struct cli_common {
 typedef struct cli_env {
   const char *isa; /* CLOCHER_ISA, or NULL */
   char *cache_dir; /* the program's own folder for caches, or NULL: nowhere to put one */
+  char *state_dir; /* the same for what it remembers, such as a history of lines */
   bool color;      /* stderr is a terminal and NO_COLOR is not set */
   bool terminal;   /* stderr is a terminal */
+  bool out_color;  /* the same of stdout */
+  bool out_terminal;
+  bool in_terminal; /* stdin is a terminal */
 } cli_env;
 
 typedef struct cli_command cli_command;
@@ -168,6 +172,10 @@ __attribute__((format(printf, 2, 3))) void cli_log(const cli_context *context, c
 bool cli_parse_int(const char *text, int64_t min, int64_t max, int64_t *out);
 bool cli_parse_float(const char *text, double min, double max, double *out);
 bool cli_parse_size(const char *text, uint64_t *out);
+
+/* Writes the value that `text` says into the option's field of `settings`. False, with the reason in why[size], when
+ * it is none. The field of a string borrows `text`. */
+bool cli_option_store(const cli_option *option, void *settings, const char *text, char *why, size_t size);
 
 /* The candidate (of a NULL-terminated list) that is nearest to a mistyped word; NULL when none is near: more than two
  * edits away, and more than a third of the word. A word that a candidate begins with is nearer than any other. */

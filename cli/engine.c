@@ -90,14 +90,6 @@ static ie_status state_plan(const cli_context *context, const cli_engine *engine
   return ie_model_plan(engine->model, &options, plan, error);
 }
 
-ie_status cli_memory_fits(const cli_context *context, const cli_engine *engine, const ie_state_options *state,
-                          bool *fits, ie_error *error) {
-  ie_plan plan;
-  ie_status status = state_plan(context, engine, state, &plan, error);
-  *fits = status == IE_OK && plan.fits;
-  return status;
-}
-
 ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
                            const ie_state_options *state, ie_error *error) {
   if (!context->common.memory) return IE_OK;
@@ -110,6 +102,20 @@ ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
       "activations %zu, other %zu)",
       (unsigned long long)context->common.memory, plan.peak_bytes, plan.resident_weights_bytes, plan.kv_bytes,
       plan.scratch_bytes, plan.other_bytes);
+}
+
+ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine, int64_t batch, size_t rows,
+                           ie_state_options *state, ie_error *error) {
+  int64_t count = rows > 0 ? (int64_t)rows : 1;
+  state->sequences = batch < count ? batch : count;
+  while (state->sequences > 1 && !cli_given(context, "--batch")) {
+    ie_plan plan;
+    ie_status status = state_plan(context, engine, state, &plan, error);
+    if (status != IE_OK) return status;
+    if (plan.fits) break;
+    state->sequences /= 2;
+  }
+  return cli_memory_check(context, engine, state, error);
 }
 
 json_t *cli_arithmetic_json(const ie_model_info *info, ie_dtype kv) {

@@ -42,9 +42,11 @@ ie_status cli_tokens_fit(int64_t longest, int64_t max_new, int64_t context_tok, 
 ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
                            const ie_state_options *state, ie_error *error);
 
-/* Whether it fits that memory, or without the flag the machine's. */
-ie_status cli_memory_fits(const cli_context *context, const cli_engine *engine, const ie_state_options *state,
-                          bool *fits, ie_error *error);
+/* Sets state->sequences for `rows` rows, `batch` of them together, and checks the memory. Where --batch was not given
+ * (its default is CLI_BATCH), fewer when the --memory limit, or the machine, does not hold so many. */
+#define CLI_BATCH "8"
+ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine, int64_t batch, size_t rows,
+                           ie_state_options *state, ie_error *error);
 
 /* {"weights", "activations", "accumulate", "kv"}. */
 json_t *cli_arithmetic_json(const ie_model_info *info, ie_dtype kv);

@@ -8,24 +8,29 @@
 #include <string.h>
 #include <unistd.h>
 
-/* $XDG_CACHE_HOME/clocher or $HOME/.cache/clocher, as the XDG base directory specification says (relative paths
- * are ignored). Fresh memory or NULL. */
-static char *cache_dir_make(void) {
-  const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+/* $VARIABLE/clocher or $HOME/FALLBACK/clocher, as the XDG base directory specification says (relative paths are
+ * ignored). Fresh memory or NULL. */
+static char *xdg_dir_make(const char *variable, const char *fallback) {
+  const char *xdg = getenv(variable), *home = getenv("HOME");
   char *dir = NULL;
   if (xdg && xdg[0] == '/') return asprintf(&dir, "%s/clocher", xdg) < 0 ? NULL : dir;
-  if (home && home[0] == '/') return asprintf(&dir, "%s/.cache/clocher", home) < 0 ? NULL : dir;
+  if (home && home[0] == '/') return asprintf(&dir, "%s/%s/clocher", home, fallback) < 0 ? NULL : dir;
   return NULL;
 }
 
 static cli_env env_read(void) {
   const char *no_color = getenv("NO_COLOR"), *isa = getenv("CLOCHER_ISA");
-  bool terminal = isatty(STDERR_FILENO) == 1;
+  bool terminal = isatty(STDERR_FILENO) == 1, out_terminal = isatty(STDOUT_FILENO) == 1;
+  bool color = !(no_color && no_color[0]);
   return (cli_env){
       .isa = isa && isa[0] ? isa : NULL,
-      .cache_dir = cache_dir_make(),
-      .color = terminal && !(no_color && no_color[0]),
+      .cache_dir = xdg_dir_make("XDG_CACHE_HOME", ".cache"),
+      .state_dir = xdg_dir_make("XDG_STATE_HOME", ".local/state"),
+      .color = terminal && color,
       .terminal = terminal,
+      .out_color = out_terminal && color,
+      .out_terminal = out_terminal,
+      .in_terminal = isatty(STDIN_FILENO) == 1,
   };
 }
 
@@ -95,5 +100,6 @@ int main(int argc, char **argv) {
     code = context.command ? command_run(&context, argc - 2, argv + 2) : command_unknown(&context, name);
   }
   free(context.env.cache_dir);
+  free(context.env.state_dir);
   return cli_out_finish(&context, code);
 }

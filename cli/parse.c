@@ -33,7 +33,7 @@ const cli_option cli_common_options[] = {
     [CLI_COMMON_DETERMINISTIC] =
         {"--deterministic", CLI_AS_FLAG(cli_common, deterministic),
          .meaning = "Results do not depend on chunk and batch either, to the bit. Prompts are "
-                    "slower: they are read without the matrix kernels."},
+                    "slower: matrix kernels are left out but for quantised weights in class int8."},
     [CLI_COMMON_MEMORY] = {"--memory", CLI_AS_SIZE(cli_common, memory), .argument = "SIZE",
                            .meaning = "Memory limit, such as 4GiB; default: none."},
     [CLI_COMMON_DEVICE] = {"--device", CLI_AS_CHOICE(cli_common, device), .argument = "D", .fallback = "auto",
@@ -83,63 +83,72 @@ static void bounds_get(const cli_option *option, double *min, double *max) {
   *max = any ? (option->kind == CLI_INT ? 0x1p53 : HUGE_VAL) : option->max;
 }
 
-static int number_refuse(const cli_context *context, const cli_option *option, const char *text) {
+static bool number_refuse(const cli_option *option, const char *text, char *why, size_t size) {
   double min, max;
   bounds_get(option, &min, &max);
   const char *kind = option->kind == CLI_INT ? "an integer" : "a number";
   if (isinf(min) && isinf(max))
-    return cli_usage(context, "%s: expected %s, found '%s'", option->name, kind, text);
-  if (isinf(max))
-    return cli_usage(context, "%s: expected %s of at least %.16g, found '%s'", option->name, kind, min, text);
-  return cli_usage(context, "%s: expected %s from %.16g to %.16g, found '%s'", option->name, kind, min, max,
-                   text);
+    snprintf(why, size, "%s: expected %s, found '%s'", option->name, kind, text);
+  else if (isinf(max))
+    snprintf(why, size, "%s: expected %s of at least %.16g, found '%s'", option->name, kind, min, text);
+  else
+    snprintf(why, size, "%s: expected %s from %.16g to %.16g, found '%s'", option->name, kind, min, max,
+             text);
+  return false;
 }
 
-static int choice_refuse(const cli_context *context, const cli_option *option, const char *text) {
+static bool choice_refuse(const cli_option *option, const char *text, char *why, size_t size) {
   char list[256] = "";
   for (size_t i = 0; option->choices[i]; i++) {
     size_t used = strlen(list);
     snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", option->choices[i]);
   }
-  return cli_usage(context, "%s: expected one of %s; found '%s'", option->name, list, text);
+  snprintf(why, size, "%s: expected one of %s; found '%s'", option->name, list, text);
+  return false;
 }
 
-static int strings_append(const cli_context *context, cli_strings *list, const char *text) {
+static bool strings_append(cli_strings *list, const char *text, char *why, size_t size) {
   const char **items = realloc(list->items, (list->count + 1) * sizeof *items);
-  if (!items) return cli_failf(context, "out of memory");
+  if (!items) {
+    snprintf(why, size, "out of memory");
+    return false;
+  }
   list->items = items;
   items[list->count++] = text;
-  return -1;
+  return true;
 }
 
-/* Writes one value into its field; -1, or an exit code. */
-static int value_store(const cli_context *context, const cli_option *option, char *settings,
-                       const char *text) {
-  void *field = settings + option->offset;
+bool cli_option_store(const cli_option *option, void *settings, const char *text, char *why, size_t size) {
+  void *field = (char *)settings + option->offset;
   double min, max;
   bounds_get(option, &min, &max);
   switch (option->kind) {
-  case CLI_FLAG: *(bool *)field = true; return -1;
+  case CLI_FLAG: *(bool *)field = true; return true;
   case CLI_INT:
-    if (cli_parse_int(text, (int64_t)min, (int64_t)max, field)) return -1;
-    return number_refuse(context, option, text);
-  case CLI_FLOAT:
-    if (cli_parse_float(text, min, max, field)) return -1;
-    return number_refuse(context, option, text);
+    return cli_parse_int(text, (int64_t)min, (int64_t)max, field) || number_refuse(option, text, why, size);
+  case CLI_FLOAT: return cli_parse_float(text, min, max, field) || number_refuse(option, text, why, size);
   case CLI_SIZE:
-    if (cli_parse_size(text, field)) return -1;
-    return cli_usage(context, "%s: expected a size such as 512MiB or 4GB, found '%s'", option->name, text);
-  case CLI_STRING: *(const char **)field = text; return -1;
-  case CLI_STRINGS: return strings_append(context, field, text);
+    if (cli_parse_size(text, field)) return true;
+    snprintf(why, size, "%s: expected a size such as 512MiB or 4GB, found '%s'", option->name, text);
+    return false;
+  case CLI_STRING: *(const char **)field = text; return true;
+  case CLI_STRINGS: return strings_append(field, text, why, size);
   case CLI_CHOICE:
     for (int i = 0; option->choices[i]; i++)
       if (!strcmp(text, option->choices[i])) {
         *(int *)field = i;
-        return -1;
+        return true;
       }
-    return choice_refuse(context, option, text);
+    return choice_refuse(option, text, why, size);
   }
-  return CLI_FAILED;
+  return false;
+}
+
+/* Writes one value into its field; -1, or an exit code. */
+static int value_store(const cli_context *context, const cli_option *option, void *settings,
+                       const char *text) {
+  char why[512];
+  return cli_option_store(option, settings, text, why, sizeof why) ? -1 : cli_usage(context, "%s", why);
 }
 
 static int fallbacks_store(const cli_context *context, const cli_option *table, void *settings) {

@@ -39,8 +39,8 @@ typedef struct ie_model_options {
   ie_weights dense_weights;
   bool
       deterministic; /* logits equal to the bit for any chunk size, batch and number of threads: every product uses
-                         the kernels whose rows do not depend on how many rows are computed together. Costs the
-                         matrix units in prefill */
+                         kernels whose rows do not depend on how many rows are computed together. Costs the
+                         matrix units in prefill, but for quantised weights in class int8 */
   bool
       plan_only; /* bind for ie_model_plan alone: nothing is transposed or copied, and nothing can be computed */
 } ie_model_options;

@@ -15,16 +15,7 @@
 
 #include <cmocka.h>
 
-/* A folder with the model and a tokenizer of single bytes: ids 0 to 255, then <|start|>, <|end|>, <|pad|>. */
-char *text_model_make(void) {
-  char *dir = tempdir_make(), path[1024], link[1024], where[1024];
-  static const char *const files[] = {"config.json", "generation_config.json", "model.safetensors"};
-  assert_non_null(getcwd(where, sizeof where / 2));
-  for (size_t i = 0; i < 3; i++) {
-    snprintf(path, sizeof path, "%.400s/%s/%s", where, SMALL_MODEL, files[i]);
-    snprintf(link, sizeof link, "%s/%s", dir, files[i]);
-    assert_int_equal(symlink(path, link), 0);
-  }
+json_t *byte_vocab_make(void) {
   json_t *vocab = json_object();
   int next = 256;
   for (int b = 0; b < 256; b++) {
@@ -35,6 +26,20 @@ char *text_model_make(void) {
     if (c < 128) key[1] = 0;
     json_object_set_new(vocab, key, json_integer(b));
   }
+  return vocab;
+}
+
+/* A folder with the model and a tokenizer of single bytes: ids 0 to 255, then <|start|>, <|end|>, <|pad|>. */
+char *text_model_make(void) {
+  char *dir = tempdir_make(), path[1024], link[1024], where[1024];
+  static const char *const files[] = {"config.json", "generation_config.json", "model.safetensors"};
+  assert_non_null(getcwd(where, sizeof where / 2));
+  for (size_t i = 0; i < 3; i++) {
+    snprintf(path, sizeof path, "%.400s/%s/%s", where, SMALL_MODEL, files[i]);
+    snprintf(link, sizeof link, "%s/%s", dir, files[i]);
+    assert_int_equal(symlink(path, link), 0);
+  }
+  json_t *vocab = byte_vocab_make();
   json_t *root = json_pack(
       "{s:s, s:[{s:i,s:s,s:b,s:b,s:b,s:b,s:b},{s:i,s:s,s:b,s:b,s:b,s:b,s:b}], s:n, s:{s:s,s:b,s:b,s:b}, "
       "s:{s:s,s:b,s:b,s:b}, s:{s:s,s:o,s:[]}}",

@@ -13,6 +13,9 @@ enum { SMALL_MODEL_VOCAB = 259 };
 /* A folder (tempdir_remove) with the model and a tokenizer of single bytes. */
 char *text_model_make(void);
 
+/* The `vocab` of a tokenizer.json whose tokens 0 to 255 are the bytes. A new reference. */
+json_t *byte_vocab_make(void);
+
 /* Row i of `clocher run --json`, borrowed. */
 json_t *result_row(json_t *result, size_t i);
 /* The new ids of one row, as JSON text in fresh memory. */
