@@ -18,8 +18,9 @@ DEFINE_RUN(fixed_mxfp4)
 DEFINE_RUN(fixed_int4)
 
 /* Where few and many meet, docs/speed-notes/products.md. */
-static int64_t many_min_tok(ie_wformat format) {
-  return format == IE_W_MXFP4 || format == IE_W_INT4 ? 14 : 24;
+static int64_t many_min_tok(int class, int format) {
+  if (class == IE_CLASS_INT8 && format == IE_W_INT8) return 9;
+  return format == IE_W_MXFP4 || format == IE_W_INT8 || format == IE_W_INT4 ? 14 : 24;
 }
 
 void ie_kernels_fill_products__avx512(ie_kernels *out) {
@@ -31,7 +32,7 @@ void ie_kernels_fill_products__avx512(ie_kernels *out) {
       const float_packs *packs = &ie_few_packs__avx512[format];
       out->few[class][format] = (ie_product){packs->bytes, packs->of_class[class], NULL, run[format], 1, 1};
       out->many[class][format] = ie_many_products__avx512[class][format];
-      out->many_min_tok[class][format] = many_min_tok((ie_wformat)format);
+      out->many_min_tok[class][format] = many_min_tok(class, format);
     }
   ie_product(*few)[IE_W_COUNT] = out->few;
   few[IE_CLASS_BF16][IE_W_MXFP4] = (ie_product){
