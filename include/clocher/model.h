@@ -66,7 +66,9 @@ typedef struct ie_model_info {
   int64_t parameters, active_parameters; /* active: used for one token */
   size_t weights_bytes;                  /* of all tensors of the checkpoint that the model uses */
   size_t weights_copied_bytes;           /* in memory of their own: transposed or quantised at load */
-  size_t weights_replaced_bytes; /* of weights_bytes, what was quantised: read once, then not needed */
+  size_t
+      weights_replaced_bytes; /* of weights_bytes, what was quantised: read once, then only the rows that are looked
+                                    up of an embedding that is the output matrix too */
   int64_t layers, width, vocab, context_tok; /* context: the largest number of positions */
   int stop_count;
   int32_t stop_ids[IE_STOP_IDS_MAX]; /* of generation_config.json or config.json */

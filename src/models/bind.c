@@ -102,7 +102,9 @@ static void dense_quantise(ie_binder *b, ie_weight *w) {
 
 void ie_bind_tied_head(ie_binder *b, const ie_weight *embed, ie_weight *head) {
   if (b->status != IE_OK || b->dense == IE_W_COUNT || head->part[0] != embed->part[0]) return;
+  b->replaced_bytes += (size_t)head->rows * ie_wformat_row_bytes(head->format, 0, head->cols);
   dense_quantise(b, head);
+  if (b->status != IE_OK) return;
   for (int i = 0; i < 2; i++) head->row_bytes[i] = ie_wformat_row_bytes(head->format, i, head->cols);
   ie_weight_choose(head, &b->device->kernels, b->cls);
   if (b->deterministic && !b->device->kernels.many_as_few[b->cls][head->format]) head->many = NULL;
