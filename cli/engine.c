@@ -32,8 +32,8 @@ ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error 
   return status;
 }
 
-ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
-                          ie_error *error) {
+static ie_status engine_open(const cli_context *context, const char *dir, ie_model_options options,
+                             cli_engine *out, ie_error *error) {
   static const ie_precision precisions[] = {[CLI_FP32] = IE_PRECISION_FP32,
                                             [CLI_BF16] = IE_PRECISION_BF16,
                                             [CLI_FP16] = IE_PRECISION_FP16,
@@ -45,15 +45,25 @@ ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan
   double start = cli_clock_s();
   ie_status status = cli_device_open(context, &out->device, error);
   if (status != IE_OK) return status;
-  ie_model_options options = {.precision = precisions[context->common.precision],
-                              .dense_weights = weights[context->common.weights],
-                              .deterministic = context->common.deterministic,
-                              .plan_only = plan_only};
+  options.precision = precisions[context->common.precision];
+  options.dense_weights = weights[context->common.weights];
+  options.deterministic = context->common.deterministic;
   status = ie_model_open(out->device, dir, &options, &out->model, error);
   if (status != IE_OK) return status;
   out->info = ie_model_describe(out->model);
   out->load_s = cli_clock_s() - start;
   return IE_OK;
+}
+
+ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
+                          ie_error *error) {
+  return engine_open(context, dir, (ie_model_options){.plan_only = plan_only}, out, error);
+}
+
+ie_status cli_engine_open_files(const cli_context *context, const char *dir, const char *iebin_json,
+                                const char *iebin_bin, cli_engine *out, ie_error *error) {
+  ie_model_options options = {.iebin_json = iebin_json, .iebin_bin = iebin_bin};
+  return engine_open(context, dir, options, out, error);
 }
 
 void cli_engine_close(cli_engine *engine) {

@@ -20,7 +20,9 @@ struct line_edit {
   void *arg;
   const char *const *words;
   const char *prompt; /* of the read under way */
-  bool pastes;        /* the terminal is told to mark what is pasted */
+  const char *typed;  /* (typed_count) ASCII keys that come before those of the owner */
+  size_t typed_count;
+  bool pastes; /* the terminal is told to mark what is pasted */
 };
 
 static line_edit *owner(EditLine *el) {
@@ -33,21 +35,12 @@ static char *prompt_get(EditLine *el) {
   return (char *)(uintptr_t)owner(el)->prompt;
 }
 
-static int key_get(EditLine *el, wchar_t *out) {
-  line_edit *edit = owner(el);
-  int32_t key = edit->key(edit->arg);
-  if (key < 0) return key == LINE_KEY_END ? 0 : -1;
-  *out = (wchar_t)key;
-  return 1;
-}
-
-/* Tab: completes a word of the list when the line is the beginning of one, else inserts itself. */
-static unsigned char tab_press(EditLine *el, int key) {
-  const line_edit *edit = owner(el);
-  const LineInfo *line = el_line(el);
-  size_t n = (size_t)(line->cursor - line->buffer);
+/* What Tab adds to the line: the rest of a command of the list, as far as there is no choice. False: the line is not the
+ * beginning of one. (No function of the editor's own: libedit never frees what EL_ADDFN copies.) */
+static bool line_complete(line_edit *edit) {
+  const LineInfo *line = el_line(edit->el);
+  size_t n = (size_t)(line->cursor - line->buffer), common = 0;
   const char *found = NULL;
-  size_t common = 0;
   for (size_t i = 0; edit->words && n > 0 && edit->words[i]; i++) {
     const char *word = edit->words[i];
     if (strncmp(word, line->buffer, n) != 0) continue;
@@ -56,17 +49,27 @@ static unsigned char tab_press(EditLine *el, int key) {
       if (found[k] != word[k]) common = k;
     found = word;
   }
-  char insert[64];
-  if (found && common > n && common - n < sizeof insert) {
-    memcpy(insert, found + n, common - n);
-    insert[common - n] = '\0';
-  } else if (found) {
-    return CC_REFRESH_BEEP;
-  } else {
-    insert[0] = (char)key;
-    insert[1] = '\0';
+  if (found) {
+    edit->typed = found + n;
+    edit->typed_count = common > n ? common - n : 0;
   }
-  return el_insertstr(el, insert) == 0 ? CC_REFRESH : CC_ERROR;
+  return found != NULL;
+}
+
+static int key_get(EditLine *el, wchar_t *out) {
+  line_edit *edit = owner(el);
+  int32_t key;
+  do {
+    if (edit->typed_count > 0) {
+      edit->typed_count--;
+      *out = (wchar_t)*edit->typed++;
+      return 1;
+    }
+    key = edit->key(edit->arg);
+  } while (key == '\t' && line_complete(edit));
+  if (key < 0) return key == LINE_KEY_END ? 0 : -1;
+  *out = (wchar_t)key;
+  return 1;
 }
 
 line_edit *line_edit_open(FILE *prompts, int32_t (*key)(void *arg), void *arg, const char *const *words) {
@@ -90,8 +93,7 @@ line_edit *line_edit_open(FILE *prompts, int32_t (*key)(void *arg), void *arg, c
   el_set(edit->el, EL_EDITOR, "emacs");
   el_set(edit->el, EL_HIST, history, edit->history);
   el_set(edit->el, EL_GETCFN, key_get);
-  el_set(edit->el, EL_ADDFN, "clocher-tab", "complete a command", tab_press);
-  el_set(edit->el, EL_BIND, "^I", "clocher-tab", NULL);
+  el_set(edit->el, EL_BIND, "^I", "ed-insert", NULL);
   el_set(edit->el, EL_BIND, "^R", "em-inc-search-prev", NULL);
   el_source(edit->el, NULL); /* the user's ~/.editrc */
   el_get(edit->el, EL_TERMINAL, &terminal);

@@ -1,5 +1,6 @@
 /* The entry: reads the environment, finds the command, runs it, and settles what became of stdout. */
 #include "cli.h"
+#include "inference_engine.h"
 #include "out.h"
 #include "signals.h"
 
@@ -89,10 +90,31 @@ static int help_run(cli_context *context, int argc, char **argv) {
   return CLI_OK;
 }
 
+/* The variables of documents that call the program inference-engine, as they are now. */
+static void engine_env_read(const char *values[INFER_VARIABLES]) {
+  for (size_t i = 0; i < INFER_VARIABLES; i++) values[i] = getenv(infer_variables[i].name);
+}
+
+/* Called inference-engine (or inference-engine.cuda), the program is that command and no other. */
+static bool called_engine(const char *path) {
+  const char *slash = path ? strrchr(path, '/') : NULL;
+  const char *name = slash ? slash + 1 : path;
+  return name && !strncmp(name, cmd_inference_engine.name, strlen(cmd_inference_engine.name));
+}
+
 int main(int argc, char **argv) {
   cli_out_init();
   cli_signals_install();
   cli_context context = {.env = env_read()};
+  const char *engine_values[INFER_VARIABLES];
+  if (called_engine(argv[0])) {
+    engine_env_read(engine_values);
+    context.env.engine = engine_values;
+    context.command = &cmd_inference_engine;
+    int engine_code = command_run(&context, argc - 1, argv + 1);
+    free(context.env.cache_dir);
+    return cli_out_finish(&context, engine_code);
+  }
   int code = help_run(&context, argc, argv);
   if (code < 0) {
     const char *name = strcmp(argv[1], "--version") ? argv[1] : "version";

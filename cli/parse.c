@@ -83,6 +83,20 @@ static void bounds_get(const cli_option *option, double *min, double *max) {
   *max = any ? (option->kind == CLI_INT ? 0x1p53 : HUGE_VAL) : option->max;
 }
 
+/* What is wrong in a dialect's own words; -1 in a command of clocher, which says it itself. */
+static int dialect_refuse(const cli_context *context, cli_refusal what, const cli_option *option,
+                          const char *text) {
+  const cli_dialect *dialect = context->command->dialect;
+  if (!dialect) return -1;
+  dialect->refuse(context, what, option, text);
+  return cli_usage_line(context);
+}
+
+/* Flags of every command, but in a dialect. */
+static const cli_option *common_table(const cli_command *command) {
+  return command->dialect ? NULL : cli_common_options;
+}
+
 static bool number_refuse(const cli_option *option, const char *text, char *why, size_t size) {
   double min, max;
   bounds_get(option, &min, &max);
@@ -148,7 +162,11 @@ bool cli_option_store(const cli_option *option, void *settings, const char *text
 static int value_store(const cli_context *context, const cli_option *option, void *settings,
                        const char *text) {
   char why[512];
-  return cli_option_store(option, settings, text, why, sizeof why) ? -1 : cli_usage(context, "%s", why);
+  if (cli_option_store(option, settings, text, why, sizeof why)) return -1;
+  int code = -1;
+  if (option->kind == CLI_INT || option->kind == CLI_FLOAT)
+    code = dialect_refuse(context, option->kind == CLI_INT ? CLI_BAD_INT : CLI_BAD_FLOAT, option, text);
+  return code >= 0 ? code : cli_usage(context, "%s", why);
 }
 
 static int fallbacks_store(const cli_context *context, const cli_option *table, void *settings) {
@@ -160,7 +178,7 @@ static int fallbacks_store(const cli_context *context, const cli_option *table, 
 
 static bool flag_known(const cli_command *command, const char *flag) {
   return table_find(command->options, flag, strlen(flag)) ||
-         table_find(cli_common_options, flag, strlen(flag));
+         table_find(common_table(command), flag, strlen(flag));
 }
 
 /* One flag at argv[*at]; moves *at past its value. */
@@ -174,12 +192,13 @@ static void flag_parse(parser *p, int argc, char **argv, int *at) {
   bool *given = NULL;
   if (option) {
     given = &p->parsed->given[option - command->options];
-  } else if ((option = table_find(cli_common_options, flag, length))) {
+  } else if ((option = table_find(common_table(command), flag, length))) {
     settings = (char *)&context->common;
     given = &p->parsed->given[table_count(command->options) + (size_t)(option - cli_common_options)];
   } else {
     char word[64];
     snprintf(word, sizeof word, "%.*s", (int)(length < 63 ? length : 63), flag);
+    if ((p->status = dialect_refuse(context, CLI_UNKNOWN_FLAG, NULL, word)) >= 0) return;
     const char *nearest = flag_nearest(command, word);
     p->status = cli_usage(context, "unknown flag %s%s%s", word, nearest ? "; the nearest is " : "",
                           nearest ? nearest : "");
@@ -192,6 +211,7 @@ static void flag_parse(parser *p, int argc, char **argv, int *at) {
   }
   if (option->kind != CLI_FLAG && !value) {
     if (*at + 1 >= argc) {
+      if ((p->status = dialect_refuse(context, CLI_NO_VALUE, option, option->name)) >= 0) return;
       p->status = cli_usage(context, "%s needs a value: %s %s", option->name, option->name, option->argument);
       return;
     }
@@ -204,7 +224,8 @@ static void flag_parse(parser *p, int argc, char **argv, int *at) {
     }
   }
   if (*given && option->kind != CLI_STRINGS && option->kind != CLI_FLAG)
-    fprintf(stderr, "clocher: %s is given more than once; the last one counts\n", option->name);
+    fprintf(stderr, "%s: %s is given more than once; the last one counts\n",
+            command->dialect ? "warn" : "clocher", option->name);
   *given = true;
   p->status = value_store(context, option, settings, value);
 }
@@ -216,6 +237,9 @@ static int required_check(const cli_context *context, const cli_parsed *parsed) 
       return cli_usage(context, "%s %s is missing", command->options[i].name, command->options[i].argument);
   if (context->arg_count < command->args_min)
     return cli_usage(context, "expected: clocher %s %s", command->name, command->usage ? command->usage : "");
+  if (context->arg_count > command->args_max &&
+      dialect_refuse(context, CLI_NO_FLAG, NULL, context->args[command->args_max]) >= 0)
+    return CLI_USAGE;
   if (context->arg_count > command->args_max)
     return cli_usage(context, "unexpected argument '%s'", context->args[command->args_max]);
   return -1;
@@ -226,7 +250,7 @@ static bool help_asked(const cli_command *command, int argc, char **argv) {
   for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++) {
     if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return true;
     const cli_option *option = table_find(command->options, argv[i], strlen(argv[i]));
-    if (!option) option = table_find(cli_common_options, argv[i], strlen(argv[i]));
+    if (!option) option = table_find(common_table(command), argv[i], strlen(argv[i]));
     if (option && option->kind != CLI_FLAG) i++;
   }
   return false;
@@ -259,7 +283,7 @@ int cli_parse(cli_context *context, int argc, char **argv, cli_parsed *parsed) {
       parsed->args[context->arg_count++] = arg;
   }
   if (p.status < 0) p.status = required_check(context, parsed);
-  if (p.status < 0) cli_unused_log(context, command->name, command->common);
+  if (p.status < 0 && !command->dialect) cli_unused_log(context, command->name, command->common);
   return p.status;
 }
 

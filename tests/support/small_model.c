@@ -98,3 +98,35 @@ ie_tensor_file *tensors_open(const char *path) {
   if (ie_tensor_file_open(path, &file, &error) != IE_OK) fail_msg("%s", error.message);
   return file;
 }
+
+void iebin_pack(const char *dir) {
+  ie_error error;
+  ie_tensor_file *file;
+  char path[512];
+  snprintf(path, sizeof path, "%s/model.safetensors", dir);
+  assert_int_equal(ie_tensor_file_open(path, &file, &error), IE_OK);
+  char *bytes = calloc(1, 1 << 20);
+  size_t size = 0;
+  json_t *tensors = json_array();
+  for (size_t i = 0; i < ie_tensor_file_count(file); i++) {
+    const ie_tensor_info *t = ie_tensor_file_at(file, i);
+    json_t *shape = json_array();
+    size = (size + 63) / 64 * 64;
+    for (int k = 0; k < t->rank; k++) json_array_append_new(shape, json_integer(t->shape[k]));
+    json_array_append_new(tensors, json_pack("{s:s, s:s, s:o, s:I, s:I}", "name", t->name, "dtype",
+                                             ie_dtype_name(t->dtype), "shape", shape, "nbytes",
+                                             (json_int_t)t->bytes, "offset", (json_int_t)size));
+    memcpy(bytes + size, t->data, t->bytes);
+    size += t->bytes;
+  }
+  json_t *root = json_pack("{s:i, s:s, s:s, s:o}", "version", 1, "dtype", "bf16", "weights_bin",
+                           "model.ie.bin", "tensors", tensors);
+  char *text = json_dumps(root, 0);
+  tempdir_write_text(dir, "model.ie.json", text);
+  tempdir_write(dir, "model.ie.bin", bytes, size);
+  free(text);
+  free(bytes);
+  json_decref(root);
+  ie_tensor_file_free(file);
+  assert_int_equal(remove(path), 0);
+}
