@@ -263,7 +263,7 @@ static char *twin_make(const char *dir, ie_wformat format, bool spoil, char spoi
     out[i].dtype = IE_F32;
     out[i].data = x;
   }
-  if (is_tied(dir)) {
+  if (is_tied(dir) && !ie_checkpoint_find(c, "lm_head.weight")) {
     const ie_tensor_info *t = ie_checkpoint_find(c, "model.embed_tokens.weight");
     out[n] = (ie_tensor_out){.name = "lm_head.weight", .dtype = IE_F32, .rank = 2};
     memcpy(out[n].shape, t->shape, sizeof out[n].shape);
@@ -280,6 +280,12 @@ static char *twin_make(const char *dir, ie_wformat format, bool spoil, char spoi
   return twin;
 }
 
+static bool has_config(const char *dir) {
+  FILE *f = fopen(tempdir_path(dir, "config.json"), "rb");
+  if (f) fclose(f);
+  return f != NULL;
+}
+
 typedef struct subject {
   golden_model *golden;
   ie_weights weights;
@@ -293,6 +299,7 @@ static const golden_case *longest(const subject *s) {
  * experts untouched. */
 static void equals_its_decoded_twin(void **state) {
   const subject *s = *state;
+  if (!has_config(s->golden->dir)) skip(); /* nanochat's own layout, which this test does not write */
   const golden_case *c = longest(s);
   char *twin = twin_make(s->golden->dir, formats[s->weights], false, NULL);
   ie_model_options quantised = {.precision = IE_PRECISION_FP32, .dense_weights = s->weights};
@@ -376,6 +383,7 @@ static void bytes_are_planned(void **state) {
 
 static void nan_is_refused_by_name(void **state) {
   const subject *s = *state;
+  if (!has_config(s->golden->dir)) skip();
   char expected[256];
   char *twin = twin_make(s->golden->dir, formats[s->weights], true, expected);
   ie_error error = {0};
