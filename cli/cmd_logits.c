@@ -162,7 +162,7 @@ static ie_status job_run(job *j, ie_error *error) {
                         .chunk_tok = s->chunk,
                         .rollback_tok = -1,
                         .kv = cli_kv_dtype(s->kv)};
-  if (status == IE_OK) status = cli_memory_check(j->context, &j->engine, &o, error);
+  if (status == IE_OK) status = cli_memory_place(j->context, &j->engine, &o, error);
   if (status == IE_OK) status = ie_state_new(j->engine.model, &o, &j->state, error);
   if (status == IE_OK) status = tensors_make(j, error);
   if (status != IE_OK) return status;

@@ -243,7 +243,7 @@ static ie_status state_open(run *r, ie_error *error) {
                         r->rows.count);
   ie_state_options o = {
       .context_tok = context_tok, .sequences = 1, .chunk_tok = s->chunk, .kv = cli_kv_dtype(s->kv)};
-  status = cli_memory_check(r->context, &r->engine, &o, error);
+  status = cli_memory_place(r->context, &r->engine, &o, error);
   if (status == IE_OK) status = ie_state_new(r->engine.model, &o, &r->state, error);
   if (status == IE_OK && s->load_state) status = ie_state_load(r->state, 0, s->load_state, error);
   if (status == IE_OK && r->rows.count == 0) {
@@ -406,9 +406,9 @@ static json_t *timing_json(const run *r) {
 static json_t *result_json(run *r) {
   ie_usage usage;
   ie_usage_read(&usage);
-  json_t *memory = json_pack("{s:I, s:I, s:I}", "peak_rss_bytes", (json_int_t)usage.peak_rss_bytes,
+  json_t *memory = json_pack("{s:I, s:I, s:I, s:o}", "peak_rss_bytes", (json_int_t)usage.peak_rss_bytes,
                              "weights_bytes", (json_int_t)r->engine.info->weights_bytes, "kv_bytes",
-                             (json_int_t)ie_state_kv_bytes(r->state));
+                             (json_int_t)ie_state_kv_bytes(r->state), "stream", cli_stream_json(&r->engine));
   return json_pack("{s:O, s:o, s:o, s:o, s:s, s:i, s:s}", "rows", r->json_rows, "timing", timing_json(r),
                    "memory", memory, "arithmetic", cli_arithmetic_json(r->engine.info, ie_state_kv(r->state)),
                    "isa", ie_device_isa(r->engine.device), "threads", ie_device_threads(r->engine.device),
@@ -440,6 +440,7 @@ static void summary_print(run *r) {
   cli_log(r->context, "new: %lld tokens, %.2f tok/s, %.2f GB/s%s; stopped: %s", (long long)r->new_tok,
           ratio((double)r->decode_tok, r->decode_s), gb_s, share,
           r->last_reason ? r->last_reason : "nothing to do");
+  cli_stream_print(r->context, &r->engine);
 }
 
 static ie_status rows_generate(run *r, ie_error *error) {

@@ -20,6 +20,8 @@
 
 #include "clocher/tensor.h"
 
+#include <stdbool.h>
+
 typedef enum ie_container { IE_CONTAINER_SAFETENSORS, IE_CONTAINER_IEBIN } ie_container;
 
 typedef struct ie_checkpoint ie_checkpoint;
@@ -38,6 +40,9 @@ const ie_tensor_info *ie_checkpoint_find(const ie_checkpoint *checkpoint, const 
 /* The files that are mapped, 0 <= i < count: path and size. Borrowed. */
 size_t ie_checkpoint_file_count(const ie_checkpoint *checkpoint);
 const char *ie_checkpoint_file_at(const ie_checkpoint *checkpoint, size_t i, size_t *bytes);
+
+/* Which of these files holds an address of a tensor's data, and where in it. False for another address. */
+bool ie_checkpoint_locate(const ie_checkpoint *checkpoint, const void *data, size_t *file, uint64_t *offset);
 
 /* Where a file such as config.json lies: the weights' folder, else DIR, DIR/hf, DIR/hf/original, DIR/original.
  * *out is fresh memory; NULL (and IE_OK) when it is nowhere. */

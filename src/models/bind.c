@@ -34,6 +34,7 @@ static const ie_tensor_info *bind_find(ie_binder *b, const char *name, const int
     return NULL;
   }
   b->bound_bytes += t->bytes;
+  b->bound[t - ie_checkpoint_at(b->checkpoint, 0)] = true;
   return t;
 }
 

@@ -26,6 +26,7 @@ typedef struct ie_binder {
   const int64_t *dims; /* the model's dimensions, by the model's own index; dims[0] = 1 */
   ie_owned *owned;     /* handed to the model */
   size_t owned_bytes, bound_bytes;
+  bool *bound;               /* (tensors of the checkpoint) set for those that are bound; the model's */
   int64_t parameters;        /* elements of all bound tensors */
   int64_t expert_parameters; /* of those in stacks of experts */
   unsigned formats;          /* bit per ie_wformat in use */

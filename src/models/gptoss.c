@@ -357,6 +357,7 @@ static void describe(const ie_binder *b, const void *net, ie_model *model) {
   for (int64_t i = 0; i < m->base.layers; i++) {
     const gptoss_layer *l = layer_at(m, i);
     model->kv[i].window = l->window;
+    model->moe[i] = (ie_moe_layer){.gate_up = &l->gate_up, .down = &l->down, .top_k = m->top_k};
     model->expert_bytes += (size_t)m->E * (ie_weight_bytes(&l->gate_up) + ie_weight_bytes(&l->down));
   }
 }
