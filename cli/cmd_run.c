@@ -5,7 +5,7 @@
 #include "clocher/text.h"
 #include "engine.h"
 #include "out.h"
-#include "progress.h"
+#include "run_rows.h"
 #include "signals.h"
 
 #include <stdio.h>
@@ -13,8 +13,9 @@
 #include <string.h>
 
 typedef struct settings {
-  const char *model_dir, *ids, *ids_file, *prompt, *prompt_file, *save_state, *load_state, *adapter;
-  int64_t max_new, top_k, seed, chunk, ctx, logprobs;
+  const char *model_dir, *ids, *ids_file, *prompt, *prompt_file, *prompts_file, *save_state, *load_state,
+      *adapter;
+  int64_t max_new, top_k, seed, chunk, ctx, batch, logprobs;
   double temperature, top_p, min_p, repetition_penalty;
   cli_strings stop;
   int kv;
@@ -32,6 +33,8 @@ static const cli_option options[] = {
      .meaning = "Prompt as text. Special tokens that stand in it are recognised; no chat template."},
     {"--prompt-file", CLI_AS_STRING(settings, prompt_file), .argument = "F",
      .meaning = "The same from a file, byte for byte; - is stdin."},
+    {"--prompts-file", CLI_AS_STRING(settings, prompts_file), .argument = "F",
+     .meaning = "One prompt a line, each a row; - is stdin."},
     {"--max-new", CLI_AS_INT(settings, max_new), .argument = "N", .fallback = "128", .min = 0, .max = 1 << 30,
      .meaning = "New tokens at most. The default is less where the context is full before."},
     {"--greedy", CLI_AS_FLAG(settings, greedy),
@@ -60,6 +63,8 @@ static const cli_option options[] = {
      .meaning = "Prompt tokens per forward."},
     {"--ctx", CLI_AS_INT(settings, ctx), .argument = "N", .min = 1, .max = 1 << 30,
      .meaning = "Context to reserve; default: what the prompt and N need, at most the model's own."},
+    {"--batch", CLI_AS_INT(settings, batch), .argument = "N", .fallback = "8", .min = 1, .max = 1 << 20,
+     .meaning = "Rows computed together. The default is less where memory does not hold eight."},
     {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
      .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
     {"--print-ids", CLI_AS_FLAG(settings, print_ids),
@@ -93,20 +98,7 @@ typedef struct run {
   int64_t max_new; /* --max-new, or what is left of the context for its default */
   ie_state *state;
   ie_sample_params sample;
-
-  /* The row at hand. */
-  cli_progress progress;
-  bool text_begun, text_ends_line;
-  ie_state_work first_work; /* when its first id was there */
-
-  /* Of all rows. */
-  json_t *json_rows;
-  double ttft_s, prefill_s, decode_s;
-  int64_t prompt_tok, reused_tok, new_tok, decode_tok;
-  uint64_t decode_bytes;
-  double *token_s; /* (token_count) of the ids after each row's first */
-  size_t token_count;
-  const char *last_reason;
+  run_rows out;
 } run;
 
 /* --- What was asked for ------------------------------------------------------------------------------------- */
@@ -115,11 +107,15 @@ static int settings_check(const cli_context *context, const settings *s) {
   bool piped = context->arg_count == 1;
   if (piped && strcmp(context->args[0], "-") != 0)
     return cli_usage(context, "unexpected argument '%s' (- reads the prompt from stdin)", context->args[0]);
-  int sources = !!s->ids + !!s->ids_file + !!s->prompt + !!s->prompt_file + piped;
+  int sources = !!s->ids + !!s->ids_file + !!s->prompt + !!s->prompt_file + !!s->prompts_file + piped;
   if (sources > 1)
-    return cli_usage(context, "more than one of --ids, --ids-file, --prompt, --prompt-file and - is given");
+    return cli_usage(context,
+                     "more than one of --ids, --ids-file, --prompt, --prompt-file, --prompts-file and - is "
+                     "given");
   if (sources == 0 && !s->load_state)
-    return cli_usage(context, "no prompt: give --ids, --ids-file, --prompt, --prompt-file, or - for stdin");
+    return cli_usage(context,
+                     "no prompt: give --ids, --ids-file, --prompt, --prompt-file, --prompts-file, or - for "
+                     "stdin");
   if (s->adapter) return cli_failf(context, "--adapter is not built yet");
   for (size_t i = 0; i < s->stop.count; i++)
     if (!s->stop.items[i][0]) return cli_usage(context, "--stop: expected a string that is not empty");
@@ -152,7 +148,8 @@ static ie_sample_params sample_make(const cli_context *context, const settings *
 static ie_status tokenizer_open(run *r, ie_error *error) {
   const settings *s = r->s;
   bool text = !s->ids && !s->ids_file && !s->load_state;
-  bool needed = text || s->prompt || s->prompt_file || r->context->arg_count || s->stop.count;
+  bool needed =
+      text || s->prompt || s->prompt_file || s->prompts_file || r->context->arg_count || s->stop.count;
   if (!needed && s->print_ids && !s->json) return IE_OK;
   ie_tokenizer_options how = {.cache_dir = cli_cache_dir(r->context)};
   ie_status status = ie_tokenizer_open_dir(s->model_dir, &how, &r->tokenizer, error);
@@ -168,6 +165,32 @@ static ie_status tokenizer_open(run *r, ie_error *error) {
   return status;
 }
 
+/* One prompt a line; a last line may end without its end. */
+static ie_status prompts_encode(run *r, ie_error *error) {
+  const char *path = r->s->prompts_file;
+  ie_bytes text = {0};
+  ie_encode_options how = {.add_special = true};
+  ie_status status = cli_read(path, (size_t)1 << 30, &text, error);
+  for (size_t at = 0; status == IE_OK && at < text.size;) {
+    const char *end = memchr(text.data + at, '\n', text.size - at);
+    size_t next = end ? (size_t)(end - text.data) + 1 : text.size, size = end ? next - 1 - at : next - at;
+    if (size > 0 && text.data[at + size - 1] == '\r') size--;
+    ie_ids ids = {0};
+    if (size == 0)
+      status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s: line %zu is empty; expected one prompt a line",
+                            path, r->rows.count + 1);
+    else
+      status = ie_tokenizer_encode(r->tokenizer, text.data + at, size, &how, &ids, error);
+    if (status == IE_OK) status = cli_rows_add(&r->rows, ids.ids, ids.count, r->engine.info->vocab, error);
+    ie_ids_free(&ids);
+    at = next;
+  }
+  if (status == IE_OK && r->rows.count == 0)
+    status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s holds no prompt", path);
+  ie_bytes_free(&text);
+  return status;
+}
+
 static ie_status prompt_encode(run *r, ie_error *error) {
   const settings *s = r->s;
   ie_bytes text = {0};
@@ -178,7 +201,7 @@ static ie_status prompt_encode(run *r, ie_error *error) {
   if (status == IE_OK)
     status = ie_tokenizer_encode(r->tokenizer, s->prompt ? s->prompt : text.data,
                                  s->prompt ? strlen(s->prompt) : text.size, &how, &ids, error);
-  if (status == IE_OK) status = cli_rows_take(&ids, r->engine.info->vocab, &r->rows, error);
+  if (status == IE_OK) status = cli_rows_add(&r->rows, ids.ids, ids.count, r->engine.info->vocab, error);
   ie_bytes_free(&text);
   ie_ids_free(&ids);
   return status;
@@ -187,6 +210,7 @@ static ie_status prompt_encode(run *r, ie_error *error) {
 static ie_status prompt_get(run *r, ie_error *error) {
   const settings *s = r->s;
   if (s->ids || s->ids_file) return cli_rows_get(s->ids, s->ids_file, r->engine.info->vocab, &r->rows, error);
+  if (s->prompts_file) return prompts_encode(r, error);
   if (s->prompt || s->prompt_file || r->context->arg_count) return prompt_encode(r, error);
   return IE_OK; /* --load-state alone: state_open takes the saved ids */
 }
@@ -195,12 +219,8 @@ static ie_status prompt_get(run *r, ie_error *error) {
 
 /* A loaded state without a prompt goes on with the ids that it holds. */
 static ie_status saved_prompt(run *r, ie_error *error) {
-  ie_ids ids = {0};
-  ie_status status =
-      ie_ids_append(&ids, ie_state_ids(r->state, 0), (size_t)ie_state_length(r->state, 0), error);
-  if (status == IE_OK) status = cli_rows_take(&ids, r->engine.info->vocab, &r->rows, error);
-  ie_ids_free(&ids);
-  return status;
+  return cli_rows_add(&r->rows, ie_state_ids(r->state, 0), (size_t)ie_state_length(r->state, 0),
+                      r->engine.info->vocab, error);
 }
 
 /* How many tokens a saved state holds; 0 for a file that is none, which ie_state_load will refuse. */
@@ -232,20 +252,34 @@ static ie_status context_choose(run *r, int64_t saved, int64_t *out, ie_error *e
   return IE_OK;
 }
 
+/* Rows that are computed together: --batch, where it is the default as many as memory holds. */
+static ie_status batch_choose(const run *r, ie_state_options *o, ie_error *error) {
+  int64_t count = r->rows.count > 0 ? (int64_t)r->rows.count : 1;
+  o->sequences = r->s->batch < count ? r->s->batch : count;
+  while (o->sequences > 1 && !cli_given(r->context, "--batch")) {
+    bool fits;
+    ie_status status = cli_memory_fits(r->context, &r->engine, o, &fits, error);
+    if (status != IE_OK) return status;
+    if (fits) break;
+    o->sequences /= 2;
+  }
+  return cli_memory_place(r->context, &r->engine, o, error);
+}
+
 static ie_status state_open(run *r, ie_error *error) {
   const settings *s = r->s;
-  int64_t saved = 0, context_tok = 0;
-  ie_status status = s->load_state ? saved_length(s->load_state, &saved, error) : IE_OK;
-  if (status == IE_OK) status = context_choose(r, saved, &context_tok, error);
-  if (status != IE_OK) return status;
+  int64_t saved = 0;
+  ie_state_options o = {.chunk_tok = s->chunk, .kv = cli_kv_dtype(s->kv)};
   if (s->save_state && r->rows.count > 1)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "--save-state: one row can be saved, %zu are given",
                         r->rows.count);
-  ie_state_options o = {
-      .context_tok = context_tok, .sequences = 1, .chunk_tok = s->chunk, .kv = cli_kv_dtype(s->kv)};
-  status = cli_memory_place(r->context, &r->engine, &o, error);
+  ie_status status = s->load_state ? saved_length(s->load_state, &saved, error) : IE_OK;
+  if (status == IE_OK) status = context_choose(r, saved, &o.context_tok, error);
+  if (status == IE_OK) status = batch_choose(r, &o, error);
   if (status == IE_OK) status = ie_state_new(r->engine.model, &o, &r->state, error);
-  if (status == IE_OK && s->load_state) status = ie_state_load(r->state, 0, s->load_state, error);
+  /* every row may begin with what was saved */
+  for (int64_t i = 0; s->load_state && status == IE_OK && i < o.sequences; i++)
+    status = ie_state_load(r->state, i, s->load_state, error);
   if (status == IE_OK && r->rows.count == 0) {
     status = saved_prompt(r, error);
     if (status == IE_OK) status = cli_rows_fit(&r->rows, r->max_new, ie_state_context(r->state), error);
@@ -253,136 +287,37 @@ static ie_status state_open(run *r, ie_error *error) {
   return status;
 }
 
-/* --- One row -------------------------------------------------------------------------------------------------- */
-
-/* Asked between forwards: Ctrl-C, or nobody reads any more. Shows how far a long prompt is. */
-static bool stop_wanted(void *arg) {
-  run *r = arg;
-  if (!r->text_begun) cli_progress_set(&r->progress, (uint64_t)ie_state_length(r->state, 0));
-  return cli_interrupted() || !cli_out_ok(r->context);
-}
-
-static bool token_show(void *arg, int32_t id, const char *text, size_t size) {
-  run *r = arg;
-  (void)id;
-  if (!r->text_begun) {
-    cli_progress_clear(&r->progress);
-    r->first_work = ie_state_work_done(r->state);
-    r->text_begun = true;
-  }
-  if (size == 0 || r->s->json || r->s->print_ids || !r->tokenizer) return cli_out_ok(r->context);
-  r->text_ends_line = text[size - 1] == '\n';
-  return cli_out_write(r->context, text, size) && cli_out_flush(r->context);
-}
-
-static json_t *logprobs_json(const run *r, const ie_generate_result *g) {
-  json_t *list = json_array();
-  size_t k = (size_t)r->s->logprobs;
-  for (size_t i = 0; list && i < g->ids.count; i++) {
-    json_t *top = json_array();
-    for (size_t j = 0; top && j < k; j++) {
-      const ie_logprob *t = &g->top[i * k + j];
-      json_array_append_new(top, json_pack("[i, o]", (int)t->id, cli_json_number((double)t->logprob)));
-    }
-    json_array_append_new(list, json_pack("{s:i, s:o, s:o}", "id", (int)g->logprob[i].id, "logprob",
-                                          cli_json_number((double)g->logprob[i].logprob), "top", top));
-  }
-  if (list && json_array_size(list) != g->ids.count) {
-    json_decref(list);
-    return NULL;
-  }
-  return list;
-}
-
-/* A row that Ctrl-C or the reader ended was stopped; results know four reasons. */
-static const char *reason_name(ie_stop_reason reason) {
-  return ie_stop_reason_name(reason == IE_STOP_CANCELLED ? IE_STOP_STRING : reason);
-}
-
-static ie_status row_json(run *r, size_t row, const ie_generate_result *g, ie_error *error) {
-  json_t *object =
-      json_pack("{s:o, s:I, s:I, s:o, s:o, s:s}", "prompt_ids",
-                cli_json_ids(cli_row(&r->rows, row), (size_t)cli_row_length(&r->rows, row)),
-                "computed_prompt_tokens", (json_int_t)g->computed_prompt_tok, "reused_prompt_tokens",
-                (json_int_t)g->reused_prompt_tok, "new_ids", cli_json_ids(g->ids.ids, g->ids.count), "text",
-                cli_json_text(g->text.data, g->text.size), "stop_reason", reason_name(g->reason));
-  bool ok = object && (!r->s->logprobs || json_object_set_new(object, "logprobs", logprobs_json(r, g)) == 0);
-  if (!ok || json_array_append(r->json_rows, object) != 0) {
-    json_decref(object);
-    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the JSON of row %zu", row + 1);
-  }
-  json_decref(object);
-  return IE_OK;
-}
-
-static void ids_print(run *r, const ie_generate_result *g) {
-  for (size_t i = 0; i < g->ids.count; i++)
-    cli_out_printf(r->context, "%s%d", i ? "," : "", (int)g->ids.ids[i]);
-  cli_out_write(r->context, "\n", 1);
-  cli_out_flush(r->context);
-}
-
-static ie_status row_count(run *r, const ie_generate_result *g, ie_error *error) {
-  size_t more = g->ids.count > 1 ? g->ids.count - 1 : 0;
-  double *token_s = realloc(r->token_s, (r->token_count + more + 1) * sizeof *token_s);
-  if (!token_s)
-    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the times of %zu tokens", more);
-  r->token_s = token_s;
-  if (more) memcpy(token_s + r->token_count, g->token_s + 1, more * sizeof *token_s);
-  r->token_count += more;
-  if (r->prefill_s == 0) r->ttft_s = g->ids.count ? g->first_token_s : g->prefill_s;
-  r->prefill_s += g->prefill_s;
-  r->decode_s += g->decode_s;
-  r->prompt_tok += g->computed_prompt_tok;
-  r->reused_tok += g->reused_prompt_tok;
-  r->new_tok += (int64_t)g->ids.count;
-  r->decode_tok += (int64_t)more;
-  r->last_reason = ie_stop_reason_name(g->reason);
-  ie_state_work now = ie_state_work_done(r->state);
-  if (r->text_begun)
-    r->decode_bytes += now.weight_bytes + now.kv_bytes - r->first_work.weight_bytes - r->first_work.kv_bytes;
-  return IE_OK;
-}
+/* --- The rows -------------------------------------------------------------------------------------------------- */
 
 /* The last id was drawn but not read; a saved state holds it too, so that a later run goes on behind it. */
-static ie_status last_read(run *r, size_t row, const ie_generate_result *g, ie_error *error) {
-  int64_t total = cli_row_length(&r->rows, row) + (int64_t)g->ids.count, held = ie_state_length(r->state, 0);
-  if (g->ids.count == 0 || held != total - 1 || total > ie_state_context(r->state)) return IE_OK;
-  return ie_state_append(r->state, 0, &g->ids.ids[g->ids.count - 1], 1, NULL, error);
+static ie_status state_save(run *r, ie_error *error) {
+  const run_row *row = &r->out.row[0];
+  const ie_generate_result *g = &row->result;
+  int64_t total = cli_row_length(&r->rows, 0) + (int64_t)g->ids.count, held = ie_state_length(r->state, 0);
+  ie_status status = IE_OK;
+  if (g->ids.count > 0 && held == total - 1 && total <= ie_state_context(r->state))
+    status = ie_state_append(r->state, 0, &g->ids.ids[g->ids.count - 1], 1, NULL, error);
+  return status == IE_OK ? ie_state_save(r->state, 0, r->s->save_state, error) : status;
 }
 
-static ie_status row_generate(run *r, size_t row, ie_error *error) {
+static ie_status rows_generate(run *r, ie_error *error) {
   const settings *s = r->s;
-  ie_generate_result g;
-  ie_generate_options o = {.prompt = cli_row(&r->rows, row),
-                           .prompt_count = cli_row_length(&r->rows, row),
-                           .max_new = r->max_new,
-                           .sample = r->sample,
-                           .row = row,
-                           .tokenizer = r->tokenizer,
-                           .stop = s->stop.items,
-                           .stop_count = s->stop.count,
-                           .ignore_eos = s->ignore_eos,
-                           .logprobs = (int)s->logprobs,
-                           .on_token = token_show,
-                           .arg = r,
-                           .cancelled = stop_wanted,
-                           .cancelled_arg = r};
-  r->text_begun = false;
-  r->text_ends_line = false;
-  cli_progress_start(&r->progress, r->context, "prompt", (uint64_t)o.prompt_count, "tok");
-  ie_status status = ie_generate(r->state, 0, &o, &g, error);
-  cli_progress_clear(&r->progress);
-  bool text = !s->json && !s->print_ids && r->tokenizer;
-  if (text && !r->text_ends_line) cli_out_write(r->context, "\n", 1);
-  if (status != IE_OK) return status;
-  status = row_count(r, &g, error);
-  if (status == IE_OK && s->json)
-    status = row_json(r, row, &g, error);
-  else if (status == IE_OK && !text)
-    ids_print(r, &g);
-  if (status == IE_OK && s->save_state) status = last_read(r, row, &g, error);
-  ie_generate_result_free(&g);
+  r->out = (run_rows){.context = r->context,
+                      .state = r->state,
+                      .prompts = &r->rows,
+                      .options = {.max_new = r->max_new,
+                                  .sample = r->sample,
+                                  .tokenizer = r->tokenizer,
+                                  .stop = s->stop.items,
+                                  .stop_count = s->stop.count,
+                                  .ignore_eos = s->ignore_eos,
+                                  .logprobs = (int)s->logprobs},
+                      .output = s->json                         ? RUN_JSON
+                                : s->print_ids || !r->tokenizer ? RUN_IDS
+                                                                : RUN_TEXT};
+  cli_signals_poll();
+  ie_status status = run_rows_generate(&r->out, error);
+  if (status == IE_OK && s->save_state) status = state_save(r, error);
   return status;
 }
 
@@ -393,14 +328,16 @@ static double ratio(double a, double b) {
 }
 
 static json_t *timing_json(const run *r) {
-  double prefill = ratio((double)r->prompt_tok, r->prefill_s),
-         decode = ratio((double)r->decode_tok, r->decode_s);
+  const ie_scheduler_work *w = &r->out.work;
+  double prefill = ratio((double)w->prompt_tok, w->prefill_s),
+         decode = ratio((double)w->decode_tok, w->decode_s);
   return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "load_s", cli_json_number(r->engine.load_s),
-                   "ttft_s", cli_json_number(r->ttft_s), "prefill_s", cli_json_number(r->prefill_s),
-                   "decode_s", cli_json_number(r->decode_s), "prefill_tok_s", cli_json_number(prefill),
+                   "ttft_s", cli_json_number(r->out.ttft_s), "prefill_s", cli_json_number(w->prefill_s),
+                   "decode_s", cli_json_number(w->decode_s), "prefill_tok_s", cli_json_number(prefill),
                    "decode_tok_s", cli_json_number(decode), "token_ms_p50",
-                   cli_json_number(1e3 * cli_quantile(r->token_s, r->token_count, 0.5)), "token_ms_p95",
-                   cli_json_number(1e3 * cli_quantile(r->token_s, r->token_count, 0.95)));
+                   cli_json_number(1e3 * cli_quantile(r->out.token_s, r->out.token_count, 0.5)),
+                   "token_ms_p95",
+                   cli_json_number(1e3 * cli_quantile(r->out.token_s, r->out.token_count, 0.95)));
 }
 
 static json_t *result_json(run *r) {
@@ -409,7 +346,7 @@ static json_t *result_json(run *r) {
   json_t *memory = json_pack("{s:I, s:I, s:I, s:o}", "peak_rss_bytes", (json_int_t)usage.peak_rss_bytes,
                              "weights_bytes", (json_int_t)r->engine.info->weights_bytes, "kv_bytes",
                              (json_int_t)ie_state_kv_bytes(r->state), "stream", cli_stream_json(&r->engine));
-  return json_pack("{s:O, s:o, s:o, s:o, s:s, s:i, s:s}", "rows", r->json_rows, "timing", timing_json(r),
+  return json_pack("{s:O, s:o, s:o, s:o, s:s, s:i, s:s}", "rows", r->out.json, "timing", timing_json(r),
                    "memory", memory, "arithmetic", cli_arithmetic_json(r->engine.info, ie_state_kv(r->state)),
                    "isa", ie_device_isa(r->engine.device), "threads", ie_device_threads(r->engine.device),
                    "device", ie_device_kind(r->engine.device));
@@ -418,11 +355,11 @@ static json_t *result_json(run *r) {
 /* Appends ", 91% of 33.9 GB/s" when the ceiling is to be measured and can be. The buffer is larger than any cache;
  * a memory limit would not hold it. */
 static void share_format(const run *r, double gb_s, char *out, size_t size) {
-  bool wanted = r->s->ceiling || r->context->env.terminal || r->decode_s > 2;
+  bool wanted = r->s->ceiling || r->context->env.terminal || r->out.work.decode_s > 2;
   ie_memory_probe_options o = {.buffer_bytes = (size_t)512 << 20, .read_bytes = (size_t)512 << 20};
   ie_memory_probe probe;
   out[0] = '\0';
-  if (!wanted || r->context->common.memory || r->decode_bytes == 0 || cli_interrupted()) return;
+  if (!wanted || r->context->common.memory || r->out.work.decode_bytes == 0 || cli_interrupted()) return;
   if (ie_probe_memory(r->engine.device, &o, &probe, NULL) != IE_OK || !(probe.read_gb_s > 0)) return;
   snprintf(out, size, ", %.0f%% of %.2f GB/s", 100 * gb_s / probe.read_gb_s, probe.read_gb_s);
 }
@@ -430,39 +367,28 @@ static void share_format(const run *r, double gb_s, char *out, size_t size) {
 static void summary_print(run *r) {
   if (r->context->common.quiet || !cli_out_ok(r->context)) return;
   char share[64];
-  double gb_s = 1e-9 * ratio((double)r->decode_bytes, r->decode_s);
+  const run_rows *out = &r->out;
+  const ie_scheduler_work *w = &out->work;
+  double gb_s = 1e-9 * ratio((double)w->decode_bytes, w->decode_s);
   cli_out_flush(r->context);
   char reused[48] = "";
-  if (r->reused_tok) snprintf(reused, sizeof reused, "; %lld more were reused", (long long)r->reused_tok);
-  cli_log(r->context, "prompt: %lld tokens in %.3f s, %.1f tok/s%s", (long long)r->prompt_tok, r->prefill_s,
-          ratio((double)r->prompt_tok, r->prefill_s), reused);
+  if (out->reused_tok) snprintf(reused, sizeof reused, "; %lld more were reused", (long long)out->reused_tok);
+  cli_log(r->context, "prompt: %lld tokens in %.3f s, %.1f tok/s%s", (long long)w->prompt_tok, w->prefill_s,
+          ratio((double)w->prompt_tok, w->prefill_s), reused);
   share_format(r, gb_s, share, sizeof share);
-  cli_log(r->context, "new: %lld tokens, %.2f tok/s, %.2f GB/s%s; stopped: %s", (long long)r->new_tok,
-          ratio((double)r->decode_tok, r->decode_s), gb_s, share,
-          r->last_reason ? r->last_reason : "nothing to do");
+  cli_log(r->context, "new: %lld tokens, %.2f tok/s, %.2f GB/s%s; stopped: %s", (long long)out->new_tok,
+          ratio((double)w->decode_tok, w->decode_s), gb_s, share,
+          out->last_reason ? out->last_reason : "nothing to do");
   cli_stream_print(r->context, &r->engine);
-}
-
-static ie_status rows_generate(run *r, ie_error *error) {
-  ie_status status = IE_OK;
-  cli_signals_poll();
-  for (size_t i = 0; status == IE_OK && i < r->rows.count; i++) {
-    if (i > 0 && (cli_interrupted() || !cli_out_ok(r->context))) break;
-    status = row_generate(r, i, error);
-  }
-  if (status == IE_OK && r->s->save_state) status = ie_state_save(r->state, 0, r->s->save_state, error);
-  return status;
 }
 
 static int run_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   int code = settings_check(context, s);
   if (code >= 0) return code;
-  run r = {.context = context, .s = s, .json_rows = json_array(), .sample = sample_make(context, s)};
+  run r = {.context = context, .s = s, .sample = sample_make(context, s)};
   ie_error error = {0};
-  ie_status status = r.json_rows ? IE_OK : ie_error_set(&error, IE_OUT_OF_MEMORY, "out of memory");
-  if (status == IE_OK)
-    status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &r.engine, &error);
+  ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &r.engine, &error);
   if (status == IE_OK) status = tokenizer_open(&r, &error);
   if (status == IE_OK) status = prompt_get(&r, &error);
   if (status == IE_OK) status = state_open(&r, &error);
@@ -474,8 +400,7 @@ static int run_run(cli_context *context, void *opaque) {
     cli_out_flush(context);
     code = cli_fail(context, status, &error);
   }
-  json_decref(r.json_rows);
-  free(r.token_s);
+  run_rows_free(&r.out);
   cli_rows_free(&r.rows);
   ie_state_free(r.state);
   ie_tokenizer_free(r.tokenizer);
@@ -486,7 +411,8 @@ static int run_run(cli_context *context, void *opaque) {
 const cli_command cmd_run = {
     .name = "run",
     .summary = "Generate text from a model directory",
-    .usage = "--model-dir D (--ids ROWS | --ids-file F | --prompt T | --prompt-file F | -) [flags]",
+    .usage = "--model-dir D (--ids ROWS | --ids-file F | --prompt T | --prompt-file F | --prompts-file F | "
+             "-) [flags]",
     .help =
         "New text goes to stdout as it is generated; the summary (tokens, tok/s, GB/s) goes to stderr. "
         "Without a\n"

@@ -86,6 +86,15 @@ static ie_plan_options plan_options(const cli_context *context, const ie_state_o
                            .memory_bytes = (size_t)context->common.memory};
 }
 
+ie_status cli_memory_fits(const cli_context *context, const cli_engine *engine, const ie_state_options *state,
+                          bool *fits, ie_error *error) {
+  ie_plan plan;
+  ie_plan_options options = plan_options(context, state);
+  ie_status status = ie_model_plan(engine->model, &options, &plan, error);
+  *fits = status == IE_OK && plan.fits;
+  return status;
+}
+
 ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
                            const ie_state_options *state, ie_error *error) {
   if (!context->common.memory) return IE_OK;

@@ -53,6 +53,9 @@ void cli_stream_print(const cli_context *context, const cli_engine *engine);
 /* Share of the experts that were in memory when they were needed; GB/s while reads were under way. */
 double cli_hit_rate(const ie_stream_stats *stats);
 double cli_disk_gb_s(const ie_stream_stats *stats);
+/* Whether it fits that memory, or without the flag the machine's. */
+ie_status cli_memory_fits(const cli_context *context, const cli_engine *engine, const ie_state_options *state,
+                          bool *fits, ie_error *error);
 
 /* {"weights", "activations", "accumulate", "kv"}. */
 json_t *cli_arithmetic_json(const ie_model_info *info, ie_dtype kv);

@@ -119,16 +119,10 @@ ie_status cli_rows_read(const char *path, int64_t vocab, cli_rows *out, ie_error
   return status;
 }
 
-ie_status cli_rows_take(ie_ids *ids, int64_t vocab, cli_rows *out, ie_error *error) {
-  if (ids->count == 0) return ie_error_set(error, IE_INVALID_ARGUMENT, "the prompt is empty");
-  ie_status status = ids_check(ids->ids, ids->count, 0, vocab, error);
-  if (status != IE_OK) return status;
-  cli_rows rows = {.ids = *ids};
-  *ids = (ie_ids){0};
-  status = row_end(&rows, error);
-  if (status == IE_OK)
-    *out = rows;
-  else
-    cli_rows_free(&rows);
-  return status;
+ie_status cli_rows_add(cli_rows *rows, const int32_t *ids, size_t count, int64_t vocab, ie_error *error) {
+  if (count == 0)
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "row %zu: the prompt is empty", rows->count + 1);
+  ie_status status = ids_check(ids, count, rows->count, vocab, error);
+  if (status == IE_OK) status = ie_ids_append(&rows->ids, ids, count, error);
+  return status == IE_OK ? row_end(rows, error) : status;
 }

@@ -32,7 +32,7 @@ ie_status cli_rows_parse(const char *text, int64_t vocab, cli_rows *out, ie_erro
 /* The I32 tensor `ids`, (T) or (B, T), of a safetensors file. */
 ie_status cli_rows_read(const char *path, int64_t vocab, cli_rows *out, ie_error *error);
 
-/* Takes the ids over as the one row. IE_INVALID_ARGUMENT when there are none or one is not below vocab. */
-ie_status cli_rows_take(ie_ids *ids, int64_t vocab, cli_rows *out, ie_error *error);
+/* Adds one row at the end. IE_INVALID_ARGUMENT when there are no ids or one is not below vocab. */
+ie_status cli_rows_add(cli_rows *rows, const int32_t *ids, size_t count, int64_t vocab, ie_error *error);
 
 #endif

@@ -297,7 +297,7 @@ static void fixture_make(fixture *f) {
   tempdir_write_text(f->dir, "iebin/model.ie.json",
                      "{\"tensors\":[{\"name\":\"a\",\"dtype\":\"U8\",\"shape\":[1],\"offset\":0}]}");
   tempdir_write_text(f->dir, "iebin/config.json", "{}");
-  tempdir_write_text(f->dir, "nothing/pytorch_model.bin", "");
+  tempdir_write_text(f->dir, "nothing/model.gguf", "");
 }
 
 int main(void) {

@@ -409,6 +409,45 @@ static void test_tokens_do_not_depend_on_their_number(void **state) {
   for_each_product(14, check_alone_plain);
 }
 
+/* Where a table says so, both kernels give the same bits: a deterministic model may take either. */
+static void check_many_as_few(product_case c) {
+  setup s = setup_new(c);
+  for (int i = 0; i < TABLE_COUNT; i++) {
+    ie_kernels table;
+    const char *name;
+    if (!table_get(i, &table, &name) || !table.many_as_few[c.class][c.format]) continue;
+    run_product(&s, product_of(&table, 0, c.class, c.format), 1000, 1000);
+    float *few = copy_y(&s);
+    run_product(&s, product_of(&table, 1, c.class, c.format), 1000, 1000);
+    if (memcmp(few, s.y.data, sizeof(float) * (size_t)(c.T * s.y_stride)) != 0)
+      fail_msg("%s: %s x %s T=%d R=%d K=%d: the two kernels differ", name, class_names[c.class],
+               ie_wformat_describe(c.format)->name, (int)c.T, (int)c.R, (int)c.K);
+    free(few);
+  }
+  setup_free(&s);
+}
+
+static void test_many_as_few(void **state) {
+  (void)state;
+  for (int class = 0; class < IE_CLASS_COUNT; class ++)
+    for (int format = 0; format < IE_W_COUNT; format++) {
+      for (int n = 0; n < 42; n++)
+        check_many_as_few(pick_case((ie_class) class, (ie_wformat)format, (uint64_t)n));
+      for (int n = 0; n < 3; n++) {
+        product_case c = pick_large((ie_class) class, (ie_wformat)format, n);
+        c.exact = false;
+        check_many_as_few(c);
+      }
+    }
+  /* With integer sums nothing is in the way: every set that has a second kernel keeps the promise. */
+  for (int i = 0; i < TABLE_COUNT; i++) {
+    ie_kernels table;
+    const char *name;
+    if (table_get(i, &table, &name) && table.many[IE_CLASS_INT8][IE_W_MXFP4].run)
+      assert_true(table.many_as_few[IE_CLASS_INT8][IE_W_MXFP4]);
+  }
+}
+
 /* Activations that are not finite must not come out as numbers, in any class. */
 static void check_nonfinite(setup *s, const ie_product *p, const char *kernel) {
   float *x = (float *)(void *)s->x.data;
@@ -549,6 +588,7 @@ int main(void) {
       cmocka_unit_test(test_values_of_large_products),
       cmocka_unit_test(test_any_split_gives_the_same_bits),
       cmocka_unit_test(test_tokens_do_not_depend_on_their_number),
+      cmocka_unit_test(test_many_as_few),
       cmocka_unit_test(test_nonfinite_activations_stay),
       cmocka_unit_test(test_scale_255_is_nan),
       cmocka_unit_test(test_ends_of_the_scale),

@@ -1,7 +1,7 @@
 /* Vector kernels: every instruction set gives the bits of the scalar definition, and the definition the numbers of a
  * double-precision reference. Arrays end at a page without rights, and start at odd places. */
-#include "base/exp.h"
 #include "base/rng.h"
+#include "base/special.h"
 #include "kernels/kern.h"
 #include "support/guard.h"
 
@@ -130,6 +130,183 @@ static void test_rms_norm(void **state) {
   for (int i = 0; i < LENGTHS; i++) {
     norm_check(lengths[i], NULL, 10);
     for (int d = 0; d < 3; d++) norm_check(lengths[i], &dtypes[d], 20);
+  }
+}
+
+/* --- layer_norm ---------------------------------------------------------------------------------------------- */
+
+/* Numbers around `middle`: the variance is that of the numbers, not of what the mean leaves. */
+static void layer_norm_check(int64_t n, ie_dtype dtype, float middle) {
+  float *x = numbers(90, n), *y = guard_alloc((size_t)n * sizeof *y), *z = guard_alloc((size_t)n * sizeof *z);
+  float *w = guard_alloc((size_t)n * sizeof *w), *b = guard_alloc((size_t)n * sizeof *b);
+  void *weight = numbers_as(dtype, 91, n), *bias = numbers_as(dtype, 92, n);
+  for (int64_t i = 0; i < n; i++) x[i] += middle;
+  scalar.load(w, weight, dtype, n), scalar.load(b, bias, dtype, n);
+  scalar.layer_norm(y, x, weight, bias, dtype, n, 1e-5f);
+  double mean = 0, variance = 0;
+  for (int64_t i = 0; i < n; i++) mean += (double)x[i] / (double)n;
+  for (int64_t i = 0; i < n; i++) variance += ((double)x[i] - mean) * ((double)x[i] - mean) / (double)n;
+  for (int64_t i = 0; i < n; i++) {
+    double scale = 1 / sqrt(variance + 1e-5),
+           exact = ((double)x[i] - mean) * scale * (double)w[i] + (double)b[i];
+    /* the mean is a float: half an ulp of it, times scale and weight */
+    double bound = 6e-7 * (fabs(exact) + fabs((double)b[i])) +
+                   (fabs((double)w[i]) * scale * (1 + fabs(mean)) + fabs(exact)) * 4e-7;
+    if (fabs((double)y[i] - exact) > bound)
+      fail_msg("layer_norm of %td, element %td: expected %.9g, found %.9g", (ptrdiff_t)n, (ptrdiff_t)i, exact,
+               (double)y[i]);
+  }
+  for (int k = 0; k < other_count; k++) {
+    others[k].layer_norm(z, x, weight, bias, dtype, n, 1e-5f);
+    assert_same(y, z, n, "layer_norm", others[k].isa);
+    float *in_place = copy(x, n);
+    others[k].layer_norm(in_place, in_place, weight, bias, dtype, n, 1e-5f);
+    assert_same(y, in_place, n, "layer_norm in place", others[k].isa);
+    guard_free(in_place);
+  }
+  guard_free(x), guard_free(y), guard_free(z), guard_free(w), guard_free(b);
+  guard_free(weight), guard_free(bias);
+}
+
+static void test_layer_norm(void **state) {
+  (void)state;
+  for (int i = 0; i < LENGTHS; i++)
+    for (int d = 0; d < 3; d++) {
+      layer_norm_check(lengths[i], dtypes[d], 0.0f);
+      layer_norm_check(lengths[i], dtypes[d], 100.0f);
+    }
+}
+
+/* --- activate, soft_cap -------------------------------------------------------------------------------------- */
+
+/* What 1 + erf and 1 + tanh lose by cancellation on the left is taken from the tails instead. */
+static double activation_exact(double x, ie_activation activation) {
+  const double slope = 0.79788456080286535588; /* sqrt(2 / pi) */
+  switch (activation) {
+  case IE_GELU: return 0.5 * x * erfc(-x * 0.70710678118654752440);
+  case IE_GELU_TANH: return x / (1 + exp(-2 * slope * (x + 0.044715 * x * x * x)));
+  default: return x < 0 ? 0 : x * x;
+  }
+}
+
+/* Over floats of all exponents and signs: the worst error beside the number, and beside the input. */
+static void activation_measure(ie_activation activation, double *relative, double *absolute) {
+  *relative = *absolute = 0;
+  for (uint32_t u = 0; u < 0xFF800000u; u += 1021) {
+    float x = ie_f32_from_bits(u), y = x;
+    if (!(fabsf(x) < 1e18f)) continue;
+    scalar.activate(&y, 1, activation);
+    double exact = activation_exact((double)x, activation), off = fabs((double)y - exact);
+    if (fabs(exact) > 1e-30) *relative = fmax(*relative, off / fabs(exact));
+    *absolute = fmax(*absolute, off / fmax(1, fabs(exact)));
+  }
+}
+
+/* base/special.h and kern.h state these bounds. The reference's own f32 sums are 1e-7 off near 0. */
+static void test_activate_numbers(void **state) {
+  (void)state;
+  static const struct {
+    const char *name;
+    ie_activation activation;
+    double relative, absolute;
+  } cases[] = {{"gelu", IE_GELU, 5e-6, 1.2e-7},
+               {"gelu tanh", IE_GELU_TANH, 1.3e-5, 1.5e-7},
+               {"relu2", IE_RELU2, 6e-8, 6e-8}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    double relative, absolute;
+    activation_measure(cases[i].activation, &relative, &absolute);
+    print_message("%s: at most %.2e off, %.2e of the number itself\n", cases[i].name, absolute, relative);
+    assert_true(relative > 1e-8 && relative < cases[i].relative && absolute < cases[i].absolute);
+  }
+  float zero[2] = {0.0f, -0.0f};
+  scalar.activate(zero, 2, IE_GELU);
+  assert_true(zero[0] == 0 && !signbit(zero[0]) && zero[1] == 0 && signbit(zero[1]));
+}
+
+static void test_tanh(void **state) {
+  (void)state;
+  double worst = 0;
+  for (uint32_t u = 0; u < 0xFF800000u; u += 1021) {
+    float x = ie_f32_from_bits(u);
+    if (!(x == x)) continue;
+    double exact = tanh((double)x);
+    if (fabs(exact) < 0x1p-125) {
+      assert_true(ie_tanhf(x) == x); /* subnormal inputs come back */
+      continue;
+    }
+    int exponent;
+    frexp(exact, &exponent);
+    worst = fmax(worst, fabs((double)ie_tanhf(x) - exact) / ldexp(1, exponent - 24));
+  }
+  print_message("tanh: at most %.3f ulp off\n", worst);
+  assert_true(worst > 0.4 && worst < 1.5);
+  assert_true(ie_tanhf(INFINITY) == 1.0f && ie_tanhf(-INFINITY) == -1.0f && isnan(ie_tanhf(NAN)));
+}
+
+/* A function of one number in place. */
+typedef void (*in_place_fn)(const ie_kernels *kernels, float *x, int64_t n);
+static void run_gelu(const ie_kernels *kernels, float *x, int64_t n) {
+  kernels->activate(x, n, IE_GELU);
+}
+static void run_gelu_tanh(const ie_kernels *kernels, float *x, int64_t n) {
+  kernels->activate(x, n, IE_GELU_TANH);
+}
+static void run_relu2(const ie_kernels *kernels, float *x, int64_t n) {
+  kernels->activate(x, n, IE_RELU2);
+}
+static void run_soft_cap(const ie_kernels *kernels, float *x, int64_t n) {
+  kernels->soft_cap(x, n, 15.0f);
+}
+
+static void in_place_check(const char *name, in_place_fn run, const float *start, int64_t n) {
+  float *y = copy(start, n);
+  run(&scalar, y, n);
+  for (int k = 0; k < other_count; k++) {
+    float *z = copy(start, n);
+    run(&others[k], z, n);
+    for (int64_t i = 0; i < n; i++)
+      if (isnan(y[i]) && isnan(z[i])) z[i] = y[i]; /* any NaN */
+    assert_same(y, z, n, name, others[k].isa);
+    guard_free(z);
+  }
+  guard_free(y);
+}
+
+static void test_activate_bits(void **state) {
+  (void)state;
+  static const struct {
+    const char *name;
+    in_place_fn run;
+  } cases[] = {
+      {"gelu", run_gelu}, {"gelu tanh", run_gelu_tanh}, {"relu2", run_relu2}, {"soft_cap", run_soft_cap}};
+  enum { ALL = 1 << 20 };
+  float *all = guard_alloc(ALL * sizeof *all);
+  for (uint32_t i = 0; i < ALL; i++) all[i] = ie_f32_from_bits(i * 4096u + (i * 2654435761u >> 20));
+  for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+    for (int i = 0; i < LENGTHS; i++) {
+      float *x = numbers(95, lengths[i]);
+      for (int64_t j = 0; j < lengths[i]; j++) x[j] *= 6.0f;
+      in_place_check(cases[c].name, cases[c].run, x, lengths[i]);
+      guard_free(x);
+    }
+    in_place_check(cases[c].name, cases[c].run, all, ALL);
+  }
+  guard_free(all);
+}
+
+static void test_soft_cap(void **state) {
+  (void)state;
+  for (int i = 0; i < LENGTHS; i++) {
+    int64_t n = lengths[i];
+    float *x = numbers(96, n), *y;
+    for (int64_t j = 0; j < n; j++) x[j] *= 20.0f;
+    y = copy(x, n);
+    scalar.soft_cap(y, n, 15.0f);
+    for (int64_t j = 0; j < n; j++) {
+      double exact = 15 * tanh((double)x[j] / 15);
+      assert_true(fabs((double)y[j] - exact) <= 4e-7 * fabs(exact));
+    }
+    guard_free(x), guard_free(y);
   }
 }
 
@@ -374,6 +551,11 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_exp),
       cmocka_unit_test(test_rms_norm),
+      cmocka_unit_test(test_layer_norm),
+      cmocka_unit_test(test_activate_numbers),
+      cmocka_unit_test(test_activate_bits),
+      cmocka_unit_test(test_tanh),
+      cmocka_unit_test(test_soft_cap),
       cmocka_unit_test(test_rope_half),
       cmocka_unit_test(test_swiglu),
       cmocka_unit_test(test_swiglu_edges),

@@ -92,6 +92,7 @@ typedef struct ie_chat_options {
   size_t tools_size;            /* bytes */
   bool keep_analysis;           /* keep the reasoning of turns that are already answered */
   bool no_generation_prompt;    /* do not open the assistant's next message at the end */
+  bool no_thinking;             /* qwen3: answer without reasoning (kwargs: enable_thinking false) */
 } ie_chat_options;
 
 typedef struct ie_chat_prompt {

@@ -7,6 +7,7 @@
 #include "clocher/generate.h"
 #include "clocher/model.h"
 #include "clocher/sample.h"
+#include "clocher/scheduler.h"
 #include "clocher/status.h"
 #include "clocher/tensor.h"
 #include "clocher/text.h"

@@ -25,7 +25,7 @@ typedef struct ie_state ie_state;
 typedef struct ie_state_options {
   int64_t context_tok;  /* positions per sequence; 0: the model's own context, at most 4096 */
   int64_t sequences;    /* 0: 1 */
-  int64_t chunk_tok;    /* prompt tokens per forward; 0: 512 */
+  int64_t chunk_tok;    /* prompt tokens per forward, of all sequences together; 0: 512 */
   int64_t rollback_tok; /* how far windowed layers can go back; 0: 4096; -1: not at all */
   ie_dtype kv;          /* IE_F32, IE_F16, IE_BF16; IE_DTYPE_NONE: f32 for class fp32, else f16 */
 } ie_state_options;
@@ -37,6 +37,11 @@ void ie_state_free(ie_state *state);
 int64_t ie_state_context(const ie_state *state);
 ie_dtype ie_state_kv(const ie_state *state);
 size_t ie_state_kv_bytes(const ie_state *state);
+int64_t ie_state_sequences(const ie_state *state);
+/* Most tokens of one sequence, of all sequences, and most positions with logits, in one forward. */
+int64_t ie_state_chunk(const ie_state *state);
+int64_t ie_state_forward_tok(const ie_state *state);
+int64_t ie_state_forward_logits(const ie_state *state);
 /* Tokens that a sequence holds, and their ids (borrowed, valid until the next call that changes the sequence). */
 int64_t ie_state_length(const ie_state *state, int64_t sequence);
 const int32_t *ie_state_ids(const ie_state *state, int64_t sequence);
@@ -65,6 +70,29 @@ typedef struct ie_append_options {
  * failure the sequence holds the tokens of the chunks that were finished. */
 ie_status ie_state_append(ie_state *state, int64_t sequence, const int32_t *ids, int64_t count,
                           const ie_append_options *options, ie_error *error);
+
+/* The next tokens of one sequence, as part of a forward. */
+typedef struct ie_advance {
+  int64_t sequence;
+  const int32_t *ids; /* (count) */
+  int64_t count;      /* 1 to ie_state_chunk */
+  int64_t wanted;     /* logits of the last `wanted` of them: 0 to count */
+  const float
+      *logits; /* set: (wanted, vocab), NULL for none or after a failure; borrowed until the next forward */
+} ie_advance;
+
+typedef struct ie_forward_options {
+  ie_hidden_fn hidden; /* may be NULL; gets all tokens of the forward in the order of the rows, position 0 */
+  void *arg;
+  bool (*cancelled)(void *arg); /* as in ie_append_options */
+  void *cancelled_arg;
+} ie_forward_options;
+
+/* One forward over `n` different sequences: some may read their prompts, others go on by one token. All of them
+ * together are at most ie_state_forward_tok tokens with logits of ie_state_forward_logits. options may be NULL.
+ * Errors as ie_state_append; after one, no sequence has grown. */
+ie_status ie_state_advance(ie_state *state, ie_advance *rows, int64_t n, const ie_forward_options *options,
+                           ie_error *error);
 
 /* One token for each of `count` different sequences in one forward. Row i of *logits (count, vocab; borrowed,
  * valid until the next forward) belongs to sequence[i]. */

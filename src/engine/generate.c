@@ -1,9 +1,8 @@
 /* Generation: the prompt, the loop over tokens, the text that may be shown. Manual: clocher/generate.h. */
-#include "base/buf.h"
+#include "engine/generation.h"
+
 #include "base/clock.h"
 #include "base/size.h"
-#include "engine/sampler.h"
-#include "engine/state.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -24,21 +23,6 @@ void ie_generate_result_free(ie_generate_result *result) {
   free(result->top);
   *result = (ie_generate_result){0};
 }
-
-/* One generation under way. */
-typedef struct generation {
-  ie_state *state;
-  int64_t sequence;
-  const ie_generate_options *options;
-  ie_generate_result *result;
-  ie_sampler *sampler;
-  int32_t *history; /* (prompt_count + max_new) the prompt and what was written */
-  ie_detokenizer stream;
-  size_t shown; /* bytes of the text that were given to on_token */
-  double started, last;
-  int32_t top_ids[IE_SAMPLE_TOP_MAX];
-  float top_logprobs[IE_SAMPLE_TOP_MAX];
-} generation;
 
 /* --- Stop strings ---------------------------------------------------------------------------------------- */
 
@@ -72,31 +56,30 @@ static size_t stop_held(const ie_generate_options *o, const ie_bytes *text) {
 
 /* --- One token ------------------------------------------------------------------------------------------- */
 
-static bool is_stop_id(const generation *g, int32_t id) {
-  const ie_model_info *info = &g->state->model->info;
-  for (int i = 0; i < info->stop_count && !g->options->ignore_eos; i++)
+static bool is_stop_id(const ie_generation *g, int32_t id) {
+  const ie_model_info *info = &g->model->info;
+  for (int i = 0; i < info->stop_count && !g->options.ignore_eos; i++)
     if (info->stop_ids[i] == id) return true;
   return false;
 }
 
-static ie_status logprobs_keep(generation *g, const ie_sample_input *input, int32_t id, ie_error *error) {
-  size_t n = (size_t)g->options->logprobs, at = g->result->ids.count;
+static ie_status logprobs_keep(ie_generation *g, const ie_sample_input *input, int32_t id, ie_error *error) {
+  size_t n = (size_t)g->options.logprobs, at = g->result.ids.count;
   ie_sample_top top = {.count = n, .ids = g->top_ids, .logprobs = g->top_logprobs};
   float chosen;
   ie_status status = ie_sampler_logprobs(g->sampler, input, id, &chosen, &top, error);
   if (status != IE_OK) return status;
-  g->result->logprob[at] = (ie_logprob){.id = id, .logprob = chosen};
+  g->result.logprob[at] = (ie_logprob){.id = id, .logprob = chosen};
   for (size_t i = 0; i < n; i++)
-    g->result->top[at * n + i] = (ie_logprob){.id = g->top_ids[i], .logprob = g->top_logprobs[i]};
+    g->result.top[at * n + i] = (ie_logprob){.id = g->top_ids[i], .logprob = g->top_logprobs[i]};
   return IE_OK;
 }
 
-/* Draws the next id from the state's logits and records it. */
-static ie_status token_draw(generation *g, int32_t *id, ie_error *error) {
-  const ie_generate_options *o = g->options;
-  size_t written = g->result->ids.count;
-  ie_sample_input input = {.logits = ie_state_logits(g->state),
-                           .vocab = g->state->model->info.vocab,
+static ie_status token_draw(ie_generation *g, const float *logits, int32_t *id, ie_error *error) {
+  const ie_generate_options *o = &g->options;
+  size_t written = g->result.ids.count;
+  ie_sample_input input = {.logits = logits,
+                           .vocab = g->model->info.vocab,
                            .seen = g->history,
                            .seen_count = (size_t)o->prompt_count + written,
                            .step = (uint64_t)o->prompt_count + written,
@@ -105,100 +88,66 @@ static ie_status token_draw(generation *g, int32_t *id, ie_error *error) {
   if (status == IE_OK && o->logprobs > 0) status = logprobs_keep(g, &input, *id, error);
   if (status != IE_OK) return status;
   double now = ie_clock_s();
-  g->result->token_s[written] = now - g->last;
+  g->result.token_s[written] = now - g->last;
   g->last = now;
   g->history[(size_t)o->prompt_count + written] = *id;
-  return ie_ids_append(&g->result->ids, id, 1, error);
+  return ie_ids_append(&g->result.ids, id, 1, error);
 }
 
-/* Gives what may be shown to the caller; false: he wants no more. */
-static bool text_show(generation *g, int32_t id, size_t held) {
-  const ie_bytes *text = &g->result->text;
+/* What may be shown beyond what was shown before, all but the last `held` bytes. */
+static void text_refresh(ie_generation *g, size_t held) {
+  const ie_bytes *text = &g->result.text;
   size_t end = text->size > held ? text->size - held : 0;
-  size_t begin = g->shown;
-  if (end > begin) g->shown = end;
-  if (!g->options->on_token) return true;
-  return g->options->on_token(g->options->arg, id, text->size ? text->data + begin : "",
-                              end > begin ? end - begin : 0);
+  g->fresh_begin = g->shown;
+  if (end > g->shown) g->shown = end;
+  g->fresh_end = g->shown;
 }
 
-/* Adds the text of an id; *stopped when a stop string is complete or the caller stops. */
-static ie_status token_show(generation *g, int32_t id, bool *stopped, ie_error *error) {
-  ie_bytes *text = &g->result->text;
+ie_status ie_generation_take(ie_generation *g, const float *logits, bool *ended, ie_error *error) {
+  ie_generate_result *r = &g->result;
+  ie_bytes *text = &r->text;
   size_t before = text->size;
-  if (g->options->tokenizer) {
-    ie_status status = ie_detokenizer_push(&g->stream, g->options->tokenizer, id, text, error);
+  int32_t id;
+  *ended = false;
+  g->fresh_begin = g->fresh_end = g->shown;
+  ie_status status = token_draw(g, logits, &id, error);
+  if (status != IE_OK) return status;
+  if (r->ids.count == 1) r->first_token_s = g->last - g->started;
+  r->decode_s = g->last - g->started - r->first_token_s;
+  if (is_stop_id(g, id)) {
+    r->reason = IE_STOP_EOS;
+    *ended = true;
+    return IE_OK;
+  }
+  if (g->options.tokenizer) {
+    status = ie_detokenizer_push(&g->stream, g->options.tokenizer, id, text, error);
     if (status != IE_OK) return status;
   }
-  size_t found = stop_find(g->options, text, before);
+  size_t found = stop_find(&g->options, text, before);
   if (found != SIZE_MAX) {
     text->size = found;
     text->data[found] = '\0';
-    g->result->reason = IE_STOP_STRING;
-    *stopped = true;
+    r->reason = IE_STOP_STRING;
+    *ended = true;
   }
-  if (!text_show(g, id, *stopped ? 0 : stop_held(g->options, text)) && !*stopped) {
-    g->result->reason = IE_STOP_CANCELLED;
-    *stopped = true;
-  }
+  text_refresh(g, *ended ? 0 : stop_held(&g->options, text));
   return IE_OK;
 }
 
-/* --- The loop -------------------------------------------------------------------------------------------- */
-
-static bool cancelled(const generation *g) {
-  return g->options->cancelled && g->options->cancelled(g->options->cancelled_arg);
+bool ie_generation_full(const ie_generation *g) {
+  return (int64_t)g->result.ids.count >= g->options.max_new;
 }
 
-static ie_status tokens_write(generation *g, ie_error *error) {
-  const ie_generate_options *o = g->options;
-  ie_generate_result *r = g->result;
-  bool stopped = false;
-  r->reason = IE_STOP_LENGTH;
-  while ((int64_t)r->ids.count < o->max_new && !stopped) {
-    int32_t id;
-    ie_status status = token_draw(g, &id, error);
-    if (status != IE_OK) return status;
-    if (r->ids.count == 1) r->first_token_s = g->last - g->started;
-    if (is_stop_id(g, id)) {
-      r->reason = IE_STOP_EOS;
-      break;
-    }
-    status = token_show(g, id, &stopped, error);
-    if (status != IE_OK) return status;
-    if (!stopped && cancelled(g)) {
-      r->reason = IE_STOP_CANCELLED;
-      stopped = true;
-    }
-    if (stopped || (int64_t)r->ids.count == o->max_new) break;
-    status = ie_state_append(g->state, g->sequence, &id, 1, /*options=*/NULL, error);
-    if (status != IE_OK) return status;
-  }
-  return IE_OK;
-}
-
-static ie_status prompt_read(generation *g, ie_error *error) {
-  const ie_generate_options *o = g->options;
-  int64_t kept = 0;
-  ie_status status = ie_state_sync(g->state, g->sequence, o->prompt, o->prompt_count, &kept, error);
-  if (status != IE_OK) return status;
-  ie_append_options append = {.cancelled = o->cancelled, .cancelled_arg = o->cancelled_arg};
-  status = ie_state_append(g->state, g->sequence, o->prompt + kept, o->prompt_count - kept, &append, error);
-  g->result->reused_prompt_tok = kept;
-  g->result->computed_prompt_tok = ie_state_length(g->state, g->sequence) - kept;
-  g->result->prefill_s = ie_clock_s() - g->started;
+/* Not after a stop string, which nothing may follow. */
+ie_status ie_generation_finish(ie_generation *g, ie_error *error) {
+  g->fresh_begin = g->fresh_end = g->shown;
+  if (g->result.reason == IE_STOP_STRING || !g->options.tokenizer || g->result.ids.count == 0) return IE_OK;
+  ie_status status = ie_detokenizer_finish(&g->stream, &g->result.text, error);
+  if (status == IE_OK) text_refresh(g, /*held=*/0);
   return status;
 }
 
-/* Text that was held back, when nothing more will come: not after a stop string, which nothing may follow. */
-static ie_status text_finish(generation *g, ie_error *error) {
-  if (g->result->reason == IE_STOP_STRING || !g->options->tokenizer || g->result->ids.count == 0)
-    return IE_OK;
-  ie_status status = ie_detokenizer_finish(&g->stream, &g->result->text, error);
-  if (status == IE_OK && g->shown < g->result->text.size)
-    text_show(g, g->result->ids.ids[g->result->ids.count - 1], /*held=*/0);
-  return status;
-}
+/* --- Life ------------------------------------------------------------------------------------------------ */
 
 static ie_status options_check(const ie_state *state, const ie_generate_options *o, ie_error *error) {
   if (o->prompt_count < 1) return ie_error_set(error, IE_INVALID_ARGUMENT, "the prompt is empty");
@@ -218,43 +167,105 @@ static ie_status options_check(const ie_state *state, const ie_generate_options 
   return IE_OK;
 }
 
-static ie_status generation_open(generation *g, ie_error *error) {
-  const ie_generate_options *o = g->options;
-  ie_generate_result *r = g->result;
-  size_t n = (size_t)o->max_new, k = (size_t)o->logprobs;
-  ie_status status = ie_sampler_new_default(&o->sample, g->state->model->info.vocab, &g->sampler, error);
+ie_status ie_generation_open(ie_generation *g, const ie_state *state, const ie_generate_options *options,
+                             ie_error *error) {
+  ie_generate_result *r = &g->result;
+  ie_status status = options_check(state, options, error);
   if (status != IE_OK) return status;
-  ie_sampler_use_kernels(g->sampler, &g->state->model->device->kernels);
-  g->history = malloc(((size_t)o->prompt_count + n) * sizeof *g->history);
+  size_t n = (size_t)options->max_new, k = (size_t)options->logprobs;
+  g->model = state->model;
+  g->options = *options;
+  g->stream.skip_special = options->skip_special;
+  r->reason = IE_STOP_LENGTH;
+  status = ie_sampler_new_default(&options->sample, g->model->info.vocab, &g->sampler, error);
+  if (status != IE_OK) return status;
+  ie_sampler_use_kernels(g->sampler, &g->model->device->kernels);
+  g->history = malloc(((size_t)options->prompt_count + n) * sizeof *g->history);
   r->token_s = malloc((n + 1) * sizeof *r->token_s);
   r->logprob = k ? malloc((n + 1) * sizeof *r->logprob) : NULL;
   r->top = k ? malloc((n * k + 1) * sizeof *r->top) : NULL;
   if (!g->history || !r->token_s || (k && (!r->logprob || !r->top)))
     return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %zu new tokens", n);
-  memcpy(g->history, o->prompt, (size_t)o->prompt_count * sizeof *g->history);
+  memcpy(g->history, options->prompt, (size_t)options->prompt_count * sizeof *g->history);
+  g->options.prompt = g->history;
   return IE_OK;
+}
+
+void ie_generation_start(ie_generation *g) {
+  g->started = g->last = ie_clock_s();
+}
+
+void ie_generation_close(ie_generation *g) {
+  ie_sampler_free(g->sampler);
+  free(g->history);
+  ie_generate_result_free(&g->result);
+  *g = (ie_generation){0};
+}
+
+/* --- One sequence ---------------------------------------------------------------------------------------- */
+
+static ie_status prompt_read(ie_generation *g, ie_state *state, int64_t sequence, ie_error *error) {
+  const ie_generate_options *o = &g->options;
+  int64_t kept = 0;
+  ie_status status = ie_state_sync(state, sequence, o->prompt, o->prompt_count, &kept, error);
+  if (status != IE_OK) return status;
+  ie_append_options append = {.cancelled = o->cancelled, .cancelled_arg = o->cancelled_arg};
+  status = ie_state_append(state, sequence, o->prompt + kept, o->prompt_count - kept, &append, error);
+  g->result.reused_prompt_tok = kept;
+  g->result.computed_prompt_tok = ie_state_length(state, sequence) - kept;
+  g->result.prefill_s = ie_clock_s() - g->started;
+  return status;
+}
+
+/* Gives fresh text to the caller; false: he wants no more. */
+static bool text_show(const ie_generation *g) {
+  const ie_generate_result *r = &g->result;
+  if (!g->options.on_token) return true;
+  return g->options.on_token(g->options.arg, r->ids.ids[r->ids.count - 1],
+                             r->text.size ? r->text.data + g->fresh_begin : "",
+                             g->fresh_end - g->fresh_begin);
+}
+
+static ie_status tokens_write(ie_generation *g, ie_state *state, int64_t sequence, ie_error *error) {
+  const ie_generate_options *o = &g->options;
+  ie_generate_result *r = &g->result;
+  bool ended = false;
+  while (!ended && !ie_generation_full(g)) {
+    ie_status status = ie_generation_take(g, ie_state_logits(state), &ended, error);
+    if (status != IE_OK) return status;
+    if (ended && r->reason == IE_STOP_EOS) break;
+    bool wanted = text_show(g);
+    if (ended) break;
+    if (!wanted || (o->cancelled && o->cancelled(o->cancelled_arg))) {
+      r->reason = IE_STOP_CANCELLED;
+      break;
+    }
+    if (ie_generation_full(g)) break;
+    status = ie_state_append(state, sequence, &r->ids.ids[r->ids.count - 1], 1, /*options=*/NULL, error);
+    if (status != IE_OK) return status;
+  }
+  ie_status status = ie_generation_finish(g, error);
+  if (status == IE_OK && g->fresh_end > g->fresh_begin) text_show(g);
+  return status;
 }
 
 ie_status ie_generate(ie_state *state, int64_t sequence, const ie_generate_options *options,
                       ie_generate_result *result, ie_error *error) {
+  ie_generation g = {0};
   *result = (ie_generate_result){0};
-  ie_status status = options_check(state, options, error);
-  if (status != IE_OK) return status;
-  generation g = {.state = state, .sequence = sequence, .options = options, .result = result};
-  g.stream.skip_special = options->skip_special;
-  status = generation_open(&g, error);
-  g.started = g.last = ie_clock_s();
-  if (status == IE_OK) status = prompt_read(&g, error);
+  ie_status status = ie_generation_open(&g, state, options, error);
+  ie_generation_start(&g);
+  if (status == IE_OK) status = prompt_read(&g, state, sequence, error);
   if (status == IE_CANCELLED) {
-    result->reason = IE_STOP_CANCELLED;
+    g.result.reason = IE_STOP_CANCELLED;
     status = IE_OK;
   } else if (status == IE_OK) {
-    status = tokens_write(&g, error);
-    if (status == IE_OK) status = text_finish(&g, error);
+    status = tokens_write(&g, state, sequence, error);
   }
-  if (result->ids.count > 0) result->decode_s = g.last - g.started - result->first_token_s;
-  ie_sampler_free(g.sampler);
-  free(g.history);
-  if (status != IE_OK) ie_generate_result_free(result);
+  if (status == IE_OK) {
+    *result = g.result;
+    g.result = (ie_generate_result){0};
+  }
+  ie_generation_close(&g);
   return status;
 }

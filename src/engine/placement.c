@@ -90,6 +90,14 @@ static void streamed_make(const ie_model *model, const ie_state_sizes *sizes, si
   p->fits = limit >= least;
 }
 
+bool ie_placement_split(const ie_model *model, const ie_state_sizes *sizes, size_t limit, ie_placement *out) {
+  *out =
+      (ie_placement){.kv_bytes = sizes->kv_bytes, .scratch_bytes = sizes->scratch_bytes + sizes->table_bytes};
+  if (!slots_shape(model, out)) return false;
+  streamed_make(model, sizes, limit, out);
+  return true;
+}
+
 void ie_placement_make(const ie_model *model, const ie_state_sizes *sizes, size_t limit, ie_placement *out) {
   ie_placement p = {.kv_bytes = sizes->kv_bytes, .scratch_bytes = sizes->scratch_bytes + sizes->table_bytes};
   /* A transposed weight is read once from its mapping and then only from its copy. */
@@ -98,9 +106,8 @@ void ie_placement_make(const ie_model *model, const ie_state_sizes *sizes, size_
   p.other_bytes = program_bytes + own / PAGE_TABLE_SHARE;
   p.peak_bytes = p.minimum_bytes = own + p.other_bytes;
   p.fits = p.peak_bytes <= (limit ? limit : physical_bytes());
-  ie_placement split = {.kv_bytes = p.kv_bytes, .scratch_bytes = p.scratch_bytes};
-  if (slots_shape(model, &split)) {
-    streamed_make(model, sizes, limit, &split);
+  ie_placement split;
+  if (ie_placement_split(model, sizes, limit, &split)) {
     if (split.minimum_bytes < p.minimum_bytes) p.minimum_bytes = split.minimum_bytes;
     if (limit && !p.fits) p = split;
   }

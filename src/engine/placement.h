@@ -27,7 +27,12 @@ typedef struct ie_placement {
   bool fits; /* in the limit; without one, in the machine's memory */
 } ie_placement;
 
-/* limit 0: none. */
+/* The split placement, whether it is needed or not. False for a model that cannot be split: one without experts, or with
+ * experts that are not computed as they are stored. limit 0: the fewest slots. */
+bool ie_placement_split(const ie_model *model, const ie_state_sizes *sizes, size_t limit_bytes,
+                        ie_placement *out);
+
+/* The one that a limit asks for; 0: none. */
 void ie_placement_make(const ie_model *model, const ie_state_sizes *sizes, size_t limit_bytes,
                        ie_placement *out);
 

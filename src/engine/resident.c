@@ -75,7 +75,8 @@ ie_status ie_resident_load(const ie_model *model, const ie_placement *placement,
   const ie_decoder *d = model->net;
   for (size_t i = 0; i < ie_checkpoint_count(model->checkpoint); i++) {
     const ie_tensor_info *t = ie_checkpoint_at(model->checkpoint, i);
-    if (!model->bound[i] || t->bytes == 0 || is_expert(model, t->data)) continue;
+    bool mapped = t->bytes > 0 && !ie_checkpoint_is_copied(model->checkpoint, t);
+    if (!model->bound[i] || !mapped || is_expert(model, t->data)) continue;
     if (placement->embed_streamed && t->data == d->embed.part[0])
       embed_load(&l, t);
     else

@@ -100,8 +100,11 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
   s.rollback = options->rollback_tok == 0 ? ROLLBACK_DEFAULT : ie_max_i64(options->rollback_tok, 0);
   s.rollback = ie_min_i64(s.rollback, s.context);
   s.kv_dtype = options->kv ? options->kv : kv_default(model->info.precision);
-  s.batch_max = ie_max_i64(s.chunk, s.sequences);
-  s.wanted_max = ie_max_i64(s.sequences, ie_min_i64(s.chunk, logits_bytes_max / (4 * model->info.vocab)));
+  /* Several short sequences fill a forward together. */
+  int64_t together = s.context > INT64_MAX / s.sequences ? INT64_MAX : s.context * s.sequences;
+  s.batch_max = ie_min_i64(options->chunk_tok ? options->chunk_tok : CHUNK_DEFAULT, together);
+  s.batch_max = ie_max_i64(s.batch_max, s.sequences);
+  s.wanted_max = ie_max_i64(s.sequences, ie_min_i64(s.batch_max, logits_bytes_max / (4 * model->info.vocab)));
   s.wanted_max = ie_max_i64(s.wanted_max, 1);
   for (int64_t i = 0; i < model->info.layers; i++) {
     const ie_kv_spec *spec = &model->kv[i];
@@ -113,8 +116,8 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
       return ie_error_set(error, IE_OUT_OF_MEMORY, "%lld sequences of %lld tokens do not fit any memory",
                           (long long)s.sequences, (long long)s.context);
   }
-  s.table_bytes =
-      (size_t)s.sequences * (size_t)s.context * sizeof(int32_t) + 4 * (size_t)s.batch_max * sizeof(int32_t);
+  s.table_bytes = (size_t)s.sequences * (size_t)s.context * sizeof(int32_t) +
+                  4 * (size_t)s.batch_max * sizeof(int32_t) + (size_t)s.sequences * sizeof(ie_advance);
   status = scratch_measure(model, &s, error);
   if (status == IE_OK) *out = s;
   return status;
@@ -164,11 +167,12 @@ ie_status ie_state_new(ie_model *model, const ie_state_options *options, ie_stat
   state->ids = calloc((size_t)s.sequences * (size_t)s.context, sizeof *state->ids);
   state->length = calloc((size_t)s.sequences, sizeof *state->length);
   state->high = calloc((size_t)s.sequences, sizeof *state->high);
+  state->step = calloc((size_t)s.sequences, sizeof *state->step);
   state->batch_memory = calloc(4 * (size_t)s.batch_max, sizeof *state->batch_memory);
   state->kv_memory = model->device->alloc(model->device, s.kv_bytes);
   state->ctx = (ie_ctx){.device = model->device, .cls = model->cls};
-  if (!state->layer || !state->ids || !state->length || !state->high || !state->batch_memory ||
-      !state->kv_memory)
+  if (!state->layer || !state->ids || !state->length || !state->high || !state->step ||
+      !state->batch_memory || !state->kv_memory)
     status = ie_error_set(error, IE_OUT_OF_MEMORY,
                           "out of memory for a KV cache of %zu bytes (%lld sequences of %lld tokens)",
                           s.kv_bytes, (long long)s.sequences, (long long)s.context);
@@ -194,6 +198,7 @@ void ie_state_free(ie_state *state) {
   free(state->ids);
   free(state->length);
   free(state->high);
+  free(state->step);
   free(state->batch_memory);
   free(state);
 }
@@ -203,6 +208,18 @@ int64_t ie_state_context(const ie_state *state) {
 }
 ie_dtype ie_state_kv(const ie_state *state) {
   return state->kv_dtype;
+}
+int64_t ie_state_sequences(const ie_state *state) {
+  return state->sequences;
+}
+int64_t ie_state_chunk(const ie_state *state) {
+  return state->chunk;
+}
+int64_t ie_state_forward_tok(const ie_state *state) {
+  return state->batch_max;
+}
+int64_t ie_state_forward_logits(const ie_state *state) {
+  return state->wanted_max;
 }
 size_t ie_state_kv_bytes(const ie_state *state) {
   return state->kv_bytes;
@@ -231,7 +248,8 @@ ie_state_work ie_state_work_done(const ie_state *state) {
 /* --- Forward --------------------------------------------------------------------------------------------- */
 
 typedef struct hidden_job {
-  const ie_append_options *options;
+  ie_hidden_fn hidden;
+  void *arg;
   int64_t position;
   ie_status status;
   ie_error *error;
@@ -240,8 +258,7 @@ typedef struct hidden_job {
 static void hidden_pass(void *arg, int64_t layer, const ie_tensor *x) {
   hidden_job *job = arg;
   if (job->status != IE_OK) return;
-  job->status = job->options->hidden(job->options->arg, layer, job->position, x->shape[0], ie_tensor_f32(x),
-                                     job->error);
+  job->status = job->hidden(job->arg, layer, job->position, x->shape[0], ie_tensor_f32(x), job->error);
 }
 
 /* One forward of the batch that stands in batch_memory. */
@@ -272,7 +289,7 @@ static ie_status state_forward(ie_state *state, int64_t tokens, int64_t wanted, 
   return IE_OK;
 }
 
-static ie_status ids_check(const ie_state *state, const int32_t *ids, int64_t count, ie_error *error) {
+ie_status ie_state_ids_check(const ie_state *state, const int32_t *ids, int64_t count, ie_error *error) {
   for (int64_t i = 0; i < count; i++)
     if (ids[i] < 0 || ids[i] >= state->model->info.vocab)
       return ie_error_set(error, IE_INVALID_ARGUMENT, "id %d is not below the vocabulary, %lld", ids[i],
@@ -286,38 +303,110 @@ static ie_status sequence_check(const ie_state *state, int64_t sequence, ie_erro
                       (long long)sequence, (long long)state->sequences);
 }
 
-/* The tokens of a chunk were computed: they now belong to the sequence. */
-static void sequence_extend(ie_state *state, int64_t sequence, const int32_t *ids, int64_t count) {
-  int64_t length = state->length[sequence];
-  memcpy(state->ids + sequence * state->context + length, ids, (size_t)count * sizeof *ids);
-  state->length[sequence] = length + count;
-  state->high[sequence] = ie_max_i64(state->high[sequence], length + count);
+static ie_status advance_check(const ie_state *state, const ie_advance *rows, int64_t n, ie_error *error) {
+  int64_t tokens = 0, wanted = 0;
+  ie_status status = n < 1 ? ie_error_set(error, IE_INVALID_ARGUMENT, "a forward of no sequences") : IE_OK;
+  for (int64_t i = 0; i < n && status == IE_OK; i++) {
+    const ie_advance *row = &rows[i];
+    status = sequence_check(state, row->sequence, error);
+    for (int64_t j = 0; j < i && status == IE_OK; j++)
+      if (rows[j].sequence == row->sequence)
+        status = ie_error_set(error, IE_INVALID_ARGUMENT, "sequence %lld stands twice in one forward",
+                              (long long)row->sequence);
+    if (status != IE_OK) break;
+    if (row->count < 1 || row->count > state->chunk || row->wanted < 0 || row->wanted > row->count)
+      status = ie_error_set(error, IE_INVALID_ARGUMENT,
+                            "sequence %lld: %lld tokens and logits of %lld; expected 1 to %lld tokens",
+                            (long long)row->sequence, (long long)row->count, (long long)row->wanted,
+                            (long long)state->chunk);
+    else
+      status = ie_state_ids_check(state, row->ids, row->count, error);
+    if (status == IE_OK && row->count > state->context - state->length[row->sequence])
+      status = ie_error_set(error, IE_LIMIT,
+                            "sequence %lld: %lld tokens do not fit: the context is %lld and holds %lld",
+                            (long long)row->sequence, (long long)row->count, (long long)state->context,
+                            (long long)state->length[row->sequence]);
+    tokens += row->count;
+    wanted += row->wanted;
+  }
+  if (status == IE_OK && (tokens > state->batch_max || wanted > state->wanted_max))
+    status = ie_error_set(error, IE_INVALID_ARGUMENT,
+                          "a forward of %lld tokens with logits of %lld; this state takes %lld and %lld",
+                          (long long)tokens, (long long)wanted, (long long)state->batch_max,
+                          (long long)state->wanted_max);
+  return status;
+}
+
+/* The tokens of a forward were computed: they now belong to the sequence. */
+static void sequence_extend(ie_state *state, const ie_advance *row) {
+  int64_t length = state->length[row->sequence];
+  memcpy(state->ids + row->sequence * state->context + length, row->ids,
+         (size_t)row->count * sizeof *row->ids);
+  state->length[row->sequence] = length + row->count;
+  state->high[row->sequence] = ie_max_i64(state->high[row->sequence], length + row->count);
+}
+
+/* The batch of a forward over checked rows; returns its tokens. */
+static int64_t batch_fill(ie_state *state, const ie_advance *rows, int64_t n, int64_t *wanted) {
+  int32_t *b = state->batch_memory;
+  int64_t at = 0;
+  *wanted = 0;
+  for (int64_t r = 0; r < n; r++) {
+    const ie_advance *row = &rows[r];
+    int64_t position = state->length[row->sequence];
+    for (int64_t i = 0; i < row->count; i++, at++) {
+      b[at] = row->ids[i];
+      b[state->batch_max + at] = (int32_t)(position + i);
+      b[2 * state->batch_max + at] = (int32_t)row->sequence;
+      if (i >= row->count - row->wanted) b[3 * state->batch_max + (*wanted)++] = (int32_t)at;
+    }
+    /* Written before the forward: a failed one may have overwritten slots of the rings. */
+    state->high[row->sequence] = ie_max_i64(state->high[row->sequence], position + row->count);
+  }
+  return at;
+}
+
+static ie_status rows_forward(ie_state *state, ie_advance *rows, int64_t n, const ie_forward_options *options,
+                              int64_t position, ie_error *error) {
+  int64_t wanted, tokens = batch_fill(state, rows, n, &wanted);
+  hidden_job job = {.hidden = options->hidden, .arg = options->arg, .position = position, .error = error};
+  ie_hooks hooks = {.hidden = hidden_pass, .arg = &job};
+  state->ctx.cancelled = options->cancelled;
+  state->ctx.cancelled_arg = options->cancelled_arg;
+  ie_status status = state_forward(state, tokens, wanted, options->hidden ? &hooks : NULL, error);
+  state->ctx.cancelled = NULL;
+  if (status == IE_OK) status = job.status;
+  const float *logits = state->logits;
+  for (int64_t i = 0; i < n; i++) {
+    rows[i].logits = status == IE_OK && rows[i].wanted > 0 ? logits : NULL;
+    if (rows[i].logits) logits += rows[i].wanted * state->model->info.vocab;
+  }
+  return status;
+}
+
+ie_status ie_state_advance(ie_state *state, ie_advance *rows, int64_t n, const ie_forward_options *options,
+                           ie_error *error) {
+  static const ie_forward_options defaults = {0};
+  ie_status status = advance_check(state, rows, n, error);
+  if (status == IE_OK)
+    status = rows_forward(state, rows, n, options ? options : &defaults, /*position=*/0, error);
+  for (int64_t i = 0; i < n && status == IE_OK; i++) sequence_extend(state, &rows[i]);
+  return status;
 }
 
 static ie_status append_chunk(ie_state *state, int64_t sequence, const int32_t *ids, int64_t count, bool last,
                               const ie_append_options *options, ie_error *error) {
   int64_t position = state->length[sequence];
-  int32_t *b = state->batch_memory;
-  for (int64_t i = 0; i < count; i++) {
-    b[i] = ids[i];
-    b[state->batch_max + i] = (int32_t)(position + i);
-    b[2 * state->batch_max + i] = (int32_t)sequence;
-    b[3 * state->batch_max + i] = (int32_t)i;
-  }
-  int64_t wanted = options->all_logits ? count : last ? 1 : 0;
-  if (!options->all_logits) b[3 * state->batch_max] = (int32_t)(count - 1);
-  /* Written before the forward: a failed one may have overwritten slots of the rings. */
-  state->high[sequence] = ie_max_i64(state->high[sequence], position + count);
-  hidden_job job = {.options = options, .position = position, .error = error};
-  ie_hooks hooks = {.hidden = hidden_pass, .arg = &job};
-  state->ctx.cancelled = options->cancelled;
-  state->ctx.cancelled_arg = options->cancelled_arg;
-  ie_status status = state_forward(state, count, wanted, options->hidden ? &hooks : NULL, error);
-  state->ctx.cancelled = NULL;
-  if (status == IE_OK) status = job.status;
-  if (status == IE_OK && options->logits && wanted > 0)
-    status = options->logits(options->arg, position + count - wanted, wanted, state->logits, error);
-  if (status == IE_OK) sequence_extend(state, sequence, ids, count);
+  ie_advance row = {.sequence = sequence, .ids = ids, .count = count};
+  row.wanted = options->all_logits ? count : last ? 1 : 0;
+  ie_forward_options forward = {.hidden = options->hidden,
+                                .arg = options->arg,
+                                .cancelled = options->cancelled,
+                                .cancelled_arg = options->cancelled_arg};
+  ie_status status = rows_forward(state, &row, 1, &forward, position, error);
+  if (status == IE_OK && options->logits && row.wanted > 0)
+    status = options->logits(options->arg, position + count - row.wanted, row.wanted, row.logits, error);
+  if (status == IE_OK) sequence_extend(state, &row);
   return status;
 }
 
@@ -327,7 +416,7 @@ ie_status ie_state_append(ie_state *state, int64_t sequence, const int32_t *ids,
   if (!options) options = &defaults;
   ie_status status = sequence_check(state, sequence, error);
   if (status == IE_OK && count < 1) status = ie_error_set(error, IE_INVALID_ARGUMENT, "no ids to append");
-  if (status == IE_OK) status = ids_check(state, ids, count, error);
+  if (status == IE_OK) status = ie_state_ids_check(state, ids, count, error);
   if (status != IE_OK) return status;
   if (count > state->context - state->length[sequence])
     return ie_error_set(error, IE_LIMIT, "%lld tokens do not fit: the context is %lld and holds %lld",
@@ -346,32 +435,14 @@ ie_status ie_state_append(ie_state *state, int64_t sequence, const int32_t *ids,
 ie_status ie_state_step(ie_state *state, const int32_t *sequence, const int32_t *ids, int64_t count,
                         const float **logits, ie_error *error) {
   *logits = NULL;
-  int32_t *b = state->batch_memory;
-  ie_status status = ids_check(state, ids, count, error);
-  if (status == IE_OK && (count < 1 || count > state->sequences))
-    status = ie_error_set(error, IE_INVALID_ARGUMENT, "a step of %lld sequences, but the state has %lld",
-                          (long long)count, (long long)state->sequences);
-  for (int64_t i = 0; i < count && status == IE_OK; i++) {
-    status = sequence_check(state, sequence[i], error);
-    for (int64_t j = 0; j < i && status == IE_OK; j++)
-      if (sequence[j] == sequence[i])
-        status =
-            ie_error_set(error, IE_INVALID_ARGUMENT, "sequence %d stands twice in one step", sequence[i]);
-    if (status != IE_OK) break;
-    if (state->length[sequence[i]] == state->context)
-      status = ie_error_set(error, IE_LIMIT, "sequence %d is full: the context is %lld", sequence[i],
-                            (long long)state->context);
-    b[i] = ids[i];
-    b[state->batch_max + i] = (int32_t)state->length[sequence[i]];
-    b[2 * state->batch_max + i] = sequence[i];
-    b[3 * state->batch_max + i] = (int32_t)i;
-    state->high[sequence[i]] = ie_max_i64(state->high[sequence[i]], state->length[sequence[i]] + 1);
-  }
-  if (status == IE_OK) status = state_forward(state, count, count, /*hooks=*/NULL, error);
-  if (status != IE_OK) return status;
-  for (int64_t i = 0; i < count; i++) sequence_extend(state, sequence[i], &ids[i], 1);
-  *logits = state->logits;
-  return IE_OK;
+  if (count < 1 || count > state->sequences)
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "a step of %lld sequences, but the state has %lld",
+                        (long long)count, (long long)state->sequences);
+  for (int64_t i = 0; i < count; i++)
+    state->step[i] = (ie_advance){.sequence = sequence[i], .ids = &ids[i], .count = 1, .wanted = 1};
+  ie_status status = ie_state_advance(state, state->step, count, /*options=*/NULL, error);
+  if (status == IE_OK) *logits = state->logits;
+  return status;
 }
 
 /* --- Going back ------------------------------------------------------------------------------------------ */

@@ -15,6 +15,7 @@ struct ie_state {
   int32_t *ids;    /* (sequences, context) */
   int64_t *length; /* (sequences) */
   int64_t *high; /* (sequences) positions written since the sequence was empty: what rings have overwritten */
+  ie_advance *step;      /* (sequences) of ie_state_step */
   int32_t *batch_memory; /* ids, position, sequence, wanted: (batch_max) each */
   int64_t batch_max;
   const float *logits; /* of the last forward: (wanted, V), in the arena */
@@ -35,6 +36,9 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
 
 /* Slots of a layer: a multiple of 64; window + chunk + rollback for a ring, the context for a full layer. */
 int64_t ie_state_slots(const ie_kv_spec *spec, int64_t context, int64_t chunk, int64_t rollback);
+
+/* IE_INVALID_ARGUMENT names an id that is not below the vocabulary. */
+ie_status ie_state_ids_check(const ie_state *state, const int32_t *ids, int64_t count, ie_error *error);
 
 /* First position of a sequence that a layer still holds. */
 int64_t ie_state_first_held(const ie_state *state, int64_t layer_index, int64_t sequence);

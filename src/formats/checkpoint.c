@@ -6,10 +6,12 @@
 #include "formats/iebin.h"
 #include "formats/safetensors.h"
 #include "formats/shard_index.h"
+#include "formats/torch_pt.h"
 
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,11 +22,25 @@ struct ie_checkpoint {
   ie_map *maps; /* (map_count) */
   size_t map_count;
   ie_table table;
+  ie_torch_copy *copies; /* tensors of PyTorch's files that could not be used in place */
+  size_t copied_bytes;
+  char config_name[64];
 };
 
-static const char index_name[] = "model.safetensors.index.json";
-static const char single_name[] = "model.safetensors";
+/* The containers that one file may hold alone, or several numbered ones with or without an index. */
+typedef struct family {
+  ie_container container;
+  const char *index, *single;
+  const char *prefix, *suffix; /* of "model-00001-of-00003.safetensors" */
+} family;
+static const family families[] = {
+    {IE_CONTAINER_SAFETENSORS, "model.safetensors.index.json", "model.safetensors", "model-", ".safetensors"},
+    {IE_CONTAINER_TORCH, "pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-", ".bin"},
+};
+static const family *const safetensors = &families[0], *const torch = &families[1];
+
 static const char iebin_name[] = "model.ie.json";
+static const char native_prefix[] = "model_", native_suffix[] = ".pt"; /* model_000700.pt */
 static const size_t max_json_bytes = (size_t)100 << 20;
 
 /* Below DIR, in the order of search. */
@@ -50,10 +66,6 @@ typedef struct name_list {
   int count;
 } name_list;
 
-static int filter_safetensors(const struct dirent *entry) {
-  return ends_with(entry->d_name, ".safetensors");
-}
-
 static int filter_weights(const struct dirent *entry) {
   static const char *const suffixes[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ie.json"};
   for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++)
@@ -78,15 +90,39 @@ static ie_status name_list_read(const char *dir, int (*filter)(const struct dire
 }
 
 /* "model-00001-of-00003.safetensors" (or "model--..."): its number and how many there are. */
-static bool shard_parse(const char *name, long *number, long *total) {
-  if (strncmp(name, "model-", 6) != 0) return false;
-  name += name[6] == '-' ? 7 : 6;
+static bool shard_parse(const family *f, const char *name, long *number, long *total) {
+  size_t prefix = strlen(f->prefix);
+  if (strncmp(name, f->prefix, prefix) != 0) return false;
+  name += name[prefix] == '-' ? prefix + 1 : prefix;
   char *end;
   if (!isdigit((unsigned char)*name)) return false;
   *number = strtol(name, &end, 10);
   if (strncmp(end, "-of-", 4) != 0 || !isdigit((unsigned char)end[4])) return false;
   *total = strtol(end + 4, &end, 10);
-  return strcmp(end, ".safetensors") == 0 && *number <= *total && *total > 0;
+  return strcmp(end, f->suffix) == 0 && *number <= *total && *total > 0;
+}
+
+/* The digits of "model_000700.pt", or NULL; *count of them, *step their value. */
+static const char *native_parse(const char *name, size_t *count, unsigned long long *step) {
+  const size_t prefix = sizeof native_prefix - 1;
+  if (strncmp(name, native_prefix, prefix) != 0) return NULL;
+  *count = strspn(name + prefix, "0123456789");
+  if (*count == 0 || *count > 18 || strcmp(name + prefix + *count, native_suffix) != 0) return NULL;
+  *step = strtoull(name + prefix, NULL, 10);
+  return name + prefix;
+}
+
+static ie_status map_parse(ie_checkpoint *c, const ie_map *map, ie_table *table, ie_error *error) {
+  if (c->container == IE_CONTAINER_SAFETENSORS)
+    return ie_safetensors_parse(map->data, map->size, map->path, table, error);
+  ie_torch_pt pt;
+  ie_status status = ie_torch_pt_parse(map->data, map->size, map->path, &pt, error);
+  if (status != IE_OK) return status;
+  ie_torch_copies_move(&c->copies, &pt);
+  c->copied_bytes += pt.copied_bytes;
+  status = ie_table_move(table, &pt.table, error);
+  ie_torch_pt_free(&pt);
+  return status;
 }
 
 /* Maps dir/name and appends its tensors. The map's place must have been reserved. */
@@ -98,7 +134,7 @@ static ie_status file_add(ie_checkpoint *c, const char *name, ie_error *error) {
   ie_status status = ie_map_open(path, map, error);
   if (status == IE_OK) {
     c->map_count++;
-    status = ie_safetensors_parse(map->data, map->size, map->path, &table, error);
+    status = map_parse(c, map, &table, error);
   }
   if (status == IE_OK) status = ie_table_move(&c->table, &table, error);
   ie_table_free(&table);
@@ -106,8 +142,9 @@ static ie_status file_add(ie_checkpoint *c, const char *name, ie_error *error) {
   return status;
 }
 
-static ie_status files_add(ie_checkpoint *c, const char *const *names, size_t count, ie_error *error) {
-  c->container = IE_CONTAINER_SAFETENSORS;
+static ie_status files_add(ie_checkpoint *c, ie_container container, const char *const *names, size_t count,
+                           ie_error *error) {
+  c->container = container;
   c->maps = calloc(count ? count : 1, sizeof *c->maps);
   if (!c->maps) return memory_error(c->dir, error);
   for (size_t i = 0; i < count; i++) {
@@ -136,15 +173,15 @@ static ie_status index_check(const ie_checkpoint *c, const ie_shard_index *index
   return IE_OK;
 }
 
-static ie_status open_index(ie_checkpoint *c, ie_error *error) {
+static ie_status open_index(ie_checkpoint *c, const family *f, ie_error *error) {
   ie_buf text = {0};
   ie_shard_index index = {0};
-  char *path = ie_path_join(c->dir, index_name);
+  char *path = ie_path_join(c->dir, f->index);
   if (!path) return memory_error(c->dir, error);
   ie_status status = ie_file_read(path, max_json_bytes, &text, error);
   if (status == IE_OK)
     status = ie_shard_index_parse(text.data ? text.data : "", text.size, path, &index, error);
-  if (status == IE_OK) status = files_add(c, index.files, index.file_count, error);
+  if (status == IE_OK) status = files_add(c, f->container, index.files, index.file_count, error);
   if (status == IE_OK) status = index_check(c, &index, path, error);
   ie_shard_index_free(&index);
   ie_buf_free(&text);
@@ -179,12 +216,12 @@ static ie_status open_iebin(ie_checkpoint *c, ie_error *error) {
 
 /* Numbered shards without an index must be complete, since nothing else says what is missing. Fills names (room for
  * the whole list) with them; seen likewise. */
-static ie_status shards_collect(const char *dir, const name_list *list, const char **names, size_t *count,
-                                bool *seen, ie_error *error) {
+static ie_status shards_collect(const char *dir, const family *f, const name_list *list, const char **names,
+                                size_t *count, bool *seen, ie_error *error) {
   long number, total, of = 0;
   for (int i = 0; i < list->count; i++) {
     const char *name = list->entries[i]->d_name;
-    if (!shard_parse(name, &number, &total)) continue;
+    if (!shard_parse(f, name, &number, &total)) continue;
     if (*count > 0 && total != of)
       return ie_error_set(error, IE_FORMAT, "%s: shards of two checkpoints: %s and %s", dir,
                           ie_quote(names[0]).text, ie_quote(name).text);
@@ -195,18 +232,18 @@ static ie_status shards_collect(const char *dir, const name_list *list, const ch
   for (number = 1; number <= of; number++)
     if (number > list->count || !seen[number])
       return ie_error_set(error, IE_FORMAT, "%s: shard %ld of %ld is missing (there are %s ..., and no %s)",
-                          dir, number, of, ie_quote(names[0]).text, index_name);
+                          dir, number, of, ie_quote(names[0]).text, f->index);
   return IE_OK;
 }
 
-static ie_status open_shards(ie_checkpoint *c, const name_list *list, ie_error *error) {
+static ie_status open_shards(ie_checkpoint *c, const family *f, const name_list *list, ie_error *error) {
   const char **names = calloc((size_t)list->count + 1, sizeof *names);
   bool *seen = calloc((size_t)list->count + 1, sizeof *seen);
   size_t count = 0;
   ie_status status = IE_OK;
   if (!names || !seen) status = memory_error(c->dir, error);
-  if (status == IE_OK) status = shards_collect(c->dir, list, names, &count, seen, error);
-  if (status == IE_OK) status = files_add(c, names, count, error);
+  if (status == IE_OK) status = shards_collect(c->dir, f, list, names, &count, seen, error);
+  if (status == IE_OK) status = files_add(c, f->container, names, count, error);
   free(seen);
   free(names);
   return status;
@@ -221,35 +258,67 @@ static ie_status look_for(const char *dir, const char *name, bool *there, ie_err
   return IE_OK;
 }
 
+/* Opens the files of one family in c->dir, when there are any. */
+static ie_status open_family(ie_checkpoint *c, const family *f, const name_list *list, bool *found,
+                             ie_error *error) {
+  bool has_index = false, has_single = false, has_shards = false;
+  long number, total;
+  ie_status status = look_for(c->dir, f->index, &has_index, error);
+  if (status == IE_OK) status = look_for(c->dir, f->single, &has_single, error);
+  if (status != IE_OK) return status;
+  for (int i = 0; i < list->count; i++)
+    has_shards = has_shards || shard_parse(f, list->entries[i]->d_name, &number, &total);
+  *found = has_index || has_single || has_shards;
+  if (has_index) return open_index(c, f, error);
+  if (has_single) return files_add(c, f->container, &f->single, 1, error);
+  return has_shards ? open_shards(c, f, list, error) : IE_OK;
+}
+
+static ie_status open_iebin_if_there(ie_checkpoint *c, bool *found, ie_error *error) {
+  ie_status status = look_for(c->dir, iebin_name, found, error);
+  return status == IE_OK && *found ? open_iebin(c, error) : status;
+}
+
+/* nanochat's own files: of several steps the last. */
+static ie_status open_native(ie_checkpoint *c, const name_list *list, bool *found, ie_error *error) {
+  const char *best = NULL;
+  unsigned long long step, best_step = 0;
+  size_t digits;
+  for (int i = 0; i < list->count; i++) {
+    const char *name = list->entries[i]->d_name, *text = native_parse(name, &digits, &step);
+    if (!text || (best && step <= best_step)) continue;
+    best = name;
+    best_step = step;
+    snprintf(c->config_name, sizeof c->config_name, "meta_%.*s.json", (int)digits, text);
+  }
+  *found = best != NULL;
+  return best ? files_add(c, IE_CONTAINER_NATIVE, &best, 1, error) : IE_OK;
+}
+
+/* A single *.safetensors of any name. */
+static ie_status open_lone(ie_checkpoint *c, const name_list *list, bool *found, ie_error *error) {
+  const char *only = NULL;
+  int count = 0;
+  for (int i = 0; i < list->count; i++) {
+    if (!ends_with(list->entries[i]->d_name, safetensors->suffix)) continue;
+    only = list->entries[i]->d_name;
+    count++;
+  }
+  *found = count == 1;
+  return *found ? files_add(c, IE_CONTAINER_SAFETENSORS, &only, 1, error) : IE_OK;
+}
+
 /* Opens the container in c->dir. *found stays false when there is none; `lone` also takes a single *.safetensors of
  * any name. */
 static ie_status open_folder(ie_checkpoint *c, bool lone, bool *found, ie_error *error) {
-  const char *const single[] = {single_name};
-  bool has_index = false, has_single = false, has_iebin = false, has_shards = false;
   name_list list = {0};
-  ie_status status = look_for(c->dir, index_name, &has_index, error);
-  if (status == IE_OK) status = look_for(c->dir, single_name, &has_single, error);
-  if (status == IE_OK) status = look_for(c->dir, iebin_name, &has_iebin, error);
-  if (status == IE_OK) status = name_list_read(c->dir, filter_safetensors, &list, error);
-  if (status != IE_OK) return status;
-  long number, total;
-  for (int i = 0; i < list.count; i++)
-    has_shards = has_shards || shard_parse(list.entries[i]->d_name, &number, &total);
-  *found = true;
-  if (has_index) {
-    status = open_index(c, error);
-  } else if (has_single) {
-    status = files_add(c, single, 1, error);
-  } else if (has_shards) {
-    status = open_shards(c, &list, error);
-  } else if (has_iebin) {
-    status = open_iebin(c, error);
-  } else if (lone && list.count == 1) {
-    const char *const only[] = {list.entries[0]->d_name};
-    status = files_add(c, only, 1, error);
-  } else {
-    *found = false;
-  }
+  snprintf(c->config_name, sizeof c->config_name, "config.json");
+  ie_status status = name_list_read(c->dir, filter_weights, &list, error);
+  if (status == IE_OK) status = open_family(c, safetensors, &list, found, error);
+  if (status == IE_OK && !*found) status = open_iebin_if_there(c, found, error);
+  if (status == IE_OK && !*found) status = open_family(c, torch, &list, found, error);
+  if (status == IE_OK && !*found) status = open_native(c, &list, found, error);
+  if (status == IE_OK && !*found && lone) status = open_lone(c, &list, found, error);
   name_list_free(&list);
   return status;
 }
@@ -270,11 +339,12 @@ static ie_status nothing_found(const char *root, ie_error *error) {
     name_list_free(&list);
     free(dir);
   }
-  ie_status status =
-      ie_error_set(error, IE_IO,
-                   "%s: no weights: expected model.safetensors, its index or shards, or model.ie.json "
-                   "there or in hf, hf/original or original; found %s",
-                   root, seen.size ? seen.data : "no file of weights");
+  ie_status status = ie_error_set(
+      error, IE_IO,
+      "%s: no weights: expected model.safetensors, its index or shards, model.ie.json, "
+      "pytorch_model.bin, its index or shards, or model_NNNNNN.pt there or in hf, hf/original or "
+      "original; found %s",
+      root, seen.size ? seen.data : "no file of weights");
   ie_buf_free(&seen);
   return status;
 }
@@ -282,6 +352,9 @@ static ie_status nothing_found(const char *root, ie_error *error) {
 /* Forgets what a folder without weights may have left. */
 static void checkpoint_clear(ie_checkpoint *c) {
   ie_table_free(&c->table);
+  ie_torch_copies_free(c->copies);
+  c->copies = NULL;
+  c->copied_bytes = 0;
   for (size_t i = 0; i < c->map_count; i++) ie_map_close(&c->maps[i]);
   free(c->maps);
   c->maps = NULL;
@@ -333,6 +406,10 @@ const char *ie_checkpoint_dir(const ie_checkpoint *checkpoint) {
   return checkpoint->dir;
 }
 
+const char *ie_checkpoint_config_name(const ie_checkpoint *checkpoint) {
+  return checkpoint->config_name;
+}
+
 size_t ie_checkpoint_count(const ie_checkpoint *checkpoint) {
   return checkpoint->table.count;
 }
@@ -365,6 +442,19 @@ bool ie_checkpoint_locate(const ie_checkpoint *checkpoint, const void *data, siz
     return true;
   }
   return false;
+}
+
+bool ie_checkpoint_is_copied(const ie_checkpoint *checkpoint, const ie_tensor_info *tensor) {
+  for (size_t i = 0; i < checkpoint->map_count; i++) {
+    const ie_map *map = &checkpoint->maps[i];
+    uintptr_t start = (uintptr_t)map->data, at = (uintptr_t)tensor->data;
+    if (at >= start && at - start <= map->size) return false;
+  }
+  return true;
+}
+
+size_t ie_checkpoint_copied_bytes(const ie_checkpoint *checkpoint) {
+  return checkpoint->copied_bytes;
 }
 
 /* folder/name in *out when there is such a file. */

@@ -1,11 +1,15 @@
 /* A checkpoint: all tensors of a model directory in one table, whatever their container.
  *
- * All containers are mapped; no tensor is copied. Weights are looked for in DIR, DIR/hf, DIR/hf/original and
+ * All containers are mapped; no tensor is copied, but for views in PyTorch's files whose elements do not follow each
+ * other (formats/torch_pt.h). Weights are looked for in DIR, DIR/hf, DIR/hf/original and
  * DIR/original, in this order; the first folder that holds a container wins. In one folder, in this order:
  *   1. the shards that model.safetensors.index.json names (each tensor where it says, none missing, none twice);
  *   2. model.safetensors;
  *   3. model-xxxxx-of-xxxxx.safetensors without an index, complete (shard 0 is published by some and optional);
- *   4. IEBIN v1: model.ie.json with model.ie.bin (formats/iebin.h).
+ *   4. IEBIN v1: model.ie.json with model.ie.bin (formats/iebin.h);
+ *   5. PyTorch's files, in the same order: those that pytorch_model.bin.index.json names, pytorch_model.bin, a
+ *      complete pytorch_model-xxxxx-of-xxxxx.bin;
+ *   6. nanochat's own model_NNNNNN.pt, of several the one of the highest number; its config is meta_NNNNNN.json.
  * So safetensors win over IEBIN that lies beside them: IEBIN is written from them and may be older. IEBIN in DIR
  * wins over anything in DIR/hf. When no folder has any of these, a folder with exactly one other *.safetensors
  * file is taken; otherwise the error lists what was found. reference.safetensors beside model.safetensors is thus
@@ -22,7 +26,12 @@
 
 #include <stdbool.h>
 
-typedef enum ie_container { IE_CONTAINER_SAFETENSORS, IE_CONTAINER_IEBIN } ie_container;
+typedef enum ie_container {
+  IE_CONTAINER_SAFETENSORS,
+  IE_CONTAINER_IEBIN,
+  IE_CONTAINER_TORCH, /* pytorch_model.bin */
+  IE_CONTAINER_NATIVE /* nanochat's model_NNNNNN.pt */
+} ie_container;
 
 typedef struct ie_checkpoint ie_checkpoint;
 
@@ -31,11 +40,17 @@ void ie_checkpoint_free(ie_checkpoint *checkpoint);
 ie_container ie_checkpoint_container(const ie_checkpoint *checkpoint);
 /* The folder that holds the weights (DIR, DIR/hf, DIR/hf/original or DIR/original). Borrowed. */
 const char *ie_checkpoint_dir(const ie_checkpoint *checkpoint);
+/* The file that describes the model: "config.json", or "meta_000700.json" beside nanochat's own files. Borrowed. */
+const char *ie_checkpoint_config_name(const ie_checkpoint *checkpoint);
 size_t ie_checkpoint_count(const ie_checkpoint *checkpoint);
 /* In the order of the names, 0 <= i < count. Borrowed. */
 const ie_tensor_info *ie_checkpoint_at(const ie_checkpoint *checkpoint, size_t i);
 /* NULL when there is none of that name. */
 const ie_tensor_info *ie_checkpoint_find(const ie_checkpoint *checkpoint, const char *name);
+
+/* The tensor's data lies in memory of the checkpoint's own, not in a mapped file. */
+bool ie_checkpoint_is_copied(const ie_checkpoint *checkpoint, const ie_tensor_info *tensor);
+size_t ie_checkpoint_copied_bytes(const ie_checkpoint *checkpoint);
 
 /* The files that are mapped, 0 <= i < count: path and size. Borrowed. */
 size_t ie_checkpoint_file_count(const ie_checkpoint *checkpoint);

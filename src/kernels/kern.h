@@ -106,6 +106,8 @@ typedef struct ie_kernels {
   ie_product few[IE_CLASS_COUNT][IE_W_COUNT];
   ie_product many[IE_CLASS_COUNT][IE_W_COUNT];
   int64_t many_min_tok[IE_CLASS_COUNT][IE_W_COUNT];
+  /* many computes each output by the operations of few in their order: equal to the bit. */
+  bool many_as_few[IE_CLASS_COUNT][IE_W_COUNT];
 
   void (*attend)(const ie_attend_args *args);
 
@@ -116,8 +118,11 @@ typedef struct ie_kernels {
    * population. Ba et al. 2016. y may be x. */
   void (*layer_norm)(float *y, const float *x, const void *weight, const void *bias, ie_dtype dtype,
                      int64_t n, float eps);
-  /* In place. */
+  /* In place. Off by at most 1.5e-7 of max(1, |y|) (tests/test_vector.c), which is the reference's own noise in f32;
+   * in the tails, where y is 1e-6 and less, by 1.3e-5 of y. */
   void (*activate)(float *x, int64_t n, ie_activation activation);
+  /* In place: x = cap * tanh(x / cap); tanh at most 1.5 ulp off. */
+  void (*soft_cap)(float *x, int64_t n, float cap);
   /* Rotates pairs (i, i + n/2) of x (n even): half-split RoPE; cos, sin (n/2). In place. */
   void (*rope_half)(float *x, const float *cos, const float *sin, int64_t n);
   /* Clamped SwiGLU of gpt-oss over interleaved pairs: gu (2 * n), g = min(gu[2i], limit),

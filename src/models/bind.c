@@ -58,8 +58,10 @@ static ie_wformat float_format(ie_dtype dtype) {
 static void weight_finish(ie_binder *b, const ie_bind_entry *e, ie_weight *w) {
   for (int i = 0; i < 2; i++) w->row_bytes[i] = ie_wformat_row_bytes(w->format, i, w->cols);
   for (int i = 0; i < 2; i++) w->expert_bytes[i] = w->row_bytes[i] * (size_t)w->rows;
-  ie_weight_choose(w, &b->device->kernels, e->f32 ? IE_CLASS_F32 : b->cls);
-  if (b->deterministic) w->many = NULL; /* a row of `few` does not depend on its neighbours */
+  /* A row of `few` does not depend on its neighbours, nor does one of `many` that computes as `few` does. */
+  ie_class cls = e->f32 ? IE_CLASS_F32 : b->cls;
+  ie_weight_choose(w, &b->device->kernels, cls);
+  if (b->deterministic && !b->device->kernels.many_as_few[cls][w->format]) w->many = NULL;
   int64_t count = w->experts * w->rows * w->cols;
   b->parameters += count;
   if (w->experts > 1) b->expert_parameters += count;

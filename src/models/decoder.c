@@ -23,7 +23,11 @@ void ie_decoder_config(ie_json_reader *c, ie_decoder *d, int64_t context_default
 }
 
 static void describe(const ie_binder *b, const ie_decoder *d, ie_model *model) {
-  model->info.layout = ie_checkpoint_container(b->checkpoint) == IE_CONTAINER_IEBIN ? "iebin" : "hf";
+  static const char *const layouts[] = {[IE_CONTAINER_SAFETENSORS] = "hf",
+                                        [IE_CONTAINER_IEBIN] = "iebin",
+                                        [IE_CONTAINER_TORCH] = "hf",
+                                        [IE_CONTAINER_NATIVE] = "native"};
+  model->info.layout = layouts[ie_checkpoint_container(b->checkpoint)];
   model->info.parameters = model->info.active_parameters = b->parameters;
   model->info.layers = d->layers;
   model->info.width = d->C;
@@ -71,7 +75,8 @@ ie_tensor *ie_decoder_forward(const ie_decoder_spec *spec, ie_ctx *ctx, const vo
   ctx->layer = -1;
   ie_tensor *x = ie_op_check_finite(ctx, ie_op_embed(ctx, &d->embed, batch), "embedding");
   if (spec->begin) x = spec->begin(ctx, net, x);
-  ie_rope_table rope = ie_op_rope_table(ctx, batch, d->rope.inv_freq, d->rope.half, d->rope.attention_factor);
+  ie_rope_table rope =
+      ie_op_rope_table(ctx, batch, d->rope.inv_freq, d->rope.half, d->rope.attention_factor, d->rope.bf16);
   if (hooks && x) hooks->hidden(hooks->arg, 0, x);
   for (int64_t i = 0; i < d->layers; i++) {
     ie_ctx_mark mark = ie_ctx_save(ctx);

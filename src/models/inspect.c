@@ -58,11 +58,16 @@ static void tensors_check(ie_inspection *inspection) {
     if (align > 1 && t->offset % align != 0)
       problem_add(inspection, IE_PROBLEM_WARNING, t->name,
                   "its data at byte %llu is not aligned to %zu bytes", (unsigned long long)t->offset, align);
+    if (t->bytes > 0 && ie_checkpoint_is_copied(checkpoint, t))
+      problem_add(inspection, IE_PROBLEM_WARNING, t->name,
+                  "its elements do not follow each other in the file: copied once at load, into %zu bytes",
+                  t->bytes);
   }
-  if (inspection->model && inspection->model->info.weights_copied_bytes > 0)
+  size_t views = ie_checkpoint_copied_bytes(checkpoint);
+  if (inspection->model && inspection->model->info.weights_copied_bytes > views)
     problem_add(inspection, IE_PROBLEM_WARNING, "experts",
                 "stored input-first: transposed once at load, into %zu bytes of memory",
-                inspection->model->info.weights_copied_bytes);
+                inspection->model->info.weights_copied_bytes - views);
 }
 
 static void files_check(ie_inspection *inspection, const char *dir) {

@@ -103,7 +103,7 @@ static ie_status model_bind(ie_model *model, const json_t *config, const char *p
   model->info.chat_format = model->arch->chat_format;
   model->info.dir = ie_checkpoint_dir(model->checkpoint);
   model->info.weights_bytes = binder.bound_bytes;
-  model->info.weights_copied_bytes = binder.owned_bytes;
+  model->info.weights_copied_bytes = binder.owned_bytes + ie_checkpoint_copied_bytes(model->checkpoint);
   weights_label(binder.formats, model->weights, sizeof model->weights);
   model->info.weights = model->weights;
   return status;
@@ -124,8 +124,9 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
   model->info.precision = options->precision;
   model->info.deterministic = options->deterministic;
   ie_status status = ie_checkpoint_open(dir, &model->checkpoint, error);
-  if (status == IE_OK) status = ie_checkpoint_path(model->checkpoint, "config.json", &path, error);
-  if (status == IE_OK && !path) status = ie_error_set(error, IE_IO, "%s: config.json is missing", dir);
+  const char *name = status == IE_OK ? ie_checkpoint_config_name(model->checkpoint) : NULL;
+  if (status == IE_OK) status = ie_checkpoint_path(model->checkpoint, name, &path, error);
+  if (status == IE_OK && !path) status = ie_error_set(error, IE_IO, "%s: %s is missing", dir, name);
   if (status == IE_OK) status = ie_json_read_object(path, CONFIG_MAX_BYTES, &config, error);
   if (status == IE_OK) status = config_hash(path, model->config_digest, error);
   if (status == IE_OK && !(model->arch = arch_find(config, model->checkpoint)))

@@ -14,6 +14,7 @@ typedef struct ie_rope {
   int64_t half;                     /* D/2 */
   float inv_freq[IE_ROPE_HALF_MAX]; /* (half) radians per position */
   float attention_factor;           /* cos and sin are multiplied by it (YaRN's "mscale"); else 1 */
+  bool bf16;                        /* the reference stores cos and sin in bfloat16 */
 } ie_rope;
 
 typedef struct ie_yarn {

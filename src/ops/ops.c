@@ -102,11 +102,11 @@ ie_tensor *ie_op_linear_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tens
 }
 
 ie_rope_table ie_op_rope_table(ie_ctx *ctx, const ie_batch *batch, const float *inv_freq, int64_t half,
-                               float scale) {
+                               float scale, bool bf16) {
   ie_rope_table table = {tensor_2d(ctx, IE_F32, batch->tokens, half),
                          tensor_2d(ctx, IE_F32, batch->tokens, half)};
   if (!table.cos || !table.sin || !OP_LAUNCHER(ctx, rope_table)) return (ie_rope_table){0};
-  ctx->device->ops.rope_table(ctx, table.cos, table.sin, batch, inv_freq, scale);
+  ctx->device->ops.rope_table(ctx, table.cos, table.sin, batch, inv_freq, scale, bf16);
   return table;
 }
 

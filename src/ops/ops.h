@@ -48,12 +48,13 @@ ie_tensor *ie_op_linear_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tens
 ie_tensor *ie_op_swiglu(ie_ctx *ctx, const ie_tensor *x, const ie_weight *gate, const ie_weight *up);
 
 /* Rotation tables of a batch: cos and sin (T, D/2) of position * frequency, times `scale` (YaRN's attention
- * factor). inv_freq (D/2). The angle is rounded to f32 as the reference does. */
+ * factor). inv_freq (D/2). The angle is rounded to f32 as the reference does. bf16: what is stored is rounded to
+ * bfloat16, as by code that keeps its tables so. */
 typedef struct ie_rope_table {
   ie_tensor *cos, *sin;
 } ie_rope_table;
 ie_rope_table ie_op_rope_table(ie_ctx *ctx, const ie_batch *batch, const float *inv_freq, int64_t half,
-                               float scale);
+                               float scale, bool bf16);
 
 /* In place: rotates the pairs (i, i + half) of each head of x (T, H, D), half = columns of the table; what stands
  * beyond 2 half passes through. Su et al. 2021, half-split. Returns x. */

@@ -2,6 +2,7 @@
 #include "tensor/device.h"
 
 #include "base/exp.h"
+#include "base/float.h"
 #include "base/size.h"
 #include "blocks/mxfp4.h"
 
@@ -132,23 +133,35 @@ static void cpu_split_heads(ie_ctx *ctx, ie_tensor *const *y, const ie_tensor *x
       memcpy(ie_tensor_f32(y[i]) + row * D, ie_tensor_f32(x) + (3 * row + i) * D, (size_t)D * sizeof(float));
 }
 
-/* libm's tanh in double, rounded once: what every libm agrees on. */
+typedef struct soft_cap_job {
+  const ie_kernels *kernels;
+  float *x;
+  float cap;
+} soft_cap_job;
+
+static void soft_cap_part(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  const soft_cap_job *job = arg;
+  job->kernels->soft_cap(job->x + begin, end - begin, job->cap);
+}
+
 static void cpu_soft_cap(ie_ctx *ctx, ie_tensor *x, float cap) {
   if (ctx->dry) return;
-  float *a = ie_tensor_f32(x);
-  for (int64_t i = 0; i < ie_tensor_count(x); i++) a[i] = cap * (float)tanh((double)(a[i] / cap));
+  soft_cap_job job = {&ctx->device->kernels, ie_tensor_f32(x), cap};
+  ie_team_for(ctx->device->team, ie_tensor_count(x), ACTIVATE_CHUNK, soft_cap_part, &job);
 }
 
 /* Cosine and sine in double, rounded once: what every libm agrees on. */
 static void cpu_rope_table(ie_ctx *ctx, ie_tensor *cos_out, ie_tensor *sin_out, const ie_batch *batch,
-                           const float *inv_freq, float scale) {
+                           const float *inv_freq, float scale, bool bf16) {
   if (ctx->dry) return;
   int64_t half = cos_out->shape[1];
   for (int64_t t = 0; t < batch->tokens; t++) {
     for (int64_t i = 0; i < half; i++) {
       float angle = (float)batch->position[t] * inv_freq[i];
-      ie_tensor_f32(cos_out)[t * half + i] = (float)cos((double)angle) * scale;
-      ie_tensor_f32(sin_out)[t * half + i] = (float)sin((double)angle) * scale;
+      float c = (float)cos((double)angle) * scale, s = (float)sin((double)angle) * scale;
+      ie_tensor_f32(cos_out)[t * half + i] = bf16 ? ie_f32_round_bf16(c) : c;
+      ie_tensor_f32(sin_out)[t * half + i] = bf16 ? ie_f32_round_bf16(s) : s;
     }
   }
 }

@@ -95,9 +95,9 @@ typedef struct ie_device_ops {
   /* y[i] (T, R_i) = x (T, K) w[i]^T + bias for n weights that share x; add: y += */
   void (*linear)(ie_ctx *ctx, ie_tensor *const *y, const ie_tensor *x, const ie_weight *const *w, int n,
                  bool add);
-  /* cos, sin (T, half) of position * inv_freq, the angle rounded to f32, times scale */
+  /* cos, sin (T, half) of position * inv_freq, the angle rounded to f32, times scale; bf16: rounded to that */
   void (*rope_table)(ie_ctx *ctx, ie_tensor *cos, ie_tensor *sin, const ie_batch *batch,
-                     const float *inv_freq, float scale);
+                     const float *inv_freq, float scale, bool bf16);
   /* x (T, H, D) in place; cos, sin (T, half): the first 2 half numbers of a head are rotated */
   void (*rope)(ie_ctx *ctx, ie_tensor *x, const ie_tensor *cos, const ie_tensor *sin);
   /* k, v (T, HK, D) to their slots */

@@ -17,6 +17,8 @@ typedef struct chat_parser_ops {
   void (*close)(ie_chat_parser *parser); /* frees parser->state, which may be NULL */
 } chat_parser_ops;
 
+typedef struct chat_grammar chat_grammar; /* text/chat_tagged.h */
+
 struct ie_chat_format {
   const char *name;
   /* All NULL in a format that is not built yet. */
@@ -25,9 +27,10 @@ struct ie_chat_format {
   ie_status (*render)(const json_t *request, const char *date, chat_parts *parts, ie_error *error);
   const char *const *stop_tokens; /* NULL-terminated names */
   const chat_parser_ops *parser;
+  const chat_grammar *grammar; /* of formats whose parser is chat_tagged_ops */
 };
 
-extern const ie_chat_format chat_format_harmony;
+extern const ie_chat_format chat_format_harmony, chat_format_qwen2_5, chat_format_qwen3;
 
 /* IE_UNSUPPORTED with the format's name when it is not built. */
 ie_status chat_format_require(const ie_chat_format *format, ie_error *error);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void parts_add(chat_parts *parts, size_t start, bool special) {
+static void parts_add(chat_parts *parts, size_t start, chat_part_kind kind) {
   if (parts->text.failed) parts->failed = true;
   if (parts->failed || parts->text.size == start) return;
   if (parts->count == parts->capacity) {
@@ -20,23 +20,44 @@ static void parts_add(chat_parts *parts, size_t start, bool special) {
     parts->capacity = capacity;
   }
   parts->parts[parts->count++] =
-      (chat_part){.start = start, .size = parts->text.size - start, .special = special};
+      (chat_part){.start = start, .size = parts->text.size - start, .kind = kind, .trained = parts->trained};
 }
 
 void chat_parts_text(chat_parts *parts, const char *text, size_t size) {
   size_t start = parts->text.size;
   ie_buf_append(&parts->text, text, size);
-  parts_add(parts, start, /*special=*/false);
+  parts_add(parts, start, CHAT_PART_TEXT);
+}
+
+void chat_parts_join(chat_parts *parts, const char *text, size_t size) {
+  chat_part *last = parts->count ? &parts->parts[parts->count - 1] : NULL;
+  if (!last || last->kind != CHAT_PART_TEXT || last->trained != parts->trained) {
+    chat_parts_text(parts, text, size);
+  } else if (!ie_buf_append(&parts->text, text, size)) {
+    parts->failed = true;
+  } else {
+    last->size += size;
+  }
+}
+
+void chat_parts_join_str(chat_parts *parts, const char *text) {
+  chat_parts_join(parts, text, strlen(text));
 }
 
 void chat_parts_special(chat_parts *parts, const char *name) {
   size_t start = parts->text.size;
   ie_buf_append_str(&parts->text, name);
-  parts_add(parts, start, /*special=*/true);
+  parts_add(parts, start, CHAT_PART_SPECIAL);
+}
+
+void chat_parts_marker(chat_parts *parts, const char *name) {
+  size_t start = parts->text.size;
+  ie_buf_append_str(&parts->text, name);
+  parts_add(parts, start, CHAT_PART_MARKER);
 }
 
 void chat_parts_close_text(chat_parts *parts, size_t start) {
-  parts_add(parts, start, /*special=*/false);
+  parts_add(parts, start, CHAT_PART_TEXT);
 }
 
 /* The part's bytes as a C string in `name`; false when they do not fit. */
@@ -47,19 +68,66 @@ static bool part_name(const chat_parts *parts, const chat_part *part, char *name
   return true;
 }
 
-static ie_status part_encode(const chat_parts *parts, const chat_part *part, const ie_tokenizer *tokenizer,
-                             ie_ids *ids, ie_error *error) {
-  if (!part->special) {
-    ie_encode_options plain = {.special_as_text = true};
-    return ie_tokenizer_encode(tokenizer, parts->text.data + part->start, part->size, &plain, ids, error);
-  }
+/* The id of a part's special token, -1 where the tokenizer lacks it. */
+static int32_t part_id(const chat_parts *parts, const chat_part *part, const ie_tokenizer *tokenizer) {
   char name[64];
-  int32_t id = part_name(parts, part, name, sizeof name) ? ie_tokenizer_special_id(tokenizer, name) : -1;
-  if (id < 0)
-    return ie_error_set(error, IE_UNSUPPORTED,
-                        "chat: the tokenizer has no special token %.*s, which the chat format needs",
-                        (int)part->size, parts->text.data + part->start);
-  return ie_ids_append(ids, &id, 1, error);
+  return part_name(parts, part, name, sizeof name) ? ie_tokenizer_special_id(tokenizer, name) : -1;
+}
+
+/* Part i is ordinary text here: a text, or a marker that the tokenizer does not know. */
+static bool part_is_spelled(const chat_parts *parts, size_t i, const ie_tokenizer *tokenizer) {
+  const chat_part *part = &parts->parts[i];
+  return part->kind == CHAT_PART_MARKER && part_id(parts, part, tokenizer) < 0;
+}
+
+/* Encodes part i, and with a marker that is spelled out the texts beside it. Returns the number of parts. */
+static size_t part_encode(const chat_parts *parts, size_t i, const ie_tokenizer *tokenizer, ie_ids *ids,
+                          ie_status *status, ie_error *error) {
+  const chat_part *part = &parts->parts[i];
+  bool spelled = part_is_spelled(parts, i, tokenizer);
+  if (part->kind != CHAT_PART_TEXT && !spelled) {
+    int32_t id = part_id(parts, part, tokenizer);
+    *status = id >= 0
+                  ? ie_ids_append(ids, &id, 1, error)
+                  : ie_error_set(error, IE_UNSUPPORTED,
+                                 "chat: the tokenizer has no special token %.*s, which the chat format needs",
+                                 (int)part->size, parts->text.data + part->start);
+    return 1;
+  }
+  size_t size = part->size, count = 1;
+  for (; i + count < parts->count; count++) {
+    bool next_spelled = part_is_spelled(parts, i + count, tokenizer);
+    if (!next_spelled && !(spelled && parts->parts[i + count].kind == CHAT_PART_TEXT)) break;
+    size += parts->parts[i + count].size;
+    spelled = next_spelled;
+  }
+  ie_encode_options plain = {.special_as_text = true};
+  *status = ie_tokenizer_encode(tokenizer, parts->text.data + part->start, size, &plain, ids, error);
+  return count;
+}
+
+/* Marks the ids [from, out->ids.count) as targets or not. */
+static ie_status mask_extend(const chat_parts *parts, bool trained, size_t from, ie_chat_prompt *out,
+                             ie_error *error) {
+  size_t count = out->ids.count;
+  if (!parts->masked || count == from) return IE_OK;
+  uint8_t *grown = realloc(out->mask, count);
+  if (!grown) return ie_error_set(error, IE_OUT_OF_MEMORY, "chat: out of memory");
+  out->mask = grown;
+  memset(grown + from, trained, count - from);
+  return IE_OK;
+}
+
+/* The text of the prompt: all of it, or what the ids say that were not cut off. */
+static ie_status text_put(const chat_parts *parts, const ie_tokenizer *tokenizer, ie_chat_prompt *out,
+                          ie_error *error) {
+  if (parts->limit && out->ids.count > parts->limit) {
+    out->ids.count = parts->limit;
+    return ie_tokenizer_decode(tokenizer, out->ids.ids, out->ids.count, /*skip_special=*/false, &out->text,
+                               error);
+  }
+  const char *text = parts->text.data ? parts->text.data : "";
+  return ie_bytes_append(&out->text, text, parts->text.size, error);
 }
 
 ie_status chat_parts_encode(const chat_parts *parts, const ie_tokenizer *tokenizer, ie_chat_prompt *out,
@@ -68,19 +136,13 @@ ie_status chat_parts_encode(const chat_parts *parts, const ie_tokenizer *tokeniz
   if (parts->failed || parts->text.failed)
     return ie_error_set(error, IE_OUT_OF_MEMORY, "chat: out of memory");
   ie_status status = IE_OK;
-  for (size_t i = 0; i < parts->count && status == IE_OK; i++)
-    status = part_encode(parts, &parts->parts[i], tokenizer, &out->ids, error);
-  if (status == IE_OK) {
-    out->text.data = malloc(parts->text.size + 1);
-    if (!out->text.data) {
-      status = ie_error_set(error, IE_OUT_OF_MEMORY, "chat: out of memory");
-    } else {
-      if (parts->text.size) memcpy(out->text.data, parts->text.data, parts->text.size);
-      out->text.data[parts->text.size] = '\0';
-      out->text.size = parts->text.size;
-      out->text.capacity = parts->text.size + 1;
-    }
+  for (size_t i = 0; i < parts->count && status == IE_OK;) {
+    size_t from = out->ids.count;
+    bool trained = parts->parts[i].trained;
+    i += part_encode(parts, i, tokenizer, &out->ids, &status, error);
+    if (status == IE_OK) status = mask_extend(parts, trained, from, out, error);
   }
+  if (status == IE_OK) status = text_put(parts, tokenizer, out, error);
   if (status != IE_OK) ie_chat_prompt_free(out);
   return status;
 }

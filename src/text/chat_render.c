@@ -85,6 +85,7 @@ static bool put_kwargs(json_t *request, const ie_chat_options *options) {
   json_t *kwargs = put_new(request, "kwargs", json_object());
   return kwargs && put_str(kwargs, "reasoning_effort", options->reasoning_effort) &&
          put_str(kwargs, "model_identity", options->identity) &&
+         json_object_set_new_nocheck(kwargs, "enable_thinking", json_boolean(!options->no_thinking)) == 0 &&
          json_object_set_new_nocheck(kwargs, "keep_analysis", json_boolean(options->keep_analysis)) == 0;
 }
 

@@ -50,6 +50,13 @@ INLINE vf vf_max(vf a, vf b) {
   return _mm256_max_ps(a, b);
 }
 
+INLINE vf vf_abs(vf x) {
+  return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+}
+INLINE vf vf_select_less(vf a, vf b, vf x, vf y) {
+  return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
+
 INLINE __m256i lane_numbers(void) {
   return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
 }

@@ -30,4 +30,5 @@ void ie_kernels_fill_products__avx512(ie_kernels *out) {
   out->few[IE_CLASS_INT8][IE_W_MXFP4] =
       (ie_product){ie_few_int8_pack_bytes__avx512, ie_pack_few_int8__avx512, NULL, run_int8_mxfp4, 1, 1};
   out->many[IE_CLASS_INT8][IE_W_MXFP4] = ie_many_int8_mxfp4__avx512;
+  out->many_as_few[IE_CLASS_INT8][IE_W_MXFP4] = true;
 }

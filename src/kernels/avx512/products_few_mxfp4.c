@@ -54,28 +54,6 @@ ALWAYS_INLINE void step_float(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, 
   }
 }
 
-ALWAYS_INLINE void step_int8(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, ie_shape shape,
-                             const __m512 *scales, place at) {
-  const __m512i values = offset_values();
-#pragma GCC unroll 4
-  for (int j = 0; j < shape.rows; j++) {
-    const uint8_t *p = dots->w[shape.first + j] + 64 * at.chunk;
-    _mm_prefetch((const char *)p + PREFETCH_BYTES, _MM_HINT_T0);
-    __m512i w = at.last ? _mm512_maskz_loadu_epi32(at.lanes, p) : _mm512_loadu_si512(p);
-    __m512i even = _mm512_permutexvar_epi8(w, values);
-    __m512i odd = _mm512_permutexvar_epi8(_mm512_srli_epi16(w, 4), values);
-    __m512 scale = spread_scales(scales[j], at.c);
-#pragma GCC unroll 4
-    for (int t = 0; t < shape.tokens; t++) {
-      const int8_chunk *x = (const int8_chunk *)(dots->x + (size_t)t * dots->token_bytes) + at.chunk;
-      __m512i d = _mm512_dpbusd_epi32(_mm512_load_si512(x->start), even, _mm512_load_si512(x->even));
-      d = _mm512_dpbusd_epi32(d, odd, _mm512_load_si512(x->odd));
-      __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(d), _mm512_load_ps(x->half_scale));
-      sum[j][t] = _mm512_fmadd_ps(part, scale, sum[j][t]);
-    }
-  }
-}
-
 /* Three short chains, not one long one by Horner's scheme: the latter waits for its latency. Sums of a lane stay below 8 * 12 * 2^22 < 2^31. */
 ALWAYS_INLINE void step_fixed(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, ie_shape shape,
                               const __m512 *scales, place at) {
@@ -106,19 +84,15 @@ ALWAYS_INLINE void step_fixed(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, 
   }
 }
 
-typedef enum activation { ACTIVATION_FLOAT, ACTIVATION_INT8, ACTIVATION_FIXED } activation;
-
 ALWAYS_INLINE void step(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, ie_shape shape,
-                        const __m512 *scales, place at, activation kind) {
-  if (kind == ACTIVATION_FLOAT)
-    step_float(sum, dots, shape, scales, at);
-  else if (kind == ACTIVATION_FIXED)
+                        const __m512 *scales, place at, bool fixed) {
+  if (fixed)
     step_fixed(sum, dots, shape, scales, at);
   else
-    step_int8(sum, dots, shape, scales, at);
+    step_float(sum, dots, shape, scales, at);
 }
 
-ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, activation kind) {
+ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, bool fixed) {
   __m512 sum[IE_FEW_ROWS][IE_FEW_TOKENS], scales[IE_FEW_ROWS];
 #pragma GCC unroll 4
   for (int j = 0; j < shape.rows; j++)
@@ -134,10 +108,10 @@ ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, activati
     }
     int64_t whole = ie_min_i64(4, chunks - 1 - chunk); /* of these four, the chunks that do not end the row */
     for (int c = 0; c < (int)whole; c++)
-      step(sum, dots, shape, scales, (place){chunk + c, c, false, 0xFFFF}, kind);
+      step(sum, dots, shape, scales, (place){chunk + c, c, false, 0xFFFF}, fixed);
     if (whole < 4) {
       place end = {chunks - 1, (int)whole, true, mask16(4 * (blocks - 4 * (chunks - 1)))};
-      step(sum, dots, shape, scales, end, kind);
+      step(sum, dots, shape, scales, end, fixed);
     }
   }
 #pragma GCC unroll 4
@@ -147,29 +121,146 @@ ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, activati
       out[(shape.first + j) * shape.tokens + t] = _mm512_reduce_add_ps(sum[j][t]);
 }
 
-#define DEFINE_FEW(name, kind, token_bytes)                                                                  \
+/* --- int8 ------------------------------------------------------------------------------------------------------- */
+
+/* Class INT8 has one order of sums in both kernels, so that a row does not depend on how many are computed together
+ * (products_many_int8.c has the other half): blocks b, b + 4, b + 8 ... are one chain of FMA, and the four chains are
+ * added in their order. Here four dot products share a register, so that this costs no instruction more than lanes
+ * that are summed apart: lane 4 c + i is chain c of product i. */
+
+/* Lane 4 c + i: the sum of lanes 4 c .. 4 c + 3 of d[i]. */
+ALWAYS_INLINE __m512i add_blocks(const __m512i d[4]) {
+  __m512i low = _mm512_add_epi32(_mm512_unpacklo_epi32(d[0], d[1]), _mm512_unpackhi_epi32(d[0], d[1]));
+  __m512i high = _mm512_add_epi32(_mm512_unpacklo_epi32(d[2], d[3]), _mm512_unpackhi_epi32(d[2], d[3]));
+  return _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
+}
+
+/* Lane 4 c + i from v[i]. */
+ALWAYS_INLINE __m512 blend_products(const __m512 v[4]) {
+  __m512 low = _mm512_mask_blend_ps(0x2222, v[0], v[1]), high = _mm512_mask_blend_ps(0x8888, v[2], v[3]);
+  return _mm512_mask_blend_ps(0xCCCC, low, high);
+}
+
+/* Groups of four products of a shape. */
+ALWAYS_INLINE int groups_of(ie_shape shape) {
+  return (shape.rows * shape.tokens + 3) / 4;
+}
+
+/* Product i of group g (rows * tokens <= 4: the last ones repeat) is row first + at / tokens, token at % tokens. */
+ALWAYS_INLINE int product_at(ie_shape shape, int g, int i) {
+  int at = 4 * g + i, n = shape.rows * shape.tokens;
+  return at < n ? at : at % n;
+}
+
+ALWAYS_INLINE void step_int8(__m512 sum[], const ie_dots *dots, ie_shape shape, const __m512 *scales,
+                             place at) {
+  const __m512i values = offset_values();
+  __m512i d[IE_FEW_ROWS * IE_FEW_TOKENS];
+  __m512 scale[IE_FEW_ROWS], half[IE_FEW_TOKENS];
+#pragma GCC unroll 4
+  for (int t = 0; t < shape.tokens; t++)
+    half[t] = _mm512_load_ps(
+        ((const int8_chunk *)(dots->x + (size_t)t * dots->token_bytes) + at.chunk)->half_scale);
+#pragma GCC unroll 4
+  for (int j = 0; j < shape.rows; j++) {
+    const uint8_t *p = dots->w[shape.first + j] + 64 * at.chunk;
+    _mm_prefetch((const char *)p + PREFETCH_BYTES, _MM_HINT_T0);
+    __m512i w = at.last ? _mm512_maskz_loadu_epi32(at.lanes, p) : _mm512_loadu_si512(p);
+    __m512i even = _mm512_permutexvar_epi8(w, values);
+    __m512i odd = _mm512_permutexvar_epi8(_mm512_srli_epi16(w, 4), values);
+    scale[j] = spread_scales(scales[j], at.c);
+#pragma GCC unroll 4
+    for (int t = 0; t < shape.tokens; t++) {
+      const int8_chunk *x = (const int8_chunk *)(dots->x + (size_t)t * dots->token_bytes) + at.chunk;
+      __m512i v = _mm512_dpbusd_epi32(_mm512_load_si512(x->start), even, _mm512_load_si512(x->even));
+      d[j * shape.tokens + t] = _mm512_dpbusd_epi32(v, odd, _mm512_load_si512(x->odd));
+    }
+  }
+  int groups = groups_of(shape);
+#pragma GCC unroll 4
+  for (int g = 0; g < groups; g++) {
+    __m512i four[4];
+    __m512 row_scales[4], halves[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      int product = product_at(shape, g, i);
+      four[i] = d[product];
+      row_scales[i] = scale[product / shape.tokens];
+      halves[i] = half[product % shape.tokens];
+    }
+    __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(add_blocks(four)), blend_products(halves));
+    sum[g] = _mm512_fmadd_ps(part, blend_products(row_scales), sum[g]);
+  }
+}
+
+ALWAYS_INLINE void dot_int8(float *out, const ie_dots *dots, ie_shape shape) {
+  __m512 sum[IE_FEW_ROWS], scales[IE_FEW_ROWS];
+  int groups = groups_of(shape);
+#pragma GCC unroll 4
+  for (int g = 0; g < groups; g++) sum[g] = _mm512_setzero_ps();
+  int64_t blocks = dots->K / IE_BLOCK_COLS, chunks = ie_div_up(blocks, 4);
+  for (int64_t chunk = 0; chunk < chunks; chunk += 4) {
+#pragma GCC unroll 4
+    for (int j = 0; j < shape.rows; j++) {
+      const uint8_t *p = dots->scales[shape.first + j] + 4 * chunk;
+      _mm_prefetch((const char *)p + 256, _MM_HINT_T0);
+      scales[j] = load_scales(p, mask16_clamped(blocks - 4 * chunk));
+    }
+    int64_t whole = ie_min_i64(4, chunks - 1 - chunk); /* of these four, the chunks that do not end the row */
+    for (int c = 0; c < (int)whole; c++)
+      step_int8(sum, dots, shape, scales, (place){chunk + c, c, false, 0xFFFF});
+    if (whole < 4) {
+      place end = {chunks - 1, (int)whole, true, mask16(4 * (blocks - 4 * (chunks - 1)))};
+      step_int8(sum, dots, shape, scales, end);
+    }
+  }
+#pragma GCC unroll 4
+  for (int g = 0; g < groups; g++) {
+    __m128 total = _mm_add_ps(_mm512_extractf32x4_ps(sum[g], 0), _mm512_extractf32x4_ps(sum[g], 1));
+    total = _mm_add_ps(total, _mm512_extractf32x4_ps(sum[g], 2));
+    total = _mm_add_ps(total, _mm512_extractf32x4_ps(sum[g], 3));
+    float four[4];
+    _mm_storeu_ps(four, total);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      int product = product_at(shape, g, i);
+      out[shape.first * shape.tokens + product] = four[i];
+    }
+  }
+}
+
+/* --- Shapes ----------------------------------------------------------------------------------------------------- */
+
+ALWAYS_INLINE void dot_float(float *out, const ie_dots *dots, ie_shape shape) {
+  dot(out, dots, shape, /*fixed=*/false);
+}
+ALWAYS_INLINE void dot_fixed(float *out, const ie_dots *dots, ie_shape shape) {
+  dot(out, dots, shape, /*fixed=*/true);
+}
+
+#define DEFINE_FEW(name, dot_of, token_bytes)                                                                \
   static void name##_1x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 1}, kind);                                                               \
+    dot_of(out, dots, (ie_shape){0, 1, 1});                                                                  \
   }                                                                                                          \
   static void name##_1x2(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 2}, kind);                                                               \
+    dot_of(out, dots, (ie_shape){0, 1, 2});                                                                  \
   }                                                                                                          \
   static void name##_1x4(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 4}, kind);                                                               \
+    dot_of(out, dots, (ie_shape){0, 1, 4});                                                                  \
   }                                                                                                          \
   static void name##_4x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 4, 1}, kind);                                                               \
+    dot_of(out, dots, (ie_shape){0, 4, 1});                                                                  \
   }                                                                                                          \
   static void name##_4x2(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 4, 2}, kind);                                                               \
+    dot_of(out, dots, (ie_shape){0, 4, 2});                                                                  \
   }                                                                                                          \
   static void name##_4x4(float *out,                                                                         \
                          const ie_dots *dots) { /* two and two rows: else the registers overflow */          \
-    dot(out, dots, (ie_shape){0, 2, 4}, kind);                                                               \
-    dot(out, dots, (ie_shape){2, 2, 4}, kind);                                                               \
+    dot_of(out, dots, (ie_shape){0, 2, 4});                                                                  \
+    dot_of(out, dots, (ie_shape){2, 2, 4});                                                                  \
   }                                                                                                          \
   const ie_few ie_few_##name##__avx512 = {                                                                   \
       token_bytes, {name##_4x1, name##_4x2, name##_4x4}, {name##_1x1, name##_1x2, name##_1x4}};
-DEFINE_FEW(mxfp4, ACTIVATION_FLOAT, ie_few_token_bytes_mxfp4__avx512)
-DEFINE_FEW(int8_mxfp4, ACTIVATION_INT8, ie_few_token_bytes_int8__avx512)
-DEFINE_FEW(fixed_mxfp4, ACTIVATION_FIXED, ie_few_token_bytes_fixed__avx512)
+DEFINE_FEW(mxfp4, dot_float, ie_few_token_bytes_mxfp4__avx512)
+DEFINE_FEW(int8_mxfp4, dot_int8, ie_few_token_bytes_int8__avx512)
+DEFINE_FEW(fixed_mxfp4, dot_fixed, ie_few_token_bytes_fixed__avx512)

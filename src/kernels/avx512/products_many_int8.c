@@ -1,5 +1,7 @@
 /* Matrix-matrix products of int8 activations and MXFP4 weights by VNNI: 6 rows x 32 tokens, one block of 32 columns
- * after the other; the integer sums of a block are exact, then scaled and added in f32 in the order of the blocks.
+ * after the other; the integer sums of a block are exact, then scaled and added in f32 in the order of the kernel for few
+ * tokens: blocks b, b + 4, b + 8 ... are one chain of FMA, and the four chains are added in their order. Each chain is
+ * a pass over its blocks, which lie together in the packed activations.
  *
  * Tokens are the lanes. Weights become bytes 12 + 2 * value, four neighbouring ones of which are broadcast. */
 #include "kernels/avx512/products.h"
@@ -17,6 +19,13 @@ typedef struct group_block {
 } group_block;
 
 /* --- Activations ------------------------------------------------------------------------------------------------ */
+
+enum { CHAINS = 4 };
+
+/* The first packed block of chain c; chain CHAINS is the end. */
+ALWAYS_INLINE int64_t chain_start(int64_t c, int64_t blocks) {
+  return c * (blocks / CHAINS) + ie_min_i64(c, blocks % CHAINS);
+}
 
 static size_t pack_bytes(int64_t T, int64_t K) {
   return (size_t)(ie_div_up(T, LANES) * (K / IE_BLOCK_COLS)) * sizeof(group_block);
@@ -50,8 +59,8 @@ static void pack_groups(void *packed, const float *x, int64_t x_stride, const in
   int64_t blocks = K / IE_BLOCK_COLS;
   for (int64_t t = t0; t < t1; t += LANES)
     for (int64_t b = 0; b < blocks; b++)
-      pack_block((group_block *)packed + t / LANES * blocks + b, x, x_stride, x_rows, t, t1,
-                 b * IE_BLOCK_COLS);
+      pack_block((group_block *)packed + t / LANES * blocks + chain_start(b % CHAINS, blocks) + b / CHAINS, x,
+                 x_stride, x_rows, t, t1, b * IE_BLOCK_COLS);
 }
 
 /* --- Weights ---------------------------------------------------------------------------------------------------- */
@@ -92,20 +101,18 @@ typedef struct panel {
   size_t row_bytes, row_scales;
 } panel;
 
-/* out (ROWS, 2 * LANES): the products of a panel with one or two groups of tokens, x_group blocks apart. */
-ALWAYS_INLINE void micro(float *out, const panel *w, const group_block *x, int64_t x_group, int64_t blocks,
-                         int groups) {
-  __m512 s[ROWS][2];
-#pragma GCC unroll 6
-  for (int r = 0; r < ROWS; r++) s[r][0] = s[r][1] = _mm512_setzero_ps();
-  for (int64_t b = 0; b < blocks; b++) {
+/* One chain: the integer sums of a block for all rows and groups, then scaled and added. */
+ALWAYS_INLINE void chain(__m512 s[][2], const panel *w, const group_block *x, int64_t x_group, int64_t c,
+                         int64_t blocks, int groups) {
+  const group_block *at = x + chain_start(c, blocks);
+  for (int64_t b = c; b < blocks; b += CHAINS, at++) {
     const uint8_t *bytes = w->bytes + b / 4 * 128 + b % 4 * 16;
     __m512i d[ROWS][2];
 #pragma GCC unroll 8
     for (int j = 0; j < QUADS; j++) {
       __m512i xj[2];
 #pragma GCC unroll 2
-      for (int g = 0; g < groups; g++) xj[g] = _mm512_load_si512(x[g * x_group + b].q[j]);
+      for (int g = 0; g < groups; g++) xj[g] = _mm512_load_si512(at[g * x_group].q[j]);
 #pragma GCC unroll 6
       for (int r = 0; r < ROWS; r++) {
         int32_t quad;
@@ -114,7 +121,7 @@ ALWAYS_INLINE void micro(float *out, const panel *w, const group_block *x, int64
 #pragma GCC unroll 2
         for (int g = 0; g < groups; g++)
           d[r][g] =
-              _mm512_dpbusd_epi32(j == 0 ? _mm512_load_si512(x[g * x_group + b].start) : d[r][g], wj, xj[g]);
+              _mm512_dpbusd_epi32(j == 0 ? _mm512_load_si512(at[g * x_group].start) : d[r][g], wj, xj[g]);
       }
     }
 #pragma GCC unroll 6
@@ -123,14 +130,28 @@ ALWAYS_INLINE void micro(float *out, const panel *w, const group_block *x, int64
 #pragma GCC unroll 2
       for (int g = 0; g < groups; g++)
         s[r][g] = _mm512_fmadd_ps(
-            _mm512_mul_ps(_mm512_cvtepi32_ps(d[r][g]), _mm512_load_ps(x[g * x_group + b].half_scale)), scale,
+            _mm512_mul_ps(_mm512_cvtepi32_ps(d[r][g]), _mm512_load_ps(at[g * x_group].half_scale)), scale,
             s[r][g]);
     }
   }
+}
+
+/* out (ROWS, 2 * LANES): the products of a panel with one or two groups of tokens, x_group blocks apart. */
+ALWAYS_INLINE void micro(float *out, const panel *w, const group_block *x, int64_t x_group, int64_t blocks,
+                         int groups) {
+  for (int64_t c = 0; c < CHAINS; c++) {
+    __m512 s[ROWS][2];
 #pragma GCC unroll 6
-  for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) s[r][0] = s[r][1] = _mm512_setzero_ps();
+    chain(s, w, x, x_group, c, blocks, groups);
+#pragma GCC unroll 6
+    for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
-    for (int g = 0; g < groups; g++) _mm512_store_ps(out + 2 * LANES * r + LANES * g, s[r][g]);
+      for (int g = 0; g < groups; g++) {
+        float *to = out + 2 * LANES * r + LANES * g;
+        _mm512_store_ps(to, c == 0 ? s[r][g] : _mm512_add_ps(_mm512_load_ps(to), s[r][g]));
+      }
+  }
 }
 
 static void two_groups(float *out, const panel *w, const group_block *x, int64_t blocks) {

@@ -51,6 +51,14 @@ INLINE vf vf_max(vf a, vf b) {
   return _mm512_max_ps(a, b);
 }
 
+INLINE vf vf_abs(vf x) {
+  return _mm512_abs_ps(x);
+}
+/* Lane by lane a < b ? x : y; y where a or b is NaN. */
+INLINE vf vf_select_less(vf a, vf b, vf x, vf y) {
+  return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), x);
+}
+
 /* The first n lanes, 0 <= n <= VF_LANES; the rest is 0 and not touched in memory. */
 INLINE __mmask16 first_lanes(int64_t n) {
   return (__mmask16)((1u << n) - 1u);

@@ -1,6 +1,6 @@
 /* Vector kernels: the definitions. None of them fuses a multiplication with an addition, so that the vector
  * instruction sets give the same bits (but attend, which does). */
-#include "base/exp.h"
+#include "base/special.h"
 #include "kernels/attend.h"
 
 #include <math.h>
@@ -44,17 +44,26 @@ static void layer_norm__scalar(float *y, const float *x, const void *weight, con
     y[i] = (x[i] - mean) * scale * load_one(weight, dtype, i) + load_one(bias, dtype, i);
 }
 
-/* erf of libm in double, rounded once: what every libm agrees on. tanh through the exponential:
- * 0.5 (1 + tanh u) = 1 / (1 + e^-2u). */
+/* GELU is x times the normal distribution, from the tail on its own side so that nothing cancels. tanh through the
+ * exponential: 0.5 (1 + tanh u) = 1 / (1 + e^-2u). */
+static float gelu(float x) {
+  float tail = ie_normal_tail(x);
+  return x * (x < 0.0f ? tail : 1.0f - tail);
+}
+
 static void activate__scalar(float *x, int64_t n, ie_activation activation) {
   for (int64_t i = 0; i < n; i++) {
     float a = x[i];
     switch (activation) {
-    case IE_GELU: x[i] = (float)(0.5 * (double)a * (1.0 + erf((double)a * 0.70710678118654752440))); break;
+    case IE_GELU: x[i] = gelu(a); break;
     case IE_GELU_TANH: x[i] = a / (1.0f + ie_expf(-1.5957691216057308f * (a + 0.044715f * a * a * a))); break;
     case IE_RELU2: x[i] = a < 0.0f ? 0.0f : a * a; break;
     }
   }
+}
+
+static void soft_cap__scalar(float *x, int64_t n, float cap) {
+  for (int64_t i = 0; i < n; i++) x[i] = cap * ie_tanhf(x[i] / cap);
 }
 
 static void rope_half__scalar(float *x, const float *cos, const float *sin, int64_t n) {
@@ -123,6 +132,7 @@ void ie_kernels_fill_vector__scalar(ie_kernels *out) {
   out->rope_half = rope_half__scalar;
   out->layer_norm = layer_norm__scalar;
   out->activate = activate__scalar;
+  out->soft_cap = soft_cap__scalar;
   out->swiglu_clamped = swiglu_clamped__scalar;
   out->swiglu = swiglu__scalar;
   out->axpy = axpy__scalar;

@@ -1,0 +1,37 @@
+/* One generation under way, without its forwards: history, sampler, text, stop rules. ie_generate and the scheduler
+ * compute logits and hand them in. */
+#ifndef CLOCHER_ENGINE_GENERATION_H
+#define CLOCHER_ENGINE_GENERATION_H
+
+#include "engine/sampler.h"
+#include "engine/state.h"
+
+typedef struct ie_generation {
+  const ie_model *model;
+  ie_generate_options options; /* prompt: the beginning of history */
+  ie_generate_result result;
+  ie_sampler *sampler;
+  int32_t *history; /* (prompt_count + max_new) the prompt and what was written */
+  ie_detokenizer stream;
+  size_t shown;                  /* bytes of the text that may be shown */
+  size_t fresh_begin, fresh_end; /* of them, what the last id or the end brought */
+  double started, last;
+  int32_t top_ids[IE_SAMPLE_TOP_MAX];
+  float top_logprobs[IE_SAMPLE_TOP_MAX];
+} ie_generation;
+
+/* Checks the options against the state, then takes all memory. Close it in any case; *generation starts all-zero. */
+ie_status ie_generation_open(ie_generation *generation, const ie_state *state,
+                             const ie_generate_options *options, ie_error *error);
+/* The clocks of the result start here. */
+void ie_generation_start(ie_generation *generation);
+/* Draws the next id from logits (vocab) and records id and text; *ended by a stop id or a stop string. */
+ie_status ie_generation_take(ie_generation *generation, const float *logits, bool *ended, ie_error *error);
+/* True when max_new ids are there. */
+bool ie_generation_full(const ie_generation *generation);
+/* Text that was held back, when nothing more will come: becomes fresh. */
+ie_status ie_generation_finish(ie_generation *generation, ie_error *error);
+/* Frees everything; the result too unless it was moved out. */
+void ie_generation_close(ie_generation *generation);
+
+#endif
