@@ -37,7 +37,8 @@ ssize_t __wrap_pread(int fd, void *to, size_t bytes, off_t offset) {
     errno = f == FAULT_EIO ? EIO : EINTR;
     return -1;
   }
-  return __real_pread(fd, to, f == FAULT_SHORT && bytes > 3 * PAGE ? 2 * PAGE + 100 : bytes, offset);
+  ssize_t got = __real_pread(fd, to, bytes, offset);
+  return f == FAULT_SHORT && got > 3 * PAGE ? 2 * PAGE + 100 : got;
 }
 
 /* --- One file ------------------------------------------------------------------------------------------------- */
