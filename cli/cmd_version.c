@@ -12,7 +12,13 @@ static const cli_option options[] = {
     {0},
 };
 
-/* No feature of the list has code yet, whatever libraries the build found. */
+#ifdef CLOCHER_WITH_URING
+static const int has_uring = 1;
+#else
+static const int has_uring = 0;
+#endif
+
+/* The other features of the list have no code yet, whatever libraries the build found. */
 static int version_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   ie_device *device;
@@ -28,7 +34,7 @@ static int version_run(cli_context *context, void *opaque) {
     code = cli_out_json(context, json_pack("{s:s, s:s, s:o, s:s, s:{s:b, s:b, s:b, s:b, s:b}}", "version",
                                            cli_version(), "commit", cli_commit(), "isa", names, "isa_used",
                                            ie_device_isa(device), "features", "cuda", 0, "mpi", 0, "nccl", 0,
-                                           "uring", 0, "curl", 0));
+                                           "uring", has_uring, "curl", 0));
   } else {
     cli_out_printf(context, "clocher %s (%s)\nkernel sets:", cli_version(), cli_commit());
     for (const char *const *isa = ie_device_isa_list(); *isa; isa++)

@@ -120,12 +120,14 @@ ie_status cli_memory_place(const cli_context *context, const cli_engine *engine,
 json_t *cli_stream_json(const cli_engine *engine) {
   ie_stream_stats s;
   ie_model_stream_stats(engine->model, &s);
-  return json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:b, s:b}", "streamed", s.streamed,
-                   "slots", (json_int_t)s.slots, "slot_bytes", (json_int_t)s.slot_bytes, "hits",
-                   (json_int_t)s.hits, "misses", (json_int_t)s.misses, "read_bytes", (json_int_t)s.read_bytes,
-                   "hit_rate", cli_json_number(cli_hit_rate(&s)), "read_s", cli_json_number(s.read_s),
-                   "wait_s", cli_json_number(s.wait_s), "disk_gb_s", cli_json_number(cli_disk_gb_s(&s)),
-                   "direct", s.direct, "uring", s.uring);
+  return json_pack("{s:b, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:b, s:b}", "streamed",
+                   s.streamed, "slots", (json_int_t)s.slots, "slot_bytes", (json_int_t)s.slot_bytes, "hits",
+                   (json_int_t)s.hits, "misses", (json_int_t)s.misses, "hit_rate",
+                   cli_json_number(cli_hit_rate(&s)), "guessed", (json_int_t)s.expected, "guessed_right",
+                   (json_int_t)s.expected_used, "read_bytes", (json_int_t)s.read_bytes, "vain_bytes",
+                   (json_int_t)s.vain_bytes, "read_s", cli_json_number(s.read_s), "wait_s",
+                   cli_json_number(s.wait_s), "disk_gb_s", cli_json_number(cli_disk_gb_s(&s)), "direct",
+                   s.direct, "uring", s.uring);
 }
 
 double cli_hit_rate(const ie_stream_stats *s) {
@@ -142,10 +144,11 @@ void cli_stream_print(const cli_context *context, const cli_engine *engine) {
   ie_model_stream_stats(engine->model, &s);
   if (!s.streamed) return;
   cli_log(context,
-          "disk: %.1f%% of the experts were in memory (%lld at a time); %.2f GB read at %.2f GB/s, %.2f s "
-          "waited%s",
+          "disk: %.1f%% of the experts were in memory (%lld at a time); %.2f GB read at %.2f GB/s, %.2f GB "
+          "of it in "
+          "vain, %.2f s waited%s",
           100 * cli_hit_rate(&s), (long long)s.slots, 1e-9 * (double)s.read_bytes, cli_disk_gb_s(&s),
-          s.wait_s, s.direct ? "" : "; this file system has no direct reads");
+          1e-9 * (double)s.vain_bytes, s.wait_s, s.direct ? "" : "; this file system has no direct reads");
 }
 
 json_t *cli_arithmetic_json(const ie_model_info *info, ie_dtype kv) {

@@ -24,6 +24,7 @@ typedef struct stream_slot {
   int reads;  /* under way */
   int failed; /* errno of one */
   int64_t layer, expert;
+  bool expected; /* read on a guess, and not used yet */
 } stream_slot;
 
 typedef enum want_stage { WANT_MISSING, WANT_READING, WANT_TAKEN, WANT_DONE } want_stage;
@@ -159,16 +160,32 @@ static void stream_want_list(ie_experts *self, ie_ctx *ctx, const ie_expert_want
     stream_want *w = &s->want[i];
     *w = (stream_want){.expert = list[i].expert,
                        .slot = ie_expert_cache_find(s->cache, s->layer, list[i].expert)};
-    if (w->slot < 0) {
-      s->stats.misses++;
-      continue;
-    }
+    bool guessed = w->slot >= 0 && s->slot[w->slot].expected;
+    s->stats.hits += w->slot >= 0 && !guessed;
+    s->stats.misses += w->slot < 0 || guessed; /* read for this forward, if early */
+    s->stats.expected_used += guessed;
+    if (w->slot < 0) continue;
+    s->slot[w->slot].expected = false;
     ie_expert_cache_pin(s->cache, w->slot);
     w->stage = WANT_READING; /* or all there already */
-    s->stats.hits++;
   }
   ie_expert_cache_use(s->cache, s->layer, list, n);
   missing_start(s);
+}
+
+/* Reads what is guessed into places in transit; what was guessed in vain is found out when its place is taken. */
+static void stream_expect(ie_experts *self, ie_ctx *ctx, const int32_t *expert, int64_t n) {
+  ie_stream *s = (ie_stream *)self;
+  want_forget(s);
+  reads_poll(s, 0);
+  for (int64_t i = 0; i < n; i++) {
+    if (ie_expert_cache_find(s->cache, ctx->layer, expert[i]) >= 0) continue;
+    int64_t slot = ie_expert_cache_take(s->cache, ctx->layer, expert[i]);
+    if (slot < 0) return;
+    s->stats.expected++;
+    expert_read(s, ctx->layer, expert[i], slot);
+    s->slot[slot].expected = true;
+  }
 }
 
 static int64_t ready_take(ie_stream *s, ie_expert_taken *out) {
@@ -379,7 +396,8 @@ ie_status ie_stream_open(ie_model *model, const ie_placement *placement, const i
   if (!s) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a stream of experts");
   s->model = model;
   s->place = *placement;
-  s->provider = (ie_experts){stream_want_list, stream_take, stream_give_back};
+  s->provider = (ie_experts){
+      .want = stream_want_list, .expect = stream_expect, .take = stream_take, .give_back = stream_give_back};
   int64_t experts = 1;
   for (int64_t i = 0; i < model->info.layers; i++)
     if (model->moe[i].gate_up) experts = ie_max_i64(experts, model->moe[i].gate_up->experts);
@@ -408,5 +426,6 @@ ie_status ie_stream_open(ie_model *model, const ie_placement *placement, const i
 
 void ie_stream_describe(const ie_stream *s, ie_stream_stats *out) {
   *out = s->stats;
+  out->vain_bytes = (s->stats.expected - s->stats.expected_used) * s->place.slot_bytes;
   if (ie_reader_pending(s->reader) > 0) out->read_s += ie_clock_s() - s->busy_since;
 }

@@ -28,6 +28,9 @@ typedef struct ie_experts {
   /* The experts that are there, of those not taken yet; waits for one when there is none. *out has room for n. Their
    * bytes stay until give_back. */
   int64_t (*take)(struct ie_experts *self, struct ie_ctx *ctx, ie_expert_taken *out);
+  /* A guess of what layer ctx->layer will want, before its router has spoken: (n) experts. Takes no part in the answer.
+   * May be NULL. */
+  void (*expect)(struct ie_experts *self, struct ie_ctx *ctx, const int32_t *expert, int64_t n);
   /* What the last take returned is computed. */
   void (*give_back)(struct ie_experts *self);
 } ie_experts;
