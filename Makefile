@@ -76,9 +76,11 @@ STATIC_LIB := $(B)/libclocher.a
 INTERNAL_LIB := $(B)/libclocher-internal.a
 SHARED_LIB := $(B)/libclocher.so.$(VERSION)
 PROGRAM := $(if $(CLI_SRC),$(B)/clocher)
+# The same program: the name it is called by decides (docs/inference-engine.md).
+PROGRAM_NAMES := $(if $(CLI_SRC),$(B)/inference-engine)
 
 .PHONY: all build libs clean help FORCE
-build: $(STATIC_LIB) $(PROGRAM) ## the program and the static library (the default)
+build: $(STATIC_LIB) $(PROGRAM) $(PROGRAM_NAMES) ## the program and the static library (the default)
 all: build libs ## also the shared library
 libs: $(STATIC_LIB) $(SHARED_LIB)
 
@@ -133,6 +135,9 @@ $(SHARED_LIB): $(LIB_OBJ) src/libclocher.map
 $(B)/clocher: $(CLI_OBJ) $(STATIC_LIB)
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $^ $(LDLIBS)
+
+$(PROGRAM_NAMES): $(B)/clocher
+	$(Q)ln -sf $(<F) $@
 
 # Test programs. Archives, so that a helper (or a part of the command line) is linked into the tests that use it;
 # LDFLAGS_test_NAME holds what one of them needs besides.

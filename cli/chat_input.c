@@ -40,7 +40,10 @@ static int answer_one(cli_context *context, const ie_chat_format *format, const 
   ie_status status = cli_read("-", REQUEST_MAX_BYTES, &request, &error);
   if (status == IE_OK) status = answer(format, tokenizer, request.data, request.size, &value, &error);
   ie_bytes_free(&request);
-  return status == IE_OK ? cli_out_json(context, value) : cli_fail(context, status, &error);
+  if (status == IE_OK) return cli_out_json(context, value);
+  int code = cli_fail(context, status, &error);
+  return status == IE_FORMAT ? CLI_USAGE
+                             : code; /* the request is the caller's argument, as ids are elsewhere */
 }
 
 static int answer_lines(cli_context *context, const ie_chat_format *format, const ie_tokenizer *tokenizer,

@@ -10,8 +10,9 @@ int cli_exit_code(ie_status status) {
 
 static void message_print(const cli_context *context, const char *format, va_list args) {
   const char *on = context->env.color ? "\033[1;31m" : "", *off = context->env.color ? "\033[0m" : "";
+  bool dialect = context->command && context->command->dialect;
   flockfile(stderr);
-  fprintf(stderr, "%sclocher:%s ", on, off);
+  fprintf(stderr, "%s%s:%s ", on, dialect ? "error" : "clocher", off);
   vfprintf(stderr, format, args);
   fputc('\n', stderr);
   funlockfile(stderr);
@@ -37,7 +38,15 @@ int cli_usage(const cli_context *context, const char *format, ...) {
   va_start(args, format);
   message_print(context, format, args);
   va_end(args);
+  if (context->command && context->command->dialect) return cli_usage_line(context);
   if (context->command) fprintf(stderr, "Try: clocher %s --help\n", context->command->name);
+  return CLI_USAGE;
+}
+
+int cli_usage_line(const cli_context *context) {
+  const cli_command *command = context->command;
+  fprintf(stderr, "Usage: %s %s\nTry: %s --help\n", command->dialect->program, command->usage,
+          command->dialect->program);
   return CLI_USAGE;
 }
 

@@ -103,13 +103,40 @@ typedef struct cli_common {
 typedef struct cli_env {
   const char *isa; /* CLOCHER_ISA, or NULL */
   char *cache_dir; /* the program's own folder for caches, or NULL: nowhere to put one */
+  char *state_dir; /* the same for what it remembers, such as a history of lines */
   bool color;      /* stderr is a terminal and NO_COLOR is not set */
   bool terminal;   /* stderr is a terminal */
+  bool out_color;  /* the same of stdout */
+  bool out_terminal;
+  bool in_terminal; /* stdin is a terminal */
+  const char *const
+      *engine; /* values of infer_variables (inference_engine.h), NULL where unset; NULL under the
+                                name clocher, which reads none of them */
 } cli_env;
 
 typedef struct cli_command cli_command;
+typedef struct cli_context cli_context;
 
-typedef struct cli_context {
+/* What is wrong with a flag, in cli_dialect.refuse. */
+typedef enum cli_refusal {
+  CLI_UNKNOWN_FLAG,
+  CLI_BAD_INT,
+  CLI_BAD_FLOAT,
+  CLI_NO_VALUE,
+  CLI_NO_FLAG
+} cli_refusal;
+
+/* A command that keeps the interface of another program: a name and messages of its own ("error: ..."), and no flags
+ * but those of its table. The grammar, the help's form and all checks are the same. */
+typedef struct cli_dialect {
+  const char *program;    /* "inference-engine" */
+  const char *exit_codes; /* the last line of the help */
+  /* The message for `text`, the flag or value at fault; option is NULL for CLI_UNKNOWN_FLAG and CLI_NO_FLAG (an
+   * argument too many). Called once, followed by the usage on stderr. */
+  void (*refuse)(const cli_context *context, cli_refusal what, const cli_option *option, const char *text);
+} cli_dialect;
+
+struct cli_context {
   const cli_command *command;
   cli_common common;
   cli_env env;
@@ -117,7 +144,7 @@ typedef struct cli_context {
   size_t arg_count;
   const bool *given;       /* one per option of the command's table */
   int exit_on_write_error; /* private to out.c: errno of the first failed write to stdout */
-} cli_context;
+};
 
 struct cli_command {
   const char *name;                                 /* "chat-format" */
@@ -128,6 +155,7 @@ struct cli_command {
   size_t settings_bytes;                            /* size of the struct that the options fill */
   unsigned common;                                  /* bits of cli_common_option: those that act here */
   size_t args_min, args_max;                        /* how many arguments that are no flags */
+  const cli_dialect *dialect;                       /* NULL: a command of clocher */
   int (*run)(cli_context *context, void *settings); /* NULL: of a later milestone, answers "not built yet" */
 };
 
@@ -154,6 +182,8 @@ const char *cli_cache_dir(const cli_context *context);
 int cli_fail(const cli_context *context, ie_status status, const ie_error *error);
 /* The exit code of a status: 2 for IE_INVALID_ARGUMENT, 1 for all other failures. */
 int cli_exit_code(ie_status status);
+/* Prints the usage line of a dialect on stderr, and returns 2. */
+int cli_usage_line(const cli_context *context);
 /* Prints a usage error that names the command's help, and returns 2. */
 __attribute__((format(printf, 2, 3))) int cli_usage(const cli_context *context, const char *format, ...);
 /* Prints "clocher: ..." on stderr: a failure that has no ie_error. Returns 1. */
@@ -165,6 +195,10 @@ __attribute__((format(printf, 2, 3))) void cli_log(const cli_context *context, c
 bool cli_parse_int(const char *text, int64_t min, int64_t max, int64_t *out);
 bool cli_parse_float(const char *text, double min, double max, double *out);
 bool cli_parse_size(const char *text, uint64_t *out);
+
+/* Writes the value that `text` says into the option's field of `settings`. False, with the reason in why[size], when
+ * it is none. The field of a string borrows `text`. */
+bool cli_option_store(const cli_option *option, void *settings, const char *text, char *why, size_t size);
 
 /* The candidate (of a NULL-terminated list) that is nearest to a mistyped word; NULL when none is near: more than two
  * edits away, and more than a third of the word. A word that a candidate begins with is nearer than any other. */

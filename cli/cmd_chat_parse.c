@@ -60,6 +60,10 @@ static ie_status parse_answer(const ie_chat_format *format, const ie_tokenizer *
   if (!root)
     return ie_error_set(error, IE_FORMAT, "chat-parse: not valid JSON: %s (line %d, column %d)", detail.text,
                         detail.line, detail.column);
+  if (!json_is_object(root)) {
+    json_decref(root);
+    return ie_error_set(error, IE_FORMAT, "chat-parse: expected an object {\"ids\": [...], \"role\": ...}");
+  }
   ie_ids ids = {0};
   ie_chat_parser *parser = NULL;
   const json_t *role = json_object_get(root, "role");

@@ -11,7 +11,7 @@
 
 typedef struct settings {
   const char *model_dir, *ids, *ids_file, *out, *adapter;
-  int64_t chunk;
+  int64_t chunk, batch;
   int kv;
   bool last, hidden;
 } settings;
@@ -27,7 +27,9 @@ static const cli_option options[] = {
      .meaning =
          "safetensors file to write: F32 logits (T,V) for one row, logits.0, logits.1 ... for several."},
     {"--chunk", CLI_AS_INT(settings, chunk), .argument = "N", .fallback = "512", .min = 1, .max = 1 << 20,
-     .meaning = "Tokens per forward."},
+     .meaning = "Tokens per forward, of all rows together."},
+    {"--batch", CLI_AS_INT(settings, batch), .argument = "N", .fallback = CLI_BATCH, .min = 1, .max = 1 << 20,
+     .meaning = "Rows in one forward at most. The default is less where memory does not hold eight."},
     {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
      .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
     {"--last", CLI_AS_FLAG(settings, last), .meaning = "Logits of the last position only, (1,V)."},
@@ -42,6 +44,12 @@ static const cli_option options[] = {
 
 enum { NAME_BYTES = 64 };
 
+/* A part of a forward: `count` tokens of a row from `position` on. */
+typedef struct place {
+  size_t row;
+  int64_t position;
+} place;
+
 typedef struct job {
   cli_context *context;
   const settings *s;
@@ -51,10 +59,13 @@ typedef struct job {
   cli_progress progress;
   uint64_t done;
 
+  ie_advance *parts; /* (sequences) of the forward at hand, and where each lies in the rows */
+  place *places;
+  int64_t part_count;
+
   ie_tensor_out *tensors; /* (tensor_count) of the file; each owns its data and name */
   size_t tensor_count;
   size_t per_row; /* tensors of one row: logits, then hidden 0 to layers */
-  size_t first;   /* of the row at hand */
 } job;
 
 static void job_free(job *j) {
@@ -63,6 +74,8 @@ static void job_free(job *j) {
     free((void *)(uintptr_t)j->tensors[i].name);
   }
   free(j->tensors);
+  free(j->parts);
+  free(j->places);
   cli_rows_free(&j->rows);
   ie_state_free(j->state);
   cli_engine_close(&j->engine);
@@ -114,41 +127,74 @@ static void rows_store(const ie_tensor_out *t, int64_t position, int64_t count, 
   memcpy(to, from, (size_t)count * (size_t)t->shape[1] * sizeof *to);
 }
 
-static ie_status logits_take(void *arg, int64_t position, int64_t count, const float *logits,
-                             ie_error *error) {
-  job *j = arg;
-  (void)error;
-  rows_store(&j->tensors[j->first], position, count, logits);
-  return IE_OK;
-}
-
+/* Gets the tokens of all parts, one after the other. */
 static ie_status hidden_take(void *arg, int64_t layer, int64_t position, int64_t count, const float *hidden,
                              ie_error *error) {
   job *j = arg;
-  (void)error;
-  rows_store(&j->tensors[j->first + 1 + (size_t)layer], position, count, hidden);
+  (void)position, (void)count, (void)error;
+  for (int64_t i = 0; i < j->part_count; i++) {
+    const place *at = &j->places[i];
+    rows_store(&j->tensors[at->row * j->per_row + 1 + (size_t)layer], at->position, j->parts[i].count,
+               hidden);
+    hidden += j->parts[i].count * j->engine.info->width;
+  }
   return IE_OK;
 }
 
 static bool stop_wanted(void *arg) {
   job *j = arg;
-  cli_progress_set(&j->progress, j->done + (uint64_t)ie_state_length(j->state, 0));
+  cli_progress_set(&j->progress, j->done);
   return cli_interrupted();
 }
 
-static ie_status row_compute(job *j, size_t row, ie_error *error) {
-  ie_append_options o = {.all_logits = !j->s->last,
-                         .logits = j->s->last ? NULL : logits_take,
-                         .hidden = j->s->hidden ? hidden_take : NULL,
-                         .arg = j,
-                         .cancelled = stop_wanted,
-                         .cancelled_arg = j};
-  j->first = row * j->per_row;
-  int64_t length = cli_row_length(&j->rows, row);
-  ie_status status = ie_state_rollback(j->state, 0, 0, error);
-  if (status == IE_OK) status = ie_state_append(j->state, 0, cli_row(&j->rows, row), length, &o, error);
-  if (status == IE_OK && j->s->last) rows_store(&j->tensors[j->first], 0, 1, ie_state_logits(j->state));
-  j->done += (uint64_t)length;
+static int64_t least(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+/* Fills a forward with tokens from *next on, row after row, each row in a sequence of its own, and moves *next behind
+ * them. A row that begins takes the place of one that has ended. */
+static ie_status parts_choose(job *j, place *next, ie_error *error) {
+  int64_t room = ie_state_forward_tok(j->state), logits = ie_state_forward_logits(j->state);
+  int64_t sequences = ie_state_sequences(j->state);
+  ie_status status = IE_OK;
+  j->part_count = 0;
+  while (status == IE_OK && next->row < j->rows.count && j->part_count < sequences && room > 0 &&
+         logits > 0) {
+    int64_t left = cli_row_length(&j->rows, next->row) - next->position;
+    int64_t count = least(least(left, room), ie_state_chunk(j->state));
+    if (!j->s->last) count = least(count, logits);
+    ie_advance part = {.sequence = (int64_t)next->row % sequences,
+                       .ids = cli_row(&j->rows, next->row) + next->position,
+                       .count = count,
+                       .wanted = j->s->last ? count == left : count};
+    if (next->position == 0) status = ie_state_rollback(j->state, part.sequence, 0, error);
+    j->parts[j->part_count] = part;
+    j->places[j->part_count++] = *next;
+    room -= count;
+    logits -= part.wanted;
+    next->position += count;
+    if (count < left) break;
+    *next = (place){.row = next->row + 1};
+  }
+  return status;
+}
+
+static ie_status rows_compute(job *j, ie_error *error) {
+  const settings *s = j->s;
+  ie_forward_options o = {
+      .hidden = s->hidden ? hidden_take : NULL, .arg = j, .cancelled = stop_wanted, .cancelled_arg = j};
+  ie_status status = IE_OK;
+  for (place next = {0}; status == IE_OK && next.row < j->rows.count;) {
+    status = parts_choose(j, &next, error);
+    if (status == IE_OK) status = ie_state_advance(j->state, j->parts, j->part_count, &o, error);
+    for (int64_t i = 0; status == IE_OK && i < j->part_count; i++) {
+      const ie_advance *part = &j->parts[i];
+      if (part->wanted)
+        rows_store(&j->tensors[j->places[i].row * j->per_row], s->last ? 0 : j->places[i].position,
+                   part->wanted, part->logits);
+      j->done += (uint64_t)part->count;
+    }
+  }
   return status;
 }
 
@@ -158,17 +204,19 @@ static ie_status job_run(job *j, ie_error *error) {
   if (status == IE_OK) status = cli_rows_get(s->ids, s->ids_file, j->engine.info->vocab, &j->rows, error);
   if (status == IE_OK) status = cli_rows_fit(&j->rows, 0, j->engine.info->context_tok, error);
   ie_state_options o = {.context_tok = cli_rows_longest(&j->rows),
-                        .sequences = 1,
                         .chunk_tok = s->chunk,
                         .rollback_tok = -1,
                         .kv = cli_kv_dtype(s->kv)};
-  if (status == IE_OK) status = cli_memory_place(j->context, &j->engine, &o, error);
+  if (status == IE_OK) status = cli_batch_choose(j->context, &j->engine, s->batch, j->rows.count, &o, error);
   if (status == IE_OK) status = ie_state_new(j->engine.model, &o, &j->state, error);
   if (status == IE_OK) status = tensors_make(j, error);
   if (status != IE_OK) return status;
+  j->parts = calloc((size_t)o.sequences, sizeof *j->parts);
+  j->places = calloc((size_t)o.sequences, sizeof *j->places);
+  if (!j->parts || !j->places) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a forward");
   cli_signals_poll();
   cli_progress_start(&j->progress, j->context, "logits", j->rows.ids.count, "tok");
-  for (size_t i = 0; status == IE_OK && i < j->rows.count; i++) status = row_compute(j, i, error);
+  status = rows_compute(j, error);
   cli_progress_clear(&j->progress);
   if (status == IE_OK) status = ie_tensor_file_write(s->out, j->tensors, j->tensor_count, error);
   return status;
@@ -193,7 +241,8 @@ const cli_command cmd_logits = {
     .name = "logits",
     .summary = "Write the logits of every position to a file",
     .usage = "--model-dir D (--ids ROWS | --ids-file F) --out F [flags]",
-    .help = "Row by row, each from an empty cache. The file appears when it is complete. --hidden shows "
+    .help = "Each row from an empty cache, several in one forward. The file appears when it is complete. "
+            "--hidden shows "
             "where two\n"
             "programs part: compare hidden.0, hidden.1 ... with the other's.",
     .options = options,

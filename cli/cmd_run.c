@@ -63,7 +63,7 @@ static const cli_option options[] = {
      .meaning = "Prompt tokens per forward."},
     {"--ctx", CLI_AS_INT(settings, ctx), .argument = "N", .min = 1, .max = 1 << 30,
      .meaning = "Context to reserve; default: what the prompt and N need, at most the model's own."},
-    {"--batch", CLI_AS_INT(settings, batch), .argument = "N", .fallback = "8", .min = 1, .max = 1 << 20,
+    {"--batch", CLI_AS_INT(settings, batch), .argument = "N", .fallback = CLI_BATCH, .min = 1, .max = 1 << 20,
      .meaning = "Rows computed together. The default is less where memory does not hold eight."},
     {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
      .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
@@ -252,20 +252,6 @@ static ie_status context_choose(run *r, int64_t saved, int64_t *out, ie_error *e
   return IE_OK;
 }
 
-/* Rows that are computed together: --batch, where it is the default as many as memory holds. */
-static ie_status batch_choose(const run *r, ie_state_options *o, ie_error *error) {
-  int64_t count = r->rows.count > 0 ? (int64_t)r->rows.count : 1;
-  o->sequences = r->s->batch < count ? r->s->batch : count;
-  while (o->sequences > 1 && !cli_given(r->context, "--batch")) {
-    bool fits;
-    ie_status status = cli_memory_fits(r->context, &r->engine, o, &fits, error);
-    if (status != IE_OK) return status;
-    if (fits) break;
-    o->sequences /= 2;
-  }
-  return cli_memory_place(r->context, &r->engine, o, error);
-}
-
 static ie_status state_open(run *r, ie_error *error) {
   const settings *s = r->s;
   int64_t saved = 0;
@@ -275,7 +261,7 @@ static ie_status state_open(run *r, ie_error *error) {
                         r->rows.count);
   ie_status status = s->load_state ? saved_length(s->load_state, &saved, error) : IE_OK;
   if (status == IE_OK) status = context_choose(r, saved, &o.context_tok, error);
-  if (status == IE_OK) status = batch_choose(r, &o, error);
+  if (status == IE_OK) status = cli_batch_choose(r->context, &r->engine, s->batch, r->rows.count, &o, error);
   if (status == IE_OK) status = ie_state_new(r->engine.model, &o, &r->state, error);
   /* every row may begin with what was saved */
   for (int64_t i = 0; s->load_state && status == IE_OK && i < o.sequences; i++)

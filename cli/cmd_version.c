@@ -12,13 +12,18 @@ static const cli_option options[] = {
     {0},
 };
 
-#ifdef CLOCHER_WITH_URING
-static const int has_uring = 1;
+#ifdef CLOCHER_WITH_EDIT
+enum { WITH_EDIT = 1 };
 #else
-static const int has_uring = 0;
+enum { WITH_EDIT = 0 };
+#endif
+#ifdef CLOCHER_WITH_URING
+enum { WITH_URING = 1 };
+#else
+enum { WITH_URING = 0 };
 #endif
 
-/* The other features of the list have no code yet, whatever libraries the build found. */
+/* Of the others no feature has code yet, whatever libraries the build found. */
 static int version_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   ie_device *device;
@@ -31,10 +36,10 @@ static int version_run(cli_context *context, void *opaque) {
     json_t *names = json_array();
     for (const char *const *isa = ie_device_isa_list(); names && *isa; isa++)
       json_array_append_new(names, json_string(*isa));
-    code = cli_out_json(context, json_pack("{s:s, s:s, s:o, s:s, s:{s:b, s:b, s:b, s:b, s:b}}", "version",
-                                           cli_version(), "commit", cli_commit(), "isa", names, "isa_used",
-                                           ie_device_isa(device), "features", "cuda", 0, "mpi", 0, "nccl", 0,
-                                           "uring", has_uring, "curl", 0));
+    code = cli_out_json(context, json_pack("{s:s, s:s, s:o, s:s, s:{s:b, s:b, s:b, s:b, s:b, s:b}}",
+                                           "version", cli_version(), "commit", cli_commit(), "isa", names,
+                                           "isa_used", ie_device_isa(device), "features", "cuda", 0, "mpi", 0,
+                                           "nccl", 0, "uring", WITH_URING, "curl", 0, "edit", WITH_EDIT));
   } else {
     cli_out_printf(context, "clocher %s (%s)\nkernel sets:", cli_version(), cli_commit());
     for (const char *const *isa = ie_device_isa_list(); *isa; isa++)

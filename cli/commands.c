@@ -4,6 +4,7 @@
 /* clang-format off */
 #define BUILT(X) \
   X(run) \
+  X(chat) \
   X(logits) \
   X(tokenize) \
   X(detokenize) \
@@ -18,7 +19,6 @@
 
 /* Of later milestones: they answer "not built yet". Whoever builds one moves its line. */
 #define PLANNED(X) \
-  X(chat,         "chat",         "Talk with a model in the terminal") \
   X(serve,        "serve",        "Serve an OpenAI-compatible HTTP interface") \
   X(download,     "download",     "Fetch a model repository") \
   X(pack,         "pack",         "Write a model in one packed container") \

@@ -33,8 +33,8 @@ ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error 
   return status;
 }
 
-ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
-                          ie_error *error) {
+static ie_status engine_open(const cli_context *context, const char *dir, ie_model_options options,
+                             cli_engine *out, ie_error *error) {
   static const ie_precision precisions[] = {[CLI_FP32] = IE_PRECISION_FP32,
                                             [CLI_BF16] = IE_PRECISION_BF16,
                                             [CLI_FP16] = IE_PRECISION_FP16,
@@ -43,14 +43,24 @@ ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan
   double start = cli_clock_s();
   ie_status status = cli_device_open(context, &out->device, error);
   if (status != IE_OK) return status;
-  ie_model_options options = {.precision = precisions[context->common.precision],
-                              .deterministic = context->common.deterministic,
-                              .plan_only = plan_only};
+  options.precision = precisions[context->common.precision];
+  options.deterministic = context->common.deterministic;
   status = ie_model_open(out->device, dir, &options, &out->model, error);
   if (status != IE_OK) return status;
   out->info = ie_model_describe(out->model);
   out->load_s = cli_clock_s() - start;
   return IE_OK;
+}
+
+ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
+                          ie_error *error) {
+  return engine_open(context, dir, (ie_model_options){.plan_only = plan_only}, out, error);
+}
+
+ie_status cli_engine_open_files(const cli_context *context, const char *dir, const char *iebin_json,
+                                const char *iebin_bin, cli_engine *out, ie_error *error) {
+  ie_model_options options = {.iebin_json = iebin_json, .iebin_bin = iebin_bin};
+  return engine_open(context, dir, options, out, error);
 }
 
 void cli_engine_close(cli_engine *engine) {
@@ -84,15 +94,6 @@ static ie_plan_options plan_options(const cli_context *context, const ie_state_o
                            .rollback_tok = state->rollback_tok,
                            .kv = state->kv,
                            .memory_bytes = (size_t)context->common.memory};
-}
-
-ie_status cli_memory_fits(const cli_context *context, const cli_engine *engine, const ie_state_options *state,
-                          bool *fits, ie_error *error) {
-  ie_plan plan;
-  ie_plan_options options = plan_options(context, state);
-  ie_status status = ie_model_plan(engine->model, &options, &plan, error);
-  *fits = status == IE_OK && plan.fits;
-  return status;
 }
 
 ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
@@ -145,10 +146,24 @@ void cli_stream_print(const cli_context *context, const cli_engine *engine) {
   if (!s.streamed) return;
   cli_log(context,
           "disk: %.1f%% of the experts were in memory (%lld at a time); %.2f GB read at %.2f GB/s, %.2f GB "
-          "of it in "
-          "vain, %.2f s waited%s",
+          "of it in vain, %.2f s waited%s",
           100 * cli_hit_rate(&s), (long long)s.slots, 1e-9 * (double)s.read_bytes, cli_disk_gb_s(&s),
           1e-9 * (double)s.vain_bytes, s.wait_s, s.direct ? "" : "; this file system has no direct reads");
+}
+
+ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine, int64_t batch, size_t rows,
+                           ie_state_options *state, ie_error *error) {
+  int64_t count = rows > 0 ? (int64_t)rows : 1;
+  state->sequences = batch < count ? batch : count;
+  while (state->sequences > 1 && !cli_given(context, "--batch")) {
+    ie_plan plan;
+    ie_plan_options options = plan_options(context, state);
+    ie_status status = ie_model_plan(engine->model, &options, &plan, error);
+    if (status != IE_OK) return status;
+    if (plan.fits) break;
+    state->sequences /= 2;
+  }
+  return cli_memory_place(context, engine, state, error);
 }
 
 json_t *cli_arithmetic_json(const ie_model_info *info, ie_dtype kv) {

@@ -23,6 +23,9 @@ ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error 
 /* Opens device and model. plan_only: for planning alone. Close it in any case. */
 ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
                           ie_error *error);
+/* The same, computing, with the files of an IEBIN model named (ie_model_options; both NULL: searched in dir). */
+ie_status cli_engine_open_files(const cli_context *context, const char *dir, const char *iebin_json,
+                                const char *iebin_bin, cli_engine *out, ie_error *error);
 void cli_engine_close(cli_engine *engine);
 
 /* The --kv choices. */
@@ -53,9 +56,11 @@ void cli_stream_print(const cli_context *context, const cli_engine *engine);
 /* Share of the experts that were in memory when they were needed; GB/s while reads were under way. */
 double cli_hit_rate(const ie_stream_stats *stats);
 double cli_disk_gb_s(const ie_stream_stats *stats);
-/* Whether it fits that memory, or without the flag the machine's. */
-ie_status cli_memory_fits(const cli_context *context, const cli_engine *engine, const ie_state_options *state,
-                          bool *fits, ie_error *error);
+/* Sets state->sequences for `rows` rows, `batch` of them together, and calls cli_memory_place. Where --batch was not given
+ * (its default is CLI_BATCH), fewer when the --memory limit, or the machine, does not hold so many. */
+#define CLI_BATCH "8"
+ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine, int64_t batch, size_t rows,
+                           ie_state_options *state, ie_error *error);
 
 /* {"weights", "activations", "accumulate", "kv"}. */
 json_t *cli_arithmetic_json(const ie_model_info *info, ie_dtype kv);

@@ -74,14 +74,18 @@ void cli_help(const cli_command *command) {
     printf("clocher %s: %s\n\nThis command is not built yet.\n", command->name, command->summary);
     return;
   }
-  int at = printf("Usage: clocher %s ", command->name);
+  const cli_dialect *dialect = command->dialect;
+  int at = dialect ? printf("Usage: %s ", dialect->program) : printf("Usage: clocher %s ", command->name);
   text_wrap(command->usage ? command->usage : "[flags]", at, 9);
   printf("\n%s.\n", command->summary);
   if (command->help) printf("\n%s\n", command->help);
   options_print("Flags", command->options, ~0u);
-  options_print("Flags of every command", cli_common_options, command->common | 1u << CLI_COMMON_QUIET);
-  unused_print(command);
-  printf("\nExit: 0 ok, 1 failed, 2 usage or bad argument, 4 quality gate.\n");
+  if (!dialect) {
+    options_print("Flags of every command", cli_common_options, command->common | 1u << CLI_COMMON_QUIET);
+    unused_print(command);
+  }
+  printf("\nExit: %s.\n",
+         dialect ? dialect->exit_codes : "0 ok, 1 failed, 2 usage or bad argument, 4 quality gate");
 }
 
 void cli_help_all(void) {

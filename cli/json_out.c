@@ -48,16 +48,21 @@ static bool utf8_valid(const char *bytes, size_t size) {
   return true;
 }
 
+bool cli_utf8_append(ie_bytes *bytes, const char *text, size_t size) {
+  bool ok = true;
+  for (size_t i = 0; ok && i < size;) {
+    size_t n = utf8_length((const unsigned char *)text + i, size - i);
+    ok = n ? cli_bytes_append(bytes, text + i, n) : cli_bytes_append(bytes, "\xEF\xBF\xBD", 3);
+    i += n ? n : 1;
+  }
+  return ok;
+}
+
 json_t *cli_json_text(const char *bytes, size_t size) {
   if (!size) return json_string("");
   if (utf8_valid(bytes, size)) return json_stringn_nocheck(bytes, size);
   ie_bytes clean = {0};
-  bool ok = true;
-  for (size_t i = 0; ok && i < size;) {
-    size_t n = utf8_length((const unsigned char *)bytes + i, size - i);
-    ok = n ? cli_bytes_append(&clean, bytes + i, n) : cli_bytes_append(&clean, "\xEF\xBF\xBD", 3);
-    i += n ? n : 1;
-  }
+  bool ok = cli_utf8_append(&clean, bytes, size);
   json_t *value = ok ? json_stringn_nocheck(clean.data, clean.size) : NULL;
   free(clean.data);
   return value;

@@ -1,5 +1,6 @@
 /* The entry: reads the environment, finds the command, runs it, and settles what became of stdout. */
 #include "cli.h"
+#include "inference_engine.h"
 #include "out.h"
 #include "signals.h"
 
@@ -8,24 +9,29 @@
 #include <string.h>
 #include <unistd.h>
 
-/* $XDG_CACHE_HOME/clocher or $HOME/.cache/clocher, as the XDG base directory specification says (relative paths
- * are ignored). Fresh memory or NULL. */
-static char *cache_dir_make(void) {
-  const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+/* $VARIABLE/clocher or $HOME/FALLBACK/clocher, as the XDG base directory specification says (relative paths are
+ * ignored). Fresh memory or NULL. */
+static char *xdg_dir_make(const char *variable, const char *fallback) {
+  const char *xdg = getenv(variable), *home = getenv("HOME");
   char *dir = NULL;
   if (xdg && xdg[0] == '/') return asprintf(&dir, "%s/clocher", xdg) < 0 ? NULL : dir;
-  if (home && home[0] == '/') return asprintf(&dir, "%s/.cache/clocher", home) < 0 ? NULL : dir;
+  if (home && home[0] == '/') return asprintf(&dir, "%s/%s/clocher", home, fallback) < 0 ? NULL : dir;
   return NULL;
 }
 
 static cli_env env_read(void) {
   const char *no_color = getenv("NO_COLOR"), *isa = getenv("CLOCHER_ISA");
-  bool terminal = isatty(STDERR_FILENO) == 1;
+  bool terminal = isatty(STDERR_FILENO) == 1, out_terminal = isatty(STDOUT_FILENO) == 1;
+  bool color = !(no_color && no_color[0]);
   return (cli_env){
       .isa = isa && isa[0] ? isa : NULL,
-      .cache_dir = cache_dir_make(),
-      .color = terminal && !(no_color && no_color[0]),
+      .cache_dir = xdg_dir_make("XDG_CACHE_HOME", ".cache"),
+      .state_dir = xdg_dir_make("XDG_STATE_HOME", ".local/state"),
+      .color = terminal && color,
       .terminal = terminal,
+      .out_color = out_terminal && color,
+      .out_terminal = out_terminal,
+      .in_terminal = isatty(STDIN_FILENO) == 1,
   };
 }
 
@@ -84,10 +90,31 @@ static int help_run(cli_context *context, int argc, char **argv) {
   return CLI_OK;
 }
 
+/* The variables of documents that call the program inference-engine, as they are now. */
+static void engine_env_read(const char *values[INFER_VARIABLES]) {
+  for (size_t i = 0; i < INFER_VARIABLES; i++) values[i] = getenv(infer_variables[i].name);
+}
+
+/* Called inference-engine (or inference-engine.cuda), the program is that command and no other. */
+static bool called_engine(const char *path) {
+  const char *slash = path ? strrchr(path, '/') : NULL;
+  const char *name = slash ? slash + 1 : path;
+  return name && !strncmp(name, cmd_inference_engine.name, strlen(cmd_inference_engine.name));
+}
+
 int main(int argc, char **argv) {
   cli_out_init();
   cli_signals_install();
   cli_context context = {.env = env_read()};
+  const char *engine_values[INFER_VARIABLES];
+  if (called_engine(argv[0])) {
+    engine_env_read(engine_values);
+    context.env.engine = engine_values;
+    context.command = &cmd_inference_engine;
+    int engine_code = command_run(&context, argc - 1, argv + 1);
+    free(context.env.cache_dir);
+    return cli_out_finish(&context, engine_code);
+  }
   int code = help_run(&context, argc, argv);
   if (code < 0) {
     const char *name = strcmp(argv[1], "--version") ? argv[1] : "version";
@@ -95,5 +122,6 @@ int main(int argc, char **argv) {
     code = context.command ? command_run(&context, argc - 2, argv + 2) : command_unknown(&context, name);
   }
   free(context.env.cache_dir);
+  free(context.env.state_dir);
   return cli_out_finish(&context, code);
 }

@@ -27,7 +27,7 @@ const cli_option cli_common_options[] = {
     [CLI_COMMON_DETERMINISTIC] =
         {"--deterministic", CLI_AS_FLAG(cli_common, deterministic),
          .meaning = "Results do not depend on chunk and batch either, to the bit. Prompts are "
-                    "slower: they are read without the matrix kernels."},
+                    "slower: matrix kernels are left out but for quantised weights in class int8."},
     [CLI_COMMON_MEMORY] = {"--memory", CLI_AS_SIZE(cli_common, memory), .argument = "SIZE",
                            .meaning = "Memory limit, such as 4GiB; default: none."},
     [CLI_COMMON_DEVICE] = {"--device", CLI_AS_CHOICE(cli_common, device), .argument = "D", .fallback = "auto",
@@ -77,63 +77,90 @@ static void bounds_get(const cli_option *option, double *min, double *max) {
   *max = any ? (option->kind == CLI_INT ? 0x1p53 : HUGE_VAL) : option->max;
 }
 
-static int number_refuse(const cli_context *context, const cli_option *option, const char *text) {
+/* What is wrong in a dialect's own words; -1 in a command of clocher, which says it itself. */
+static int dialect_refuse(const cli_context *context, cli_refusal what, const cli_option *option,
+                          const char *text) {
+  const cli_dialect *dialect = context->command->dialect;
+  if (!dialect) return -1;
+  dialect->refuse(context, what, option, text);
+  return cli_usage_line(context);
+}
+
+/* Flags of every command, but in a dialect. */
+static const cli_option *common_table(const cli_command *command) {
+  return command->dialect ? NULL : cli_common_options;
+}
+
+static bool number_refuse(const cli_option *option, const char *text, char *why, size_t size) {
   double min, max;
   bounds_get(option, &min, &max);
   const char *kind = option->kind == CLI_INT ? "an integer" : "a number";
   if (isinf(min) && isinf(max))
-    return cli_usage(context, "%s: expected %s, found '%s'", option->name, kind, text);
-  if (isinf(max))
-    return cli_usage(context, "%s: expected %s of at least %.16g, found '%s'", option->name, kind, min, text);
-  return cli_usage(context, "%s: expected %s from %.16g to %.16g, found '%s'", option->name, kind, min, max,
-                   text);
+    snprintf(why, size, "%s: expected %s, found '%s'", option->name, kind, text);
+  else if (isinf(max))
+    snprintf(why, size, "%s: expected %s of at least %.16g, found '%s'", option->name, kind, min, text);
+  else
+    snprintf(why, size, "%s: expected %s from %.16g to %.16g, found '%s'", option->name, kind, min, max,
+             text);
+  return false;
 }
 
-static int choice_refuse(const cli_context *context, const cli_option *option, const char *text) {
+static bool choice_refuse(const cli_option *option, const char *text, char *why, size_t size) {
   char list[256] = "";
   for (size_t i = 0; option->choices[i]; i++) {
     size_t used = strlen(list);
     snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", option->choices[i]);
   }
-  return cli_usage(context, "%s: expected one of %s; found '%s'", option->name, list, text);
+  snprintf(why, size, "%s: expected one of %s; found '%s'", option->name, list, text);
+  return false;
 }
 
-static int strings_append(const cli_context *context, cli_strings *list, const char *text) {
+static bool strings_append(cli_strings *list, const char *text, char *why, size_t size) {
   const char **items = realloc(list->items, (list->count + 1) * sizeof *items);
-  if (!items) return cli_failf(context, "out of memory");
+  if (!items) {
+    snprintf(why, size, "out of memory");
+    return false;
+  }
   list->items = items;
   items[list->count++] = text;
-  return -1;
+  return true;
 }
 
-/* Writes one value into its field; -1, or an exit code. */
-static int value_store(const cli_context *context, const cli_option *option, char *settings,
-                       const char *text) {
-  void *field = settings + option->offset;
+bool cli_option_store(const cli_option *option, void *settings, const char *text, char *why, size_t size) {
+  void *field = (char *)settings + option->offset;
   double min, max;
   bounds_get(option, &min, &max);
   switch (option->kind) {
-  case CLI_FLAG: *(bool *)field = true; return -1;
+  case CLI_FLAG: *(bool *)field = true; return true;
   case CLI_INT:
-    if (cli_parse_int(text, (int64_t)min, (int64_t)max, field)) return -1;
-    return number_refuse(context, option, text);
-  case CLI_FLOAT:
-    if (cli_parse_float(text, min, max, field)) return -1;
-    return number_refuse(context, option, text);
+    return cli_parse_int(text, (int64_t)min, (int64_t)max, field) || number_refuse(option, text, why, size);
+  case CLI_FLOAT: return cli_parse_float(text, min, max, field) || number_refuse(option, text, why, size);
   case CLI_SIZE:
-    if (cli_parse_size(text, field)) return -1;
-    return cli_usage(context, "%s: expected a size such as 512MiB or 4GB, found '%s'", option->name, text);
-  case CLI_STRING: *(const char **)field = text; return -1;
-  case CLI_STRINGS: return strings_append(context, field, text);
+    if (cli_parse_size(text, field)) return true;
+    snprintf(why, size, "%s: expected a size such as 512MiB or 4GB, found '%s'", option->name, text);
+    return false;
+  case CLI_STRING: *(const char **)field = text; return true;
+  case CLI_STRINGS: return strings_append(field, text, why, size);
   case CLI_CHOICE:
     for (int i = 0; option->choices[i]; i++)
       if (!strcmp(text, option->choices[i])) {
         *(int *)field = i;
-        return -1;
+        return true;
       }
-    return choice_refuse(context, option, text);
+    return choice_refuse(option, text, why, size);
   }
-  return CLI_FAILED;
+  return false;
+}
+
+/* Writes one value into its field; -1, or an exit code. */
+static int value_store(const cli_context *context, const cli_option *option, void *settings,
+                       const char *text) {
+  char why[512];
+  if (cli_option_store(option, settings, text, why, sizeof why)) return -1;
+  int code = -1;
+  if (option->kind == CLI_INT || option->kind == CLI_FLOAT)
+    code = dialect_refuse(context, option->kind == CLI_INT ? CLI_BAD_INT : CLI_BAD_FLOAT, option, text);
+  return code >= 0 ? code : cli_usage(context, "%s", why);
 }
 
 static int fallbacks_store(const cli_context *context, const cli_option *table, void *settings) {
@@ -145,7 +172,7 @@ static int fallbacks_store(const cli_context *context, const cli_option *table, 
 
 static bool flag_known(const cli_command *command, const char *flag) {
   return table_find(command->options, flag, strlen(flag)) ||
-         table_find(cli_common_options, flag, strlen(flag));
+         table_find(common_table(command), flag, strlen(flag));
 }
 
 /* One flag at argv[*at]; moves *at past its value. */
@@ -159,12 +186,13 @@ static void flag_parse(parser *p, int argc, char **argv, int *at) {
   bool *given = NULL;
   if (option) {
     given = &p->parsed->given[option - command->options];
-  } else if ((option = table_find(cli_common_options, flag, length))) {
+  } else if ((option = table_find(common_table(command), flag, length))) {
     settings = (char *)&context->common;
     given = &p->parsed->given[table_count(command->options) + (size_t)(option - cli_common_options)];
   } else {
     char word[64];
     snprintf(word, sizeof word, "%.*s", (int)(length < 63 ? length : 63), flag);
+    if ((p->status = dialect_refuse(context, CLI_UNKNOWN_FLAG, NULL, word)) >= 0) return;
     const char *nearest = flag_nearest(command, word);
     p->status = cli_usage(context, "unknown flag %s%s%s", word, nearest ? "; the nearest is " : "",
                           nearest ? nearest : "");
@@ -177,6 +205,7 @@ static void flag_parse(parser *p, int argc, char **argv, int *at) {
   }
   if (option->kind != CLI_FLAG && !value) {
     if (*at + 1 >= argc) {
+      if ((p->status = dialect_refuse(context, CLI_NO_VALUE, option, option->name)) >= 0) return;
       p->status = cli_usage(context, "%s needs a value: %s %s", option->name, option->name, option->argument);
       return;
     }
@@ -189,7 +218,8 @@ static void flag_parse(parser *p, int argc, char **argv, int *at) {
     }
   }
   if (*given && option->kind != CLI_STRINGS && option->kind != CLI_FLAG)
-    fprintf(stderr, "clocher: %s is given more than once; the last one counts\n", option->name);
+    fprintf(stderr, "%s: %s is given more than once; the last one counts\n",
+            command->dialect ? "warn" : "clocher", option->name);
   *given = true;
   p->status = value_store(context, option, settings, value);
 }
@@ -201,6 +231,9 @@ static int required_check(const cli_context *context, const cli_parsed *parsed) 
       return cli_usage(context, "%s %s is missing", command->options[i].name, command->options[i].argument);
   if (context->arg_count < command->args_min)
     return cli_usage(context, "expected: clocher %s %s", command->name, command->usage ? command->usage : "");
+  if (context->arg_count > command->args_max &&
+      dialect_refuse(context, CLI_NO_FLAG, NULL, context->args[command->args_max]) >= 0)
+    return CLI_USAGE;
   if (context->arg_count > command->args_max)
     return cli_usage(context, "unexpected argument '%s'", context->args[command->args_max]);
   return -1;
@@ -211,7 +244,7 @@ static bool help_asked(const cli_command *command, int argc, char **argv) {
   for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++) {
     if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return true;
     const cli_option *option = table_find(command->options, argv[i], strlen(argv[i]));
-    if (!option) option = table_find(cli_common_options, argv[i], strlen(argv[i]));
+    if (!option) option = table_find(common_table(command), argv[i], strlen(argv[i]));
     if (option && option->kind != CLI_FLAG) i++;
   }
   return false;
@@ -244,7 +277,7 @@ int cli_parse(cli_context *context, int argc, char **argv, cli_parsed *parsed) {
       parsed->args[context->arg_count++] = arg;
   }
   if (p.status < 0) p.status = required_check(context, parsed);
-  if (p.status < 0) cli_unused_log(context, command->name, command->common);
+  if (p.status < 0 && !command->dialect) cli_unused_log(context, command->name, command->common);
   return p.status;
 }
 

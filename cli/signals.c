@@ -1,5 +1,6 @@
 #include "signals.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -9,12 +10,27 @@
 
 /* Touched by handlers, therefore lock-free atomics of this file alone. */
 static atomic_int interrupts;
-static atomic_bool polled;
+static atomic_bool polled, collecting, resized, continued;
+static atomic_int news_write = -1, news_read = -1; /* a pipe: a handler wakes up who waits in poll() */
 
 static void interrupt_handle(int sig) {
   (void)sig;
+  if (atomic_load(&collecting)) {
+    atomic_fetch_add(&interrupts, 1);
+    int kept = errno;
+    (void)!write(atomic_load(&news_write), "", 1);
+    errno = kept;
+    return;
+  }
   if (atomic_load(&polled) && atomic_fetch_add(&interrupts, 1) == 0) return;
   _exit(130);
+}
+
+static void terminal_handle(int sig) {
+  atomic_store(sig == SIGCONT ? &continued : &resized, true);
+  int kept = errno;
+  (void)!write(atomic_load(&news_write), "", 1);
+  errno = kept;
 }
 
 /* Reads lower-case hexadecimal digits. */
@@ -89,6 +105,28 @@ void cli_signals_install(void) {
 
 void cli_signals_poll(void) {
   atomic_store(&polled, true);
+}
+
+int cli_signals_collect(void) {
+  int ends[2];
+  if (atomic_load(&news_read) < 0 && pipe2(ends, O_CLOEXEC | O_NONBLOCK) == 0) {
+    atomic_store(&news_read, ends[0]);
+    atomic_store(&news_write, ends[1]);
+  }
+  atomic_store(&collecting, true);
+  struct sigaction terminal = {.sa_handler = terminal_handle, .sa_flags = SA_RESTART};
+  sigemptyset(&terminal.sa_mask);
+  sigaction(SIGWINCH, &terminal, NULL);
+  sigaction(SIGCONT, &terminal, NULL);
+  return atomic_load(&news_read);
+}
+
+cli_signal_news cli_signals_take(void) {
+  char drain[64];
+  while (read(atomic_load(&news_read), drain, sizeof drain) > 0) {
+  }
+  return (cli_signal_news){atomic_exchange(&interrupts, 0), atomic_exchange(&resized, false),
+                           atomic_exchange(&continued, false)};
 }
 
 bool cli_interrupted(void) {

@@ -12,7 +12,19 @@ void cli_signals_install(void);
  * ends the program with exit 130. */
 void cli_signals_poll(void);
 
-/* True once SIGINT has come after cli_signals_poll. May be asked by any thread. */
+/* From now on SIGINT only counts, however often it comes: for a command that has another way out. Also notes that the
+ * terminal changed its size, and that the program was stopped and goes on. Returns a descriptor that poll() finds
+ * readable when something was noted, or -1 when there is none; it stays open. */
+int cli_signals_collect(void);
+
+/* What was noted since it was last asked, which is forgotten. */
+typedef struct cli_signal_news {
+  int interrupts;
+  bool resized, continued;
+} cli_signal_news;
+cli_signal_news cli_signals_take(void);
+
+/* True once SIGINT has come after cli_signals_poll, or since cli_signals_take. May be asked by any thread. */
 bool cli_interrupted(void);
 
 #endif

@@ -16,6 +16,7 @@ $(B)/clocher.pc: clocher.pc.in $(B)/flags.stamp $(B)/config.mk FORCE
 install: all $(B)/clocher.pc ## program, libraries, headers, clocher.pc and the demo model under DESTDIR and PREFIX
 	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig $(INCLUDEDIR)/clocher $(DATADIR)/doc/clocher)
 	$(if $(PROGRAM),$(INSTALL) -m 755 $(PROGRAM) $(DESTDIR)$(BINDIR)/clocher)
+	$(if $(PROGRAM_NAMES),ln -sf clocher $(DESTDIR)$(BINDIR)/$(notdir $(PROGRAM_NAMES)))
 	$(INSTALL) -m 644 $(STATIC_LIB) $(DESTDIR)$(LIBDIR)/libclocher.a
 	$(INSTALL) -m 755 $(SHARED_LIB) $(DESTDIR)$(LIBDIR)/libclocher.so.$(VERSION)
 	ln -sf libclocher.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libclocher.so.$(SOVERSION)
@@ -31,6 +32,6 @@ endif
 	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then PATH="$$PATH:/sbin:/usr/sbin" ldconfig || true; fi
 
 uninstall: ## removes what install put there
-	rm -f $(DESTDIR)$(BINDIR)/clocher $(DESTDIR)$(LIBDIR)/libclocher.a $(DESTDIR)$(LIBDIR)/libclocher.so*
+	rm -f $(DESTDIR)$(BINDIR)/clocher $(DESTDIR)$(BINDIR)/inference-engine $(DESTDIR)$(LIBDIR)/libclocher.a $(DESTDIR)$(LIBDIR)/libclocher.so*
 	rm -f $(DESTDIR)$(LIBDIR)/pkgconfig/clocher.pc
 	rm -rf $(DESTDIR)$(INCLUDEDIR)/clocher $(DESTDIR)$(DATADIR)/clocher $(DESTDIR)$(DATADIR)/doc/clocher

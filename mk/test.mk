@@ -60,3 +60,7 @@ test-san-tsan: $(TEST_BIN)
 # $(FUZZ_SECONDS) for each fuzzer (mk/fuzz.mk); one program runs them all, so its limit is another.
 test-fuzz: fuzz-build
 	@TEST_LIMIT_S=7200 FUZZERS='$(FUZZERS)' FUZZ_SECONDS='$(FUZZ_SECONDS)' $(TEST_SH) run fuzz scripts/fuzz.sh
+
+.PHONY: docs-ops
+docs-ops: $(B)/tests/test_ops_table ## writes the tables of docs/ops.md anew
+	$< --write docs/ops.md

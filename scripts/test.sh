@@ -7,7 +7,8 @@
 #
 # A program speaks cmocka's or TAP. One line is printed for each; the whole output of those that failed too (every
 # log stays in $B/logs). A program that ends with a status other than 0 and names no failed test counts as one
-# failed test. Results go to $RESULTS: stage, program, passed, failed, skipped, seconds.
+# failed test. For another machine TEST_RUNNER stands before each compiled test, and TEST_PROGRAM is a script that runs
+# the program. Results go to $RESULTS: stage, program, passed, failed, skipped, seconds.
 set -u
 B=${B:-build}
 RESULTS=${RESULTS:-$B/results}
@@ -40,11 +41,14 @@ prefix=()
 no_randomisation() { setarch "$(uname -m)" -R true 2>/dev/null && prefix=(setarch "$(uname -m)" -R); }
 
 run_program() {
-  local stage=$1 program=$2 name log start status passed failed skipped
+  local stage=$1 program=$2 name log start runner status passed failed skipped
   name=$(basename "$program" .sh)
   log=$B/logs/$stage-$name.log
   start=$(now)
-  CLOCHER_BIN=$B/clocher CLOCHER_BUILD=$B timeout -k 10 "$LIMIT_S" "${prefix[@]}" "$program" >"$log" 2>&1 </dev/null
+  read -ra runner <<<"${TEST_RUNNER:-}"
+  [[ $program != *.sh ]] || runner=()
+  CLOCHER_BIN=${TEST_PROGRAM:-$B/clocher} CLOCHER_BUILD=$B timeout -k 10 "$LIMIT_S" "${prefix[@]}" "${runner[@]}" \
+    "$program" >"$log" 2>&1 </dev/null
   status=$?
   read -r passed failed skipped <<<"$(count "$log")"
   if [[ $status -ne 0 && $failed -eq 0 ]]; then

@@ -19,7 +19,8 @@ link() {
 }
 
 check "make install" quiet_make install PREFIX="$prefix"
-for file in include/clocher/generate.h lib/libclocher.a lib/libclocher.so lib/pkgconfig/clocher.pc bin/clocher; do
+for file in include/clocher/generate.h lib/libclocher.a lib/libclocher.so lib/pkgconfig/clocher.pc bin/clocher \
+  bin/inference-engine; do
   [[ -e $prefix/$file ]] || echo "$file is missing"
 done | verdict "program, libraries, headers and clocher.pc are there"
 for header in include/clocher/*.h; do cmp "$header" "$prefix/$header" 2>&1; done | verdict "the headers are those of the sources"
@@ -39,6 +40,8 @@ if [[ -f $model/config.json ]]; then
     verdict "the example names a directory that is not there and ends with status 1"
   check "the installed program runs" "$prefix/bin/clocher" run --model-dir "$prefix/share/clocher/demo-model" \
     --prompt "Once upon a time" --max-new 5 --greedy --quiet
+  check "it runs under its other name" "$prefix/bin/inference-engine" --model-dir "$prefix/share/clocher/demo-model" \
+    --max-new 5 "Once upon a time"
 else
   echo "$model/config.json is missing" | verdict "the example writes text"
 fi

@@ -53,6 +53,49 @@ static ie_status run_all(const char *dir, ie_device *device, ie_error *error) {
   return status;
 }
 
+/* Three requests on two sequences, with text and without an end of their own. */
+static ie_status run_scheduler(ie_model *model, ie_error *error) {
+  ie_state *state = NULL;
+  ie_scheduler *scheduler = NULL;
+  ie_status status =
+      ie_state_new(model, &(ie_state_options){.context_tok = CONTEXT, .sequences = 2}, &state, error);
+  if (status == IE_OK) status = ie_scheduler_new(state, &scheduler, error);
+  for (int i = 0; i < 3 && status == IE_OK; i++) {
+    uint64_t id;
+    ie_generate_options o = {.prompt = prompt + i,
+                             .prompt_count = PROMPT - 2 * i,
+                             .max_new = NEW,
+                             .ignore_eos = true,
+                             .logprobs = 2};
+    status = ie_scheduler_submit(scheduler, &o, &id, error);
+  }
+  while (status == IE_OK && ie_scheduler_running(scheduler) + ie_scheduler_waiting(scheduler) > 0) {
+    const ie_event *events;
+    size_t count = ie_scheduler_step(scheduler, NULL, NULL, &events);
+    for (size_t i = 0; i < count && status == IE_OK; i++)
+      if (events[i].ended && events[i].status != IE_OK) {
+        status = events[i].status;
+        *error = events[i].error;
+      }
+  }
+  ie_scheduler_free(scheduler);
+  ie_state_free(state);
+  return status;
+}
+
+static ie_status run_together(void *arg, ie_error *error) {
+  (void)arg;
+  ie_device *device;
+  ie_model *model = NULL;
+  ie_status status = ie_device_open(&(ie_device_options){.threads = 1}, &device, error);
+  if (status != IE_OK) return status;
+  status = ie_model_open(device, mxfp4_dir, NULL, &model, error);
+  if (status == IE_OK) status = run_scheduler(model, error);
+  ie_model_free(model);
+  ie_device_free(device);
+  return status;
+}
+
 static ie_status run_with_device(const char *dir, ie_error *error) {
   ie_device *device;
   ie_status status = ie_device_open(&(ie_device_options){.threads = 2}, &device, error);
@@ -124,6 +167,7 @@ static const failing_case cases[] = {
     /* where direct reads cannot be tried, or a thread is missing, it reads otherwise */
     {.name = "experts from disk, io_uring", .run = run_streamed_uring, .tolerant = true},
     {.name = "experts from disk, threads", .run = run_streamed_threads, .tolerant = true},
+    {.name = "engine: a scheduler", .run = run_together, .tolerant = true},
     {.name = "inspect", .run = run_inspect, .tolerant = true},
 };
 enum { CASES = sizeof cases / sizeof cases[0] };
@@ -152,11 +196,15 @@ static void tokens_allocate_nothing(void **unused) {
   ie_status token_status = ie_state_append(state, 0, &id, 1, NULL, &error);
   ie_status step_status =
       ie_state_step(state, (const int32_t[]){1, 0}, (const int32_t[]){3, 4}, 2, &logits, &error);
+  ie_advance rows[2] = {{.sequence = 0, .ids = prompt, .count = 4, .wanted = 1},
+                        {.sequence = 1, .ids = prompt, .count = 1, .wanted = 1}};
+  ie_status advance_status = ie_state_advance(state, rows, 2, NULL, &error);
   ie_status back_status = ie_state_rollback(state, 0, 4, &error);
   bool failed = failing_malloc_disarm();
   assert_int_equal(prompt_status, IE_OK);
   assert_int_equal(token_status, IE_OK);
   assert_int_equal(step_status, IE_OK);
+  assert_int_equal(advance_status, IE_OK);
   assert_int_equal(back_status, IE_OK);
   assert_false(failed);
   ie_state_free(state);

@@ -11,6 +11,7 @@
 #include "eval/synth.h"
 #include "formats/checkpoint.h"
 #include "support/tempdir.h"
+#include "support/torch_file.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,7 +25,8 @@
 /* What the cases read, made once with all memory there. */
 typedef struct fixture {
   char *dir;
-  char single[512], sharded[512], numbered[512], iebin[512], nothing[512], out[512], tokenizer[512];
+  char single[512], sharded[512], numbered[512], iebin[512], torch[512], nothing[512], out[512],
+      tokenizer[512];
 } fixture;
 
 /* ---- formats ---- */
@@ -49,6 +51,24 @@ static ie_status run_numbered(void *arg, ie_error *error) {
 }
 static ie_status run_iebin(void *arg, ie_error *error) {
   return open_and_look(((fixture *)arg)->iebin, 1, error);
+}
+
+static ie_status run_iebin_named(void *arg, ie_error *error) {
+  const fixture *f = arg;
+  ie_checkpoint *c;
+  char json[600], bin[600];
+  snprintf(json, sizeof json, "%s/model.ie.json", f->iebin);
+  snprintf(bin, sizeof bin, "%s/model.ie.bin", f->iebin);
+  ie_status status = ie_checkpoint_open_iebin(f->dir, json, bin, &c, error);
+  if (status != IE_OK) return status;
+  size_t count = ie_checkpoint_count(c);
+  ie_checkpoint_free(c);
+  return count == 1 ? IE_OK : ie_error_set(error, IE_INTERNAL, "expected one tensor, found %zu", count);
+}
+
+/* Views that lie there, one that is copied, two shards. */
+static ie_status run_torch(void *arg, ie_error *error) {
+  return open_and_look(((fixture *)arg)->torch, 4, error);
 }
 
 static ie_status run_path(void *arg, ie_error *error) {
@@ -156,6 +176,10 @@ static ie_status run_bf16(void *arg, ie_error *error) {
   return model_run(arg, "tests/data/models/gpt-oss-bf16", error); /* experts are transposed at load */
 }
 
+static ie_status run_native(void *arg, ie_error *error) {
+  return model_run(arg, "tests/data/models/nanochat-native", error);
+}
+
 static ie_status run_inspect(void *arg, ie_error *error) {
   ie_inspection *inspection;
   (void)arg;
@@ -210,6 +234,8 @@ static const failing_case cases[] = {
     {.name = "checkpoint: shards with an index", .run = run_sharded},
     {.name = "checkpoint: numbered shards", .run = run_numbered},
     {.name = "checkpoint: IEBIN", .run = run_iebin},
+    {.name = "checkpoint: IEBIN, files named", .run = run_iebin_named},
+    {.name = "checkpoint: PyTorch's files", .run = run_torch},
     {.name = "checkpoint: where config.json lies", .run = run_path},
     {.name = "checkpoint: no weights", .run = run_nothing, .tolerant = true}, /* the list may be shorter */
     {.name = "tensor file: write and read",
@@ -227,6 +253,7 @@ static const failing_case cases[] = {
      .run = run_hf,
      .tolerant = true}, /* threads */
     {.name = "model: load, prompt, tokens, save, restore (bf16)", .run = run_bf16, .tolerant = true},
+    {.name = "model: load, prompt, tokens, save, restore (native)", .run = run_native, .tolerant = true},
     {.name = "inspect", .run = run_inspect, .tolerant = true},
     {.name = "synth", .run = run_synth, .tolerant = true},
 };
@@ -275,12 +302,26 @@ static void tokenizer_write(const char *dir) {
   ie_buf_free(&text);
 }
 
+static void torch_write(const char *dir, const char *file, const char *first, const char *second) {
+  static const uint8_t four[4] = {1, 2, 3, 4};
+  const torch_view views[] = {{first, "ByteStorage", "0", 4, 0, 2, {2, 2}, {2, 1}, true},
+                              {second, "ByteStorage", "0", 4, 0, 2, {2, 2}, {1, 2}, false}};
+  zip_writer zip = {0};
+  ie_buf pickle = {0};
+  pickle_views(&pickle, views, 2);
+  torch_archive(&zip, &pickle, &(torch_storage){"0", four, 4}, 1);
+  tempdir_write(dir, file, zip.bytes.data, zip.bytes.size);
+  ie_buf_free(&pickle);
+  zip_free(&zip);
+}
+
 static void fixture_make(fixture *f) {
   f->dir = tempdir_make();
   snprintf(f->single, sizeof f->single, "%s/single", f->dir);
   snprintf(f->sharded, sizeof f->sharded, "%s/sharded", f->dir);
   snprintf(f->numbered, sizeof f->numbered, "%s/numbered", f->dir);
   snprintf(f->iebin, sizeof f->iebin, "%s/iebin", f->dir);
+  snprintf(f->torch, sizeof f->torch, "%s/torch", f->dir);
   snprintf(f->nothing, sizeof f->nothing, "%s/nothing", f->dir);
   snprintf(f->out, sizeof f->out, "%s/out", f->dir);
   snprintf(f->tokenizer, sizeof f->tokenizer, "%s/tokenizer.json", f->dir);
@@ -297,6 +338,8 @@ static void fixture_make(fixture *f) {
   tempdir_write_text(f->dir, "iebin/model.ie.json",
                      "{\"tensors\":[{\"name\":\"a\",\"dtype\":\"U8\",\"shape\":[1],\"offset\":0}]}");
   tempdir_write_text(f->dir, "iebin/config.json", "{}");
+  torch_write(f->dir, "torch/pytorch_model-00001-of-00002.bin", "a", "b");
+  torch_write(f->dir, "torch/pytorch_model-00002-of-00002.bin", "c", "d");
   tempdir_write_text(f->dir, "nothing/model.gguf", "");
 }
 

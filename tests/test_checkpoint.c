@@ -3,6 +3,7 @@
 
 #include "clocher/tensor.h"
 #include "support/tempdir.h"
+#include "support/torch_file.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -134,10 +135,10 @@ static void nothing_is_listed(void **state) {
   refuse(*state, IE_IO, "no weights", "found no file of weights");
   shard(*state, "reference.safetensors", "a", 1);
   shard(*state, "gradients.safetensors", "a", 1);
-  tempdir_write_text(*state, "hf/pytorch_model.bin", "x");
-  refuse(*state, IE_IO, "gradients.safetensors, reference.safetensors, hf/pytorch_model.bin", *state);
+  tempdir_write_text(*state, "hf/adapter_model.bin", "x");
+  refuse(*state, IE_IO, "gradients.safetensors, reference.safetensors, hf/adapter_model.bin", *state);
   refuse(tempdir_path(*state, "absent"), IE_IO, "no such folder", "absent");
-  refuse(tempdir_path(*state, "hf/pytorch_model.bin"), IE_IO, "expected a model's folder", NULL);
+  refuse(tempdir_path(*state, "hf/adapter_model.bin"), IE_IO, "expected a model's folder", NULL);
 }
 
 static void folders_in_order(void **state) {
@@ -151,6 +152,70 @@ static void folders_in_order(void **state) {
   expect(*state, *state, 1, 9);
   shard(*state, "model.safetensors", "a", 1); /* safetensors win over IEBIN beside them */
   expect(*state, *state, 1, 1);
+}
+
+/* PyTorch's file of the same tensors. */
+static void torch_file(const char *dir, const char *file, const char *names, uint8_t mark) {
+  zip_writer zip = {0};
+  torch_marks(&zip, names, mark);
+  tempdir_write(dir, file, zip.bytes.data, zip.bytes.size);
+  zip_free(&zip);
+}
+
+static void torch_files_in_order(void **state) {
+  torch_file(*state, "model_000010.pt", "a", 9);
+  expect(*state, *state, 1, 9);
+  torch_file(*state, "pytorch_model-00001-of-00002.bin", "a", 1);
+  refuse(*state, IE_FORMAT, "shard 2 of 2 is missing", "pytorch_model.bin.index.json");
+  torch_file(*state, "pytorch_model-00002-of-00002.bin", "b", 1);
+  expect(*state, *state, 2, 1);
+  torch_file(*state, "pytorch_model.bin", "a b c", 2);
+  expect(*state, *state, 3, 2);
+  torch_file(*state, "x-1.bin", "a b", 3);
+  torch_file(*state, "x-2.bin", "c d", 3);
+  tempdir_write_text(*state, "pytorch_model.bin.index.json",
+                     "{\"weight_map\":{\"a\":\"x-1.bin\",\"b\":\"x-1.bin\",\"c\":\"x-2.bin\"}}");
+  expect(*state, *state, 4, 3);
+  iebin(*state, "", 5); /* containers made for mapping win over PyTorch's beside them */
+  expect(*state, *state, 1, 5);
+  shard(*state, "model.safetensors", "a b", 6);
+  expect(*state, *state, 2, 6);
+}
+
+static void expect_config(const char *dir, const char *name, ie_container container) {
+  ie_checkpoint *c;
+  ie_error error = {0};
+  if (ie_checkpoint_open(dir, &c, &error) != IE_OK) fail_msg("%s", error.message);
+  assert_string_equal(ie_checkpoint_config_name(c), name);
+  assert_int_equal(ie_checkpoint_container(c), container);
+  assert_int_equal(ie_checkpoint_copied_bytes(c), 0);
+  assert_false(ie_checkpoint_is_copied(c, ie_checkpoint_at(c, 0)));
+  ie_checkpoint_free(c);
+}
+
+/* The last step by its number, not by its name; other files of the trainer are no weights. */
+static void last_step_is_chosen(void **state) {
+  torch_file(*state, "model_000700.pt", "a", 1);
+  torch_file(*state, "optim_000900.pt", "a", 2);
+  torch_file(*state, "model_.pt", "a", 2);
+  torch_file(*state, "model_12a.pt", "a", 2);
+  torch_file(*state, "model_9999999999999999999.pt", "a", 2);
+  expect_config(*state, "meta_000700.json", IE_CONTAINER_NATIVE);
+  expect(*state, *state, 1, 1);
+  torch_file(*state, "model_1000000.pt", "a", 3);
+  torch_file(*state, "model_000800.pt", "a", 2);
+  expect_config(*state, "meta_1000000.json", IE_CONTAINER_NATIVE);
+  expect(*state, *state, 1, 3);
+  torch_file(*state, "pytorch_model.bin", "a", 4);
+  expect_config(*state, "config.json", IE_CONTAINER_TORCH);
+}
+
+static void damaged_torch_files_are_named(void **state) {
+  torch_file(*state, "pytorch_model-00001-of-00002.bin", "a b", 1);
+  tempdir_write_text(*state, "pytorch_model-00002-of-00002.bin", "PK\3\4");
+  refuse(*state, IE_FORMAT, "pytorch_model-00002-of-00002.bin", "cut");
+  torch_file(*state, "pytorch_model-00002-of-00002.bin", "b c", 1);
+  refuse(*state, IE_FORMAT, "tensor b stands in two files", "pytorch_model-00002-of-00002.bin");
 }
 
 static void damaged_is_not_skipped(void **state) {
@@ -276,6 +341,9 @@ int main(void) {
       CASE(lone_file),
       CASE(nothing_is_listed),
       CASE(folders_in_order),
+      CASE(torch_files_in_order),
+      CASE(last_step_is_chosen),
+      CASE(damaged_torch_files_are_named),
       CASE(iebin_alone),
       CASE(damaged_is_not_skipped),
       CASE(broken_indices),

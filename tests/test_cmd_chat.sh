@@ -30,11 +30,20 @@ printf '%s\n' "$hi" '' '{' '{"messages":[{"role":"x"}]}' "$hi" | "$program" chat
   [[ $(grep -c '^{"error":' "$folder/lines") == 2 ]] || cat "$folder/lines"
   [[ $(sed -n 1p "$folder/lines") == "$(sed -n 4p "$folder/lines")" ]] || echo "the last line differs from the first"
 } | verdict "--jsonl goes on after a line that is refused"
-expect 1 'messages\[0\]: role' chat-format "${ranks[@]}" <<<'{"messages":[{"role":"x"}]}' | verdict "a bad request is refused"
+expect 2 'messages\[0\]\.role' chat-format "${ranks[@]}" <<<'{"messages":[{"role":"x"}]}' | verdict "a bad request is refused"
 expect 2 'known are harmony, qwen2.5, qwen3, llama3.1, llama3.2, nanochat, c2c' \
   chat-format "${ranks[@]}" --format nothing <<<"$hi" | verdict "an unknown format is a usage error with the list"
-expect 1 'nanochat is not built yet' chat-format "${ranks[@]}" --format nanochat <<<"$hi" |
-  verdict "a format that is not built says so"
+expect 1 'no special token <\|bos\|>' chat-format "${ranks[@]}" --format nanochat <<<"$hi" |
+  verdict "a tokenizer of another format is refused with the token that it lacks"
+qwen=(--tokenizer tests/data/text/qwen_4000.tiktoken --encoding qwen3)
+expect 0 '"text":"<\|im_start\|>user\\n<\|end\|><\|im_end\|>\\n<\|im_start\|>assistant\\n"' \
+  chat-format "${qwen[@]}" <<<"$hi" | verdict "the tokens say that it is qwen3"
+expect 0 '^\{"messages":\[\{"role":"assistant","channel":"analysis","text":"b"\}\],"complete":true,"malformed":false\}$' \
+  chat-parse "${qwen[@]}" <<<'{"ids":[151667,65,151668,151645],"role":"assistant"}' | verdict "reasoning is a message"
+nano=(--tokenizer tests/data/text/nanochat_500.tiktoken --encoding nanochat)
+expect 0 '"mask":\[0,0,0,0,0,1,1\]' chat-format "${nano[@]}" \
+  <<<'{"conversation":{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}}' |
+  verdict "nanochat's conversations have a mask"
 {
   expect 2 'model-dir' chat-format </dev/null
   expect 2 'model-dir' chat-parse --model-dir "$folder" "${ranks[@]}" </dev/null
@@ -55,11 +64,11 @@ expect 0 '^\{"messages":\[\{"role":"assistant","channel":"a","text":"b\\u0000"\}
 expect 0 '^\{"messages":\[\],"complete":false,"malformed":true\}$' chat-parse "${ranks[@]}" <<<'{"ids":[],"role":"assistant"}' |
   verdict "no ids are no message"
 {
-  expect 1 'ids' chat-parse "${ranks[@]}" <<<'{}'
-  expect 1 'ids\[1\]' chat-parse "${ranks[@]}" <<<'{"ids":[1,-1]}'
-  expect 1 'ids\[0\]' chat-parse "${ranks[@]}" <<<'{"ids":["1"]}'
-  expect 1 'not valid JSON' chat-parse "${ranks[@]}" <<<'[1'
-  expect 1 'role' chat-parse "${ranks[@]}" <<<'{"ids":[],"role":1}'
+  expect 2 'ids' chat-parse "${ranks[@]}" <<<'{}'
+  expect 2 'ids\[1\]' chat-parse "${ranks[@]}" <<<'{"ids":[1,-1]}'
+  expect 2 'ids\[0\]' chat-parse "${ranks[@]}" <<<'{"ids":["1"]}'
+  expect 2 'not valid JSON' chat-parse "${ranks[@]}" <<<'[1'
+  expect 2 'role' chat-parse "${ranks[@]}" <<<'{"ids":[],"role":1}'
   expect 2 'role' chat-parse "${ranks[@]}" <<<'{"ids":[],"role":"wizard"}'
 } | verdict "what is no request is refused"
 finish

@@ -308,8 +308,37 @@ static void bench_reports_one_object_a_case(void **state) {
   program_expect(2, "memory, matrix", "bench");
 }
 
+/* Several rows in one forward: deterministic the bytes of one after the other, in every class. */
+static void logits_of_rows_together(void **state) {
+  (void)state;
+  char *dir = tempdir_make(), paths[2][512];
+  static const char *const classes[] = {"fp32", "bf16", "fp16", "int8"};
+  for (int i = 0; i < 2; i++) snprintf(paths[i], sizeof paths[i], "%s/%d", dir, i);
+  for (size_t c = 0; c < 4; c++)
+    for (int last = 0; last < 2; last++) {
+      for (int i = 0; i < 2; i++)
+        program_expect(
+            0, NULL,
+            "logits --model-dir %s --ids '1,2,3,4,5;258;9,8,7,6,5,4,3,2,1,0,11,12,13,14,15,16,17,18;7,7' "
+            "--precision %s --deterministic --hidden %s --batch %d --chunk %d --out %s",
+            SMALL_MODEL, classes[c], last ? "--last" : "", i ? 3 : 1, i ? 9 : 512, paths[i]);
+      ie_tensor_file *a = tensors_open(paths[0]), *b = tensors_open(paths[1]);
+      assert_int_equal(ie_tensor_file_count(a), 4 * 5);
+      for (size_t t = 0; t < ie_tensor_file_count(a); t++) {
+        const ie_tensor_info *x = ie_tensor_file_at(a, t), *y = ie_tensor_file_get(b, x->name);
+        assert_non_null(y);
+        assert_int_equal(x->bytes, y->bytes);
+        assert_memory_equal(x->data, y->data, x->bytes);
+      }
+      ie_tensor_file_free(a);
+      ie_tensor_file_free(b);
+    }
+  tempdir_remove(dir);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(logits_of_rows_together),
       cmocka_unit_test(logits_have_their_names_and_shapes),
       cmocka_unit_test(logits_failures_leave_no_file),
       cmocka_unit_test(files_may_begin_tensors_at_any_byte),

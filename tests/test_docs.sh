@@ -35,6 +35,26 @@ for command in $commands; do
   done <"$folder/$command.own"
 done | verdict "each page names every flag of its command"
 
+# The other name of the program.
+engine=$(dirname "$program")/inference-engine
+"$engine" --help 2>&1 >"$folder/engine.help" || echo "inference-engine --help ends with status $?"
+grep -oE '^  --[a-z][a-z0-9-]*' "$folder/engine.help" | tr -d ' ' | LC_ALL=C sort -u >"$folder/engine.flags"
+{
+  [[ -s $folder/engine.flags ]] || echo "inference-engine --help lists no flags"
+  while read -r flag; do
+    grep -qE -- "$flag([^a-z0-9-]|\$)" docs/inference-engine.md || echo "docs/inference-engine.md: says nothing of $flag"
+  done <"$folder/engine.flags"
+  grep -ohE -- '--[a-z][a-z0-9-]*' docs/inference-engine.md | LC_ALL=C sort -u | while read -r flag; do
+    grep -qx -- "$flag" "$folder/engine.flags" || [[ $flag == --flag ]] ||
+      echo "docs/inference-engine.md: inference-engine does not know $flag"
+  done
+} | verdict "docs/inference-engine.md names the flags of inference-engine --help, and no others"
+# Variables: those that act are explained; the table of the source is the list.
+sed -n '/these act/,/these do not/p' cli/inference_engine_env.c | grep -oE '"[A-Z_]+"' | tr -d '"' |
+  while read -r name; do
+    grep -qE "(^|[^A-Z_])$name([^A-Z_]|\$)" docs/inference-engine.md || echo "docs/inference-engine.md: says nothing of $name"
+  done | verdict "docs/inference-engine.md names each variable that acts"
+
 # Command lines in all documents; a line that ends in a backslash goes on.
 for page in README.md docs/*.md; do
   sed -e ':join' -e '/\\$/{N;s/\\\n/ /;b join' -e '}' "$page" | awk -v page="$page" '

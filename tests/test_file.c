@@ -5,12 +5,14 @@
 
 #include <dirent.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -86,11 +88,43 @@ static void pipes_and_folders_are_refused(void **unused) {
   tempdir_remove(dir);
 }
 
+/* What a killed writer left goes when the file is written again; what a living one writes stays, and so do files that
+ * only look alike. */
+static void leftovers_of_killed_writers_are_removed(void **unused) {
+  (void)unused;
+  char *dir = tempdir_make();
+  const char *path = tempdir_path(dir, "file");
+  ie_error error = {0};
+  ie_writer living;
+  pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    ie_writer w;
+    if (ie_writer_open(path, &w, &error) == IE_OK && fputs("half", w.stream) >= 0) raise(SIGKILL);
+    _exit(1);
+  }
+  int status;
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_true(WIFSIGNALED(status));
+  assert_int_equal(files_in(dir), 1);
+  tempdir_write_text(dir, "file.part.notes", "kept");
+  tempdir_write_text(dir, "other.part.1.0", "kept");
+  assert_int_equal(ie_writer_open(path, &living, &error), IE_OK);
+  assert_int_equal(files_in(dir), 3); /* the one left is gone, the new one is there */
+  assert_int_equal(ie_file_write(path, "first", 5, &error), IE_OK);
+  assert_true(fputs("second", living.stream) >= 0);
+  assert_int_equal(ie_writer_commit(&living, &error), IE_OK);
+  content_is(path, "second");
+  assert_int_equal(files_in(dir), 3);
+  tempdir_remove(dir);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(commit_replaces_and_abandon_leaves),
       cmocka_unit_test(links_stay_and_their_targets_are_replaced),
       cmocka_unit_test(pipes_and_folders_are_refused),
+      cmocka_unit_test(leftovers_of_killed_writers_are_removed),
   };
   return cmocka_run_group_tests_name("file", tests, NULL, NULL);
 }

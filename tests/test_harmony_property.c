@@ -1,7 +1,7 @@
-/* What must hold for every stream of ids: parsing never fails; one at a time and all at once give the same messages;
- * the ranges of ids that are returned, joined, are the ids that were fed; the streamed pieces of a message are its
- * text; no word of ordinary text is lost. Tested on every prefix of valid streams and on random edits of them. */
+/* Harmony: what support/chat_property.h says of every stream of ids, on every prefix of valid streams and on random
+ * edits of them. */
 #include "support/chat_data.h"
+#include "support/chat_property.h"
 
 #include <cmocka.h>
 #include <setjmp.h>
@@ -13,33 +13,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { EDITS = 10000, STREAMS_MAX = 256, SPECIAL_FIRST = 199998 };
-
-typedef struct stream {
-  const char *role;
-  int32_t *ids;
-  size_t count;
-} stream;
+enum { EDITS = 10000, STREAMS_MAX = 256 };
 
 static ie_tokenizer *tokenizer;
 static json_t *parse_rows, *render_rows;
-static stream streams[STREAMS_MAX];
+static chat_stream streams[STREAMS_MAX];
 static size_t stream_count;
-
-/* ---- numbers ---- */
-
-static uint64_t seed_state;
-
-static uint32_t draw(uint32_t limit) {
-  seed_state = seed_state * 6364136223846793005u + 1442695040888963407u;
-  return (uint32_t)((seed_state >> 33) % limit);
-}
 
 /* ---- valid streams ---- */
 
 static void add_stream(const char *role, const json_t *ids) {
   assert_true(stream_count < STREAMS_MAX);
-  stream *s = &streams[stream_count++];
+  chat_stream *s = &streams[stream_count++];
   s->role = role;
   s->ids = chat_ids(ids, &s->count);
 }
@@ -73,289 +58,45 @@ static int teardown(void **state) {
   return 0;
 }
 
-/* ---- the properties ---- */
-
-typedef struct bytes {
-  char *data;
-  size_t size, capacity;
-} bytes;
-
-static void append(bytes *b, const char *data, size_t size) {
-  if (b->size + size + 1 > b->capacity) {
-    b->capacity = 2 * (b->size + size + 1);
-    b->data = realloc(b->data, b->capacity);
-    assert_non_null(b->data);
-  }
-  memcpy(b->data + b->size, data, size);
-  b->size += size;
-  b->data[b->size] = '\0';
-}
-
-static void append_field(bytes *b, const char *field) {
-  if (field) append(b, field, strlen(field));
-  append(b, "\n", 1);
-}
-
-static void print_stream(const char *what, const stream *s) {
-  print_message("%s; role %s, ids:", what, s->role ? s->role : "null");
-  for (size_t i = 0; i < s->count; i++) print_message(" %d", (int)s->ids[i]);
-  print_message("\n");
-}
-
-#define REQUIRE(condition, s)                                                                                \
-  do {                                                                                                       \
-    if (!(condition)) {                                                                                      \
-      print_stream(#condition, s);                                                                           \
-      fail();                                                                                                \
-    }                                                                                                        \
-  } while (0)
-
-static bool same(const char *a, const char *b) {
-  return (!a && !b) || (a && b && strcmp(a, b) == 0);
-}
-
-static void check_equal(const ie_chat_parser *a, const ie_chat_parser *b, const stream *s) {
-  REQUIRE(ie_chat_parser_count(a) == ie_chat_parser_count(b), s);
-  REQUIRE(ie_chat_parser_complete(a) == ie_chat_parser_complete(b), s);
-  REQUIRE(ie_chat_parser_malformed(a) == ie_chat_parser_malformed(b), s);
-  for (size_t i = 0; i < ie_chat_parser_count(a); i++) {
-    const ie_chat_parsed *x = ie_chat_parser_at(a, i), *y = ie_chat_parser_at(b, i);
-    const ie_chat_message *m = &x->message, *n = &y->message;
-    REQUIRE(same(m->role, n->role) && same(m->name, n->name) && same(m->channel, n->channel), s);
-    REQUIRE(same(m->recipient, n->recipient) && same(m->content_type, n->content_type), s);
-    REQUIRE(m->text_size == n->text_size && memcmp(m->text, n->text, m->text_size) == 0, s);
-    REQUIRE(same(x->stray, y->stray) && x->closed == y->closed && x->malformed == y->malformed, s);
-    REQUIRE(x->first_id == y->first_id && x->content_id == y->content_id, s);
-    REQUIRE(x->content_end_id == y->content_end_id && x->end_id == y->end_id, s);
+/* Any id: mostly markers and common tokens, sometimes bytes, reserved ids and ids that do not exist. */
+static int32_t any_id(const chat_subject *subject) {
+  (void)subject;
+  static const int32_t markers[] = {200002, 200003, 200005, 200006, 200007, 200008, 200012, 199999};
+  static const int32_t strange[] = {-1, INT32_MIN, INT32_MAX, 4000, 199997, 200018, 200500, 201088, 201089};
+  switch (chat_draw(8)) {
+  case 0:
+  case 1:
+  case 2: return markers[chat_draw(8)];
+  case 3: return strange[chat_draw(9)];
+  case 4: return (int32_t)chat_draw(256);
+  default: return (int32_t)chat_draw(4000);
   }
 }
 
-/* The ranges of the messages and the rest, joined, are the ids. */
-static void check_ranges(const ie_chat_parser *parser, const stream *s) {
-  const ie_ids *ids = ie_chat_parser_ids(parser);
-  int32_t *joined = malloc((s->count + 1) * sizeof *joined);
-  size_t n = 0, from = 0;
-  for (size_t i = 0; i <= ie_chat_parser_count(parser); i++) {
-    const ie_chat_parsed *m = i < ie_chat_parser_count(parser) ? ie_chat_parser_at(parser, i) : NULL;
-    size_t first = m ? m->first_id : from, end = m ? m->end_id : ids->count;
-    REQUIRE(first == from && first <= end && end <= ids->count, s);
-    REQUIRE(!m || (m->first_id <= m->content_id && m->content_id <= m->content_end_id), s);
-    REQUIRE(!m || m->content_end_id <= m->end_id, s);
-    REQUIRE(!m || m->closed || m->end_id == ids->count, s);
-    for (size_t k = first; k < end; k++) joined[n++] = ids->ids[k];
-    from = end;
-  }
-  REQUIRE(n == s->count, s);
-  REQUIRE(memcmp(joined, s->ids, n * sizeof *joined) == 0, s);
-  free(joined);
-}
-
-/* Everything that the parser returned, as lines. A content type and the text after it may be one word. */
-static void collect(const ie_chat_parser *parser, bytes *out) {
-  static const char *const roles[] = {"system", "developer", "user", "assistant", "tool"};
-  for (size_t i = 0; i < 5; i++) { /* a header that holds an author and nothing else is no message */
-    append(out, roles[i], strlen(roles[i]));
-    append(out, ":\n", 2);
-  }
-  for (size_t i = 0; i < ie_chat_parser_count(parser); i++) {
-    const ie_chat_parsed *p = ie_chat_parser_at(parser, i);
-    const ie_chat_message *m = &p->message;
-    append(out, m->role, strlen(m->role));
-    append(out, ":", 1);
-    append_field(out, m->name);
-    append_field(out, m->channel);
-    append_field(out, m->recipient);
-    append_field(out, p->stray);
-    if (m->content_type) append(out, m->content_type, strlen(m->content_type));
-    append(out, m->text, m->text_size);
-    append(out, "\n", 1);
-  }
-}
-
-/* Where words end in this test: ASCII white space and controls, '<' (it ends a channel's name), and whatever is not
- * ASCII (ill-formed bytes are replaced, and other scripts have white space of their own). */
-static bool in_word(char c) {
-  return c > 0x20 && c < 0x7F && c != '<';
-}
-
-/* "to=" before a recipient is not part of it; an id that does not exist may stand inside. */
-static void check_word(const bytes *found, const char *word, size_t size, const stream *s) {
-  static const char mark[] = "to=";
-  bool there = memmem(found->data, found->size, word, size) != NULL;
-  for (size_t cut = 0; cut < 3 && !there; cut++) {
-    size_t length = 3 - cut;
-    if (size < length || memcmp(word, mark + cut, length) != 0) continue;
-    there = memmem(found->data, found->size, word + length, size - length) != NULL;
-  }
-  if (!there) print_message("lost: %.*s\nin: %.*s\n", (int)size, word, (int)found->size, found->data);
-  REQUIRE(there, s);
-}
-
-/* Each word of each run of ordinary tokens stands somewhere in what was returned. */
-static void check_words(const ie_chat_parser *parser, const stream *s) {
-  bytes found = {0}, run = {0};
-  collect(parser, &found);
-  append(&run, "", 0);
-  for (size_t i = 0; i <= s->count; i++) {
-    size_t size = 0;
-    const char *token = i < s->count ? ie_tokenizer_token(tokenizer, s->ids[i], &size, NULL) : "";
-    if (i < s->count && size && s->ids[i] < SPECIAL_FIRST) {
-      append(&run, token, size);
-      continue;
-    }
-    for (size_t at = 0; at < run.size;) {
-      size_t length = 0;
-      while (at + length < run.size && in_word(run.data[at + length])) length++;
-      if (length) check_word(&found, run.data + at, length, s);
-      at += length ? length : 1;
-    }
-    run.size = 0;
-  }
-  free(found.data);
-  free(run.data);
-}
-
-static bool is_utf8(const char *text, size_t size) {
-  json_t *string = json_stringn(text, size); /* jansson refuses ill-formed UTF-8 */
-  json_decref(string);
-  return string != NULL;
-}
-
-/* Pushes the ids one by one and joins the pieces of each message. */
-static ie_chat_parser *feed(const stream *s) {
-  ie_chat_parser *parser;
-  ie_error error = {0};
-  bytes pieces = {0};
-  int64_t message = -1;
-  assert_int_equal(ie_chat_parser_new(chat_harmony(), tokenizer, s->role, &parser, &error), IE_OK);
-  for (size_t i = 0; i <= s->count; i++) {
-    ie_chat_event event = {0};
-    ie_status status = i < s->count ? ie_chat_parser_push(parser, s->ids[i], &event, &error)
-                                    : ie_chat_parser_finish(parser, &event, &error);
-    REQUIRE(status == IE_OK, s);
-    REQUIRE(event.message < (int64_t)ie_chat_parser_count(parser), s);
-    REQUIRE(event.opened == (event.message > message), s);
-    REQUIRE(event.message < 0 || event.message == (int64_t)ie_chat_parser_count(parser) - 1, s);
-    REQUIRE(is_utf8(event.text, event.text_size), s);
-    if (event.opened) pieces.size = 0;
-    if (event.message < 0) continue;
-    message = event.message;
-    append(&pieces, event.text, event.text_size);
-    const ie_chat_message *m = &ie_chat_parser_at(parser, (size_t)message)->message;
-    REQUIRE(pieces.size == m->text_size && memcmp(pieces.data, m->text, pieces.size) == 0, s);
-  }
-  REQUIRE(message + 1 == (int64_t)ie_chat_parser_count(parser), s);
-  free(pieces.data);
-  return parser;
-}
-
-static void check_stream(const stream *s, bool valid) {
-  ie_chat_parser *one = feed(s), *all;
-  ie_error error = {0};
-  int32_t *exact =
-      malloc((s->count ? s->count : 1) * sizeof *exact); /* so that a read beyond the end is seen */
-  memcpy(exact, s->ids, s->count * sizeof *exact);
-  REQUIRE(ie_chat_parse(chat_harmony(), tokenizer, s->role, exact, s->count, &all, &error) == IE_OK, s);
-  free(exact);
-  check_equal(one, all, s);
-  check_ranges(one, s);
-  check_words(one, s);
-  if (valid) REQUIRE(!ie_chat_parser_malformed(one), s);
-  ie_chat_parser_free(one);
-  ie_chat_parser_free(all);
+static chat_subject subject(void) {
+  return (chat_subject){.format = chat_harmony(),
+                        .tokenizer = tokenizer,
+                        .streams = streams,
+                        .stream_count = stream_count,
+                        .any_id = any_id};
 }
 
 static void every_prefix(void **state) {
   (void)state;
-  for (size_t i = 0; i < stream_count; i++)
-    for (size_t count = 0; count <= streams[i].count; count++) {
-      stream prefix = {.role = streams[i].role, .ids = streams[i].ids, .count = count};
-      check_stream(&prefix, /*valid=*/count == streams[i].count);
-    }
-}
-
-/* Any id: mostly markers and common tokens, sometimes bytes, reserved ids and ids that do not exist. */
-static int32_t any_id(void) {
-  static const int32_t markers[] = {200002, 200003, 200005, 200006, 200007, 200008, 200012, 199999};
-  static const int32_t strange[] = {-1, INT32_MIN, INT32_MAX, 4000, 199997, 200018, 200500, 201088, 201089};
-  switch (draw(8)) {
-  case 0:
-  case 1:
-  case 2: return markers[draw(8)];
-  case 3: return strange[draw(9)];
-  case 4: return (int32_t)draw(256);
-  default: return (int32_t)draw(4000);
-  }
-}
-
-/* Removes, inserts, replaces, repeats, swaps, or takes a run from another stream. */
-static void edit(stream *s, size_t capacity) {
-  size_t at = draw((uint32_t)s->count + 1), room = capacity - s->count;
-  const stream *other = &streams[draw((uint32_t)stream_count)];
-  size_t from = draw((uint32_t)other->count + 1), run = draw(6);
-  if (run > other->count - from) run = other->count - from;
-  switch (draw(6)) {
-  case 0:
-    if (at == s->count) return;
-    memmove(s->ids + at, s->ids + at + 1, (s->count - at - 1) * sizeof *s->ids);
-    s->count--;
-    return;
-  case 1:
-    if (at < s->count) s->ids[at] = any_id();
-    return;
-  case 2:
-    if (at + 1 >= s->count) return;
-    int32_t id = s->ids[at];
-    s->ids[at] = s->ids[at + 1];
-    s->ids[at + 1] = id;
-    return;
-  case 3: s->count = at; return;
-  case 4:
-    if (!room) return;
-    memmove(s->ids + at + 1, s->ids + at, (s->count - at) * sizeof *s->ids);
-    s->ids[at] = at && draw(2) ? s->ids[at - 1] : any_id();
-    s->count++;
-    return;
-  default:
-    if (room < run) return;
-    memmove(s->ids + at + run, s->ids + at, (s->count - at) * sizeof *s->ids);
-    memcpy(s->ids + at, other->ids + from, run * sizeof *s->ids);
-    s->count += run;
-  }
+  chat_subject s = subject();
+  chat_every_prefix(&s);
 }
 
 static void random_edits(void **state) {
   (void)state;
-  int32_t ids[1024];
-  size_t malformed = 0;
-  seed_state = 20260101;
-  for (int n = 0; n < EDITS; n++) {
-    const stream *from = &streams[draw((uint32_t)stream_count)];
-    stream s = {.role = from->role, .ids = ids, .count = from->count};
-    memcpy(ids, from->ids, from->count * sizeof *ids);
-    for (uint32_t k = draw(6) + 1; k > 0; k--) edit(&s, 1024);
-    check_stream(&s, /*valid=*/false);
-    ie_chat_parser *parser;
-    ie_error error = {0};
-    assert_int_equal(ie_chat_parse(chat_harmony(), tokenizer, s.role, s.ids, s.count, &parser, &error),
-                     IE_OK);
-    malformed += ie_chat_parser_malformed(parser);
-    ie_chat_parser_free(parser);
-  }
-  assert_in_range(malformed, EDITS / 10, EDITS - EDITS / 10); /* the edits do damage, and not always */
+  chat_subject s = subject();
+  chat_random_edits(&s, EDITS);
 }
 
-/* Streams of nothing but random ids. */
 static void random_ids(void **state) {
   (void)state;
-  int32_t ids[64];
-  static const char *const roles[] = {NULL, "assistant", "tool"};
-  seed_state = 7;
-  for (int n = 0; n < EDITS; n++) {
-    stream s = {.role = roles[draw(3)], .ids = ids, .count = draw(64)};
-    for (size_t i = 0; i < s.count; i++) ids[i] = any_id();
-    check_stream(&s, /*valid=*/false);
-  }
+  chat_subject s = subject();
+  chat_random_ids(&s, EDITS);
 }
 
 int main(void) {

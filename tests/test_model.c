@@ -1,6 +1,7 @@
 /* Models that are damaged or that overflow: every config field out of range is refused by name, and a number that is
  * not finite is named with its layer, never replaced. */
 #include "clocher/clocher.h"
+#include "support/small_model.h"
 #include "support/tempdir.h"
 
 #include <jansson.h>
@@ -182,39 +183,6 @@ static void nonfinite_numbers_are_named(void **unused) {
   }
 }
 
-/* Packs the weights of dir into model.ie.json and model.ie.bin and removes the safetensors file. */
-static void pack_iebin(const char *dir) {
-  ie_error error;
-  ie_tensor_file *file;
-  char path[512];
-  snprintf(path, sizeof path, "%s/model.safetensors", dir);
-  assert_int_equal(ie_tensor_file_open(path, &file, &error), IE_OK);
-  char *bytes = calloc(1, 1 << 20);
-  size_t size = 0;
-  json_t *tensors = json_array();
-  for (size_t i = 0; i < ie_tensor_file_count(file); i++) {
-    const ie_tensor_info *t = ie_tensor_file_at(file, i);
-    json_t *shape = json_array();
-    size = (size + 63) / 64 * 64;
-    for (int k = 0; k < t->rank; k++) json_array_append_new(shape, json_integer(t->shape[k]));
-    json_array_append_new(tensors, json_pack("{s:s, s:s, s:o, s:I, s:I}", "name", t->name, "dtype",
-                                             ie_dtype_name(t->dtype), "shape", shape, "nbytes",
-                                             (json_int_t)t->bytes, "offset", (json_int_t)size));
-    memcpy(bytes + size, t->data, t->bytes);
-    size += t->bytes;
-  }
-  json_t *root = json_pack("{s:i, s:s, s:s, s:o}", "version", 1, "dtype", "bf16", "weights_bin",
-                           "model.ie.bin", "tensors", tensors);
-  char *text = json_dumps(root, 0);
-  tempdir_write_text(dir, "model.ie.json", text);
-  tempdir_write(dir, "model.ie.bin", bytes, size);
-  free(text);
-  free(bytes);
-  json_decref(root);
-  ie_tensor_file_free(file);
-  assert_int_equal(remove(path), 0);
-}
-
 /* The last logits after three ids, to be freed. */
 static float *three_ids(const char *dir, const char *layout, int64_t *vocab) {
   ie_error error = {0};
@@ -240,7 +208,7 @@ static void iebin_gives_the_same_logits(void **unused) {
   int64_t vocab;
   char *dir = model_copy();
   float *published = three_ids(dir, "hf", &vocab);
-  pack_iebin(dir);
+  iebin_pack(dir);
   float *packed = three_ids(dir, "iebin", &vocab);
   assert_memory_equal(published, packed, (size_t)vocab * sizeof *packed);
   free(published);

@@ -2,6 +2,7 @@
 #include "clocher/tensor.h"
 
 #include "formats/safetensors.h"
+#include "support/emulated.h"
 #include "support/tempdir.h"
 
 #include <setjmp.h>
@@ -305,7 +306,7 @@ static void huge_header_is_refused_at_once(void **state) {
     ie_tensor_file *opened;
     double start = now_s();
     assert_int_equal(ie_tensor_file_open(path, &opened, &error), IE_FORMAT);
-    assert_true(now_s() - start < 1);
+    assert_true(emulated() || now_s() - start < 1);
     assert_non_null(strstr(error.message, "expected at most 100000000"));
   }
 }
@@ -325,7 +326,7 @@ static void dense_header_is_refused_at_once(void **state) {
     ie_error error;
     double start = now_s();
     assert_int_equal(parse(bytes, 8 + n, &table, &error), IE_FORMAT);
-    assert_true(now_s() - start < 1);
+    assert_true(emulated() || now_s() - start < 1);
     ie_table_free(&table);
     free(bytes);
   }

@@ -3,6 +3,7 @@
 #define CLOCHER_CLOCHER_H
 
 #include "clocher/chat.h"
+#include "clocher/conversation.h"
 #include "clocher/device.h"
 #include "clocher/generate.h"
 #include "clocher/model.h"

@@ -1,8 +1,8 @@
 /* Models: a checkpoint directory bound to a device, ready to compute.
  *
- * A directory holds config.json and weights in a published layout (Hugging Face safetensors, OpenAI's original
- * gpt-oss layout, IEBIN v1), in DIR, DIR/hf, DIR/hf/original or DIR/original. Weights are mapped and computed where
- * they lie.
+ * A directory holds config.json and weights in a published layout (Hugging Face safetensors or PyTorch's .bin,
+ * OpenAI's original gpt-oss layout, nanochat's own files, IEBIN v1), in DIR, DIR/hf, DIR/hf/original or DIR/original.
+ * Weights are mapped and computed where they lie (docs/formats.md).
  *
  * Ownership: a model borrows its device and is freed before it. States borrow the model.
  * Thread safety: read-only after open; but its device runs one operation at a time. */
@@ -29,10 +29,13 @@ typedef struct ie_model_options {
   ie_precision precision;
   bool
       deterministic; /* logits equal to the bit for any chunk size, batch and number of threads: every product uses
-                         the kernels whose rows do not depend on how many rows are computed together. Costs the
-                         matrix units in prefill */
+                         kernels whose rows do not depend on how many rows are computed together. Costs the
+                         matrix units in prefill, but for quantised weights in class int8 */
   bool
       plan_only; /* bind for ie_model_plan alone: nothing is transposed or copied, and nothing can be computed */
+  /* Paths of the two files of an IEBIN v1 model. One is enough: NULL is DIR/model.ie.json, and the file that the JSON
+   * names. Both NULL: the directory is searched. */
+  const char *iebin_json, *iebin_bin;
 } ie_model_options;
 
 /* Opens, checks and binds a model. options may be NULL (bf16). IE_FORMAT names the file, tensor or key at fault;
@@ -61,6 +64,10 @@ typedef struct ie_model_info {
 } ie_model_info;
 
 const ie_model_info *ie_model_describe(const ie_model *model);
+
+/* The files of weights, 0 <= i < count: path and size. Borrowed. */
+size_t ie_model_file_count(const ie_model *model);
+const char *ie_model_file(const ie_model *model, size_t i, size_t *bytes);
 
 /* --- Inspecting a directory ------------------------------------------------------------------------------ */
 

@@ -2,11 +2,13 @@
 
 #include "base/size.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -136,14 +138,44 @@ ie_status ie_folder_make(const char *path, ie_error *error) {
   return IE_OK;
 }
 
+/* Unfinished files of writers that were killed are removed when `path` is written again. A writer holds a lock (flock)
+ * on its file for as long as it lives, wherever it runs, so what can be locked belongs to nobody. Where the file system
+ * has no locks, nothing is removed. */
+static void parts_remove_left(const char *path) {
+  char *folder = strdup(path), *base = strdup(path);
+  DIR *dir = folder && base ? opendir(dirname(folder)) : NULL;
+  const char *name = base ? basename(base) : "";
+  size_t n = strlen(name);
+  for (struct dirent *e; dir && (e = readdir(dir)) != NULL;) {
+    if (strncmp(e->d_name, name, n) != 0 || strncmp(e->d_name + n, ".part.", 6) != 0) continue;
+    if (e->d_name[n + 6 + strspn(e->d_name + n + 6, "0123456789.")] != '\0') continue;
+    int fd = openat(dirfd(dir), e->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) continue;
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0) unlinkat(dirfd(dir), e->d_name, 0);
+    close(fd);
+  }
+  if (dir) closedir(dir);
+  free(folder);
+  free(base);
+}
+
+/* Locks a new file. False when another writer took it for a dead one's between its making and its lock. */
+static bool part_lock(int fd) {
+  struct stat st;
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) return false;
+  return fstat(fd, &st) != 0 || st.st_nlink > 0;
+}
+
 /* Makes PATH.part.PID.N with the mode that open() gives: mkostemp makes 0600, and to ask for the umask is to
  * change it for every thread for a moment. Returns the descriptor, or -1 with errno. */
 static int part_open(const char *path, ie_buf *tmp) {
-  for (unsigned n = 0; n < 1000; n++) { /* each name that is taken was left by a process that died */
+  for (unsigned n = 0; n < 1000; n++) { /* a name that is taken belongs to another writer of this process */
     ie_buf_clear(tmp);
     if (!ie_buf_printf(tmp, "%s.part.%ld.%u", path, (long)getpid(), n)) return errno = ENOMEM, -1;
     int fd = open(tmp->data, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd >= 0 || errno != EEXIST) return fd;
+    if (fd < 0 && errno != EEXIST) return -1;
+    if (fd >= 0 && part_lock(fd)) return fd;
+    if (fd >= 0) close(fd);
   }
   return -1;
 }
@@ -174,6 +206,7 @@ ie_status ie_writer_open(const char *path, ie_writer *out, ie_error *error) {
   ie_writer w = {0};
   ie_status status = writer_target(path, &w.path, error);
   if (status != IE_OK) return status;
+  parts_remove_left(w.path);
   int fd = part_open(w.path, &tmp);
   w.tmp_path = tmp.data;
   if (tmp.failed) {
@@ -212,9 +245,13 @@ ie_status ie_writer_commit(ie_writer *writer, ie_error *error) {
   if (ferror(writer->stream)) failed = errno ? errno : EIO;
   if (fflush(writer->stream) != 0 && !failed) failed = errno;
   if (!failed && fsync(fileno(writer->stream)) != 0 && errno != EINVAL) failed = errno;
+  int held =
+      fcntl(fileno(writer->stream), F_DUPFD_CLOEXEC, 0); /* keeps the lock until the file has its name */
+  if (held < 0 && !failed) failed = errno;
   if (fclose(writer->stream) != 0 && !failed) failed = errno;
   writer->stream = NULL;
   if (!failed && rename(writer->tmp_path, writer->path) != 0) failed = errno;
+  if (held >= 0) close(held);
   ie_status status = IE_OK;
   if (failed) {
     status = ie_error_set(error, IE_IO, "%s: cannot write: %s", writer->path, strerror(failed));

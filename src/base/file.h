@@ -41,7 +41,8 @@ char *ie_path_join(const char *folder, const char *name);
 ie_status ie_folder_make(const char *path, ie_error *error);
 
 /* An atomic writer: bytes go to a file of another name beside `path`; commit flushes it to the disk and renames
- * it; anything else (abandon, a crash, a kill) leaves `path` as it was. A symbolic link stays, its target is replaced;
+ * it; anything else (abandon, a crash, a kill) leaves `path` as it was. What a killed writer left beside it is removed
+ * when `path` is written again, on file systems that have flock. A symbolic link stays, its target is replaced;
  * a device, a pipe, a folder or a file without write permission is refused. */
 typedef struct ie_writer {
   FILE *stream;   /* write with fwrite; the writer owns it */

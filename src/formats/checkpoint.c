@@ -189,18 +189,19 @@ static ie_status open_index(ie_checkpoint *c, const family *f, ie_error *error) 
   return status;
 }
 
-static ie_status open_iebin(ie_checkpoint *c, ie_error *error) {
+/* json and bin: paths of the two files; NULL: model.ie.json in the folder, and the file that it names. */
+static ie_status open_iebin(ie_checkpoint *c, const char *json, const char *bin, ie_error *error) {
   c->container = IE_CONTAINER_IEBIN;
   ie_buf text = {0};
   ie_iebin iebin = {0};
   char *bin_path = NULL;
-  char *path = ie_path_join(c->dir, iebin_name);
+  char *path = json ? strdup(json) : ie_path_join(c->dir, iebin_name);
   ie_status status = IE_OK;
   c->maps = calloc(1, sizeof *c->maps);
   if (!path || !c->maps) status = memory_error(c->dir, error);
   if (status == IE_OK) status = ie_file_read(path, max_json_bytes, &text, error);
   if (status == IE_OK) status = ie_iebin_parse(text.data ? text.data : "", text.size, path, &iebin, error);
-  if (status == IE_OK && !(bin_path = ie_path_join(c->dir, iebin.bin_name)))
+  if (status == IE_OK && !(bin_path = bin ? strdup(bin) : ie_path_join(c->dir, iebin.bin_name)))
     status = memory_error(c->dir, error);
   if (status == IE_OK) status = ie_map_open(bin_path, &c->maps[0], error);
   if (status == IE_OK) {
@@ -276,7 +277,7 @@ static ie_status open_family(ie_checkpoint *c, const family *f, const name_list 
 
 static ie_status open_iebin_if_there(ie_checkpoint *c, bool *found, ie_error *error) {
   ie_status status = look_for(c->dir, iebin_name, found, error);
-  return status == IE_OK && *found ? open_iebin(c, error) : status;
+  return status == IE_OK && *found ? open_iebin(c, NULL, NULL, error) : status;
 }
 
 /* nanochat's own files: of several steps the last. */
@@ -377,18 +378,48 @@ static ie_status checkpoint_search(ie_checkpoint *c, ie_error *error) {
   return nothing_found(c->root, error);
 }
 
-ie_status ie_checkpoint_open(const char *dir, ie_checkpoint **out, ie_error *error) {
-  *out = NULL;
+/* The folder of a path, "." for a bare name. Fresh memory or NULL. */
+static char *folder_of(const char *path) {
+  const char *slash = strrchr(path, '/');
+  return !slash ? strdup(".") : strndup(path, slash == path ? 1 : (size_t)(slash - path));
+}
+
+static ie_status checkpoint_begin(const char *dir, ie_checkpoint **out, ie_error *error) {
   ie_checkpoint *c = calloc(1, sizeof *c);
-  if (!c) return memory_error(dir, error);
-  c->root = strdup(dir);
-  ie_status status = c->root ? checkpoint_search(c, error) : memory_error(dir, error);
-  if (status != IE_OK) {
-    ie_checkpoint_free(c);
-    return status;
+  if (!c || !(c->root = strdup(dir))) {
+    free(c);
+    return memory_error(dir, error);
   }
   *out = c;
   return IE_OK;
+}
+
+static ie_status checkpoint_end(ie_checkpoint *c, ie_status status, ie_checkpoint **out) {
+  if (status == IE_OK)
+    *out = c;
+  else
+    ie_checkpoint_free(c);
+  return status;
+}
+
+ie_status ie_checkpoint_open(const char *dir, ie_checkpoint **out, ie_error *error) {
+  *out = NULL;
+  ie_checkpoint *c = NULL;
+  ie_status status = checkpoint_begin(dir, &c, error);
+  if (status != IE_OK) return status;
+  return checkpoint_end(c, checkpoint_search(c, error), out);
+}
+
+ie_status ie_checkpoint_open_iebin(const char *dir, const char *json, const char *bin, ie_checkpoint **out,
+                                   ie_error *error) {
+  *out = NULL;
+  ie_checkpoint *c = NULL;
+  ie_status status = checkpoint_begin(dir, &c, error);
+  if (status != IE_OK) return status;
+  snprintf(c->config_name, sizeof c->config_name, "config.json");
+  c->dir = json ? folder_of(json) : strdup(dir);
+  status = c->dir ? open_iebin(c, json, bin, error) : memory_error(dir, error);
+  return checkpoint_end(c, status, out);
 }
 
 void ie_checkpoint_free(ie_checkpoint *checkpoint) {

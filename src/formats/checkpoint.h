@@ -36,6 +36,10 @@ typedef enum ie_container {
 typedef struct ie_checkpoint ie_checkpoint;
 
 ie_status ie_checkpoint_open(const char *dir, ie_checkpoint **out, ie_error *error);
+/* IEBIN from files that the caller names: json NULL is DIR/model.ie.json, bin NULL is what the JSON names. Paths are
+ * used as they are. config.json and the like are looked for beside the JSON, then as ever. */
+ie_status ie_checkpoint_open_iebin(const char *dir, const char *json, const char *bin, ie_checkpoint **out,
+                                   ie_error *error);
 void ie_checkpoint_free(ie_checkpoint *checkpoint);
 ie_container ie_checkpoint_container(const ie_checkpoint *checkpoint);
 /* The folder that holds the weights (DIR, DIR/hf, DIR/hf/original or DIR/original). Borrowed. */

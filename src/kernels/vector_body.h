@@ -98,9 +98,14 @@ static float deviation_scale(const float *x, float mean, int64_t n, float eps) {
   return 1.0f / sqrtf(lanes_sum(sum) / (float)n + eps);
 }
 
+/* Mean and 1 / deviation of a row. */
+typedef struct row_moments {
+  float mean, scale;
+} row_moments;
+
 INLINE void shift_weighted(float *y, const float *x, const void *weight, const void *bias, ie_dtype dtype,
-                           int64_t n, float mean, float scale) {
-  const vf middle = vf_set1(mean), factor = vf_set1(scale);
+                           int64_t n, row_moments moments) {
+  const vf middle = vf_set1(moments.mean), factor = vf_set1(moments.scale);
   for (int64_t i = 0; i < n; i += VF_LANES) {
     int64_t lanes = ie_min_i64(VF_LANES, n - i);
     vf a = vf_mul(vf_sub(vf_load_n(x + i, lanes), middle), factor);
@@ -111,13 +116,14 @@ INLINE void shift_weighted(float *y, const float *x, const void *weight, const v
 
 static void KERNEL(layer_norm)(float *y, const float *x, const void *weight, const void *bias, ie_dtype dtype,
                                int64_t n, float eps) {
-  float mean = row_mean(x, n), scale = deviation_scale(x, mean, n, eps);
+  row_moments moments = {.mean = row_mean(x, n)};
+  moments.scale = deviation_scale(x, moments.mean, n, eps);
   if (dtype == IE_F32)
-    shift_weighted(y, x, weight, bias, IE_F32, n, mean, scale);
+    shift_weighted(y, x, weight, bias, IE_F32, n, moments);
   else if (dtype == IE_F16)
-    shift_weighted(y, x, weight, bias, IE_F16, n, mean, scale);
+    shift_weighted(y, x, weight, bias, IE_F16, n, moments);
   else
-    shift_weighted(y, x, weight, bias, IE_BF16, n, mean, scale);
+    shift_weighted(y, x, weight, bias, IE_BF16, n, moments);
 }
 
 /* c[0] + u (c[1] + u (c[2] + ...)) with n coefficients. */

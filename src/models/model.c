@@ -123,7 +123,10 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
   model->plan_only = options->plan_only;
   model->info.precision = options->precision;
   model->info.deterministic = options->deterministic;
-  ie_status status = ie_checkpoint_open(dir, &model->checkpoint, error);
+  bool named = options->iebin_json || options->iebin_bin;
+  ie_status status = named ? ie_checkpoint_open_iebin(dir, options->iebin_json, options->iebin_bin,
+                                                      &model->checkpoint, error)
+                           : ie_checkpoint_open(dir, &model->checkpoint, error);
   const char *name = status == IE_OK ? ie_checkpoint_config_name(model->checkpoint) : NULL;
   if (status == IE_OK) status = ie_checkpoint_path(model->checkpoint, name, &path, error);
   if (status == IE_OK && !path) status = ie_error_set(error, IE_IO, "%s: %s is missing", dir, name);
@@ -157,4 +160,12 @@ void ie_model_free(ie_model *model) {
 
 const ie_model_info *ie_model_describe(const ie_model *model) {
   return &model->info;
+}
+
+size_t ie_model_file_count(const ie_model *model) {
+  return ie_checkpoint_file_count(model->checkpoint);
+}
+
+const char *ie_model_file(const ie_model *model, size_t i, size_t *bytes) {
+  return ie_checkpoint_file_at(model->checkpoint, i, bytes);
 }

@@ -17,12 +17,43 @@ static bool shape_is(ie_ctx *ctx, const char *op, const char *what, int64_t foun
   return false;
 }
 
+static bool type_is_float(ie_ctx *ctx, const char *op, const char *what, ie_dtype dtype) {
+  if (dtype == IE_F32 || dtype == IE_F16 || dtype == IE_BF16) return true;
+  ie_ctx_fail(ctx, IE_UNSUPPORTED, "%s: %s: expected F32, F16 or BF16, found %s", op, what,
+              ie_dtype_name(dtype));
+  return false;
+}
+
+static bool vector_is_read(ie_ctx *ctx, const char *op, const char *what, const ie_vector *v) {
+  return !v->data || type_is_float(ctx, op, what, v->dtype);
+}
+
+/* A dry run has the shape of a cache and no type yet. */
+static bool cache_is_read(ie_ctx *ctx, const char *op, const ie_kv_layer *kv) {
+  return ctx->dry || type_is_float(ctx, op, "cache", kv->dtype);
+}
+
+/* A weight whose format and arithmetic class the device has no kernel for is refused by name. */
+static bool weight_is_read(ie_ctx *ctx, const char *op, const ie_weight *w) {
+  if (w->bias && !type_is_float(ctx, op, "bias", w->bias_dtype)) return false;
+  if (w->few && w->few->run) return true;
+  ie_ctx_fail(ctx, IE_UNSUPPORTED,
+              "%s: %s: device %s has no product with weights of format %s in this precision", op, w->name,
+              ctx->device->kind, ie_wformat_describe(w->format)->name);
+  return false;
+}
+
 static ie_tensor *tensor_2d(ie_ctx *ctx, ie_dtype dtype, int64_t rows, int64_t cols) {
   return ie_ctx_tensor(ctx, dtype, 2, (int64_t[]){rows, cols});
 }
 
 ie_tensor *ie_op_embed(ie_ctx *ctx, const ie_weight *w, const ie_batch *batch) {
   if (!OP_LAUNCHER(ctx, embed)) return NULL;
+  if (!(ctx->device->ops.embed_formats >> w->format & 1)) {
+    ie_ctx_fail(ctx, IE_UNSUPPORTED, "embed: %s: device %s reads no rows of format %s", w->name,
+                ctx->device->kind, ie_wformat_describe(w->format)->name);
+    return NULL;
+  }
   ie_tensor *y = tensor_2d(ctx, IE_F32, batch->tokens, w->cols);
   if (y) ctx->device->ops.embed(ctx, y, w, batch);
   return y;
@@ -30,7 +61,8 @@ ie_tensor *ie_op_embed(ie_ctx *ctx, const ie_weight *w, const ie_batch *batch) {
 
 ie_tensor *ie_op_rms_norm(ie_ctx *ctx, const ie_tensor *x, const ie_vector *weight, float eps) {
   if (!x || !OP_LAUNCHER(ctx, rms_norm) ||
-      !shape_is(ctx, "rms_norm", "width", x->shape[x->rank - 1], weight->n))
+      !shape_is(ctx, "rms_norm", "width", x->shape[x->rank - 1], weight->n) ||
+      !vector_is_read(ctx, "rms_norm", "weight", weight))
     return NULL;
   ie_tensor *y = ie_ctx_tensor(ctx, IE_F32, x->rank, x->shape);
   if (y) ctx->device->ops.rms_norm(ctx, y, x, weight, eps);
@@ -49,7 +81,8 @@ static ie_tensor as_rows(const ie_tensor *x) {
 ie_tensor *ie_op_linear(ie_ctx *ctx, const ie_tensor *x, const ie_weight *w) {
   if (!x || !OP_LAUNCHER(ctx, linear)) return NULL;
   ie_tensor rows = as_rows(x);
-  if (!shape_is(ctx, "linear", w->name, rows.shape[1], w->cols)) return NULL;
+  if (!shape_is(ctx, "linear", w->name, rows.shape[1], w->cols) || !weight_is_read(ctx, "linear", w))
+    return NULL;
   ie_tensor *y = tensor_2d(ctx, IE_F32, x->shape[0], w->rows);
   if (y) ctx->device->ops.linear(ctx, &y, &rows, &w, /*n=*/1, /*add=*/false);
   return y;
@@ -62,7 +95,8 @@ ie_qkv ie_op_qkv(ie_ctx *ctx, const ie_tensor *x, const ie_weight *wq, const ie_
   const ie_weight *w[3] = {wq, wk, wv};
   ie_tensor *y[3];
   for (int i = 0; i < 3; i++) {
-    if (!shape_is(ctx, "qkv", w[i]->name, x->shape[1], w[i]->cols)) return out;
+    if (!shape_is(ctx, "qkv", w[i]->name, x->shape[1], w[i]->cols) || !weight_is_read(ctx, "qkv", w[i]))
+      return out;
     y[i] = tensor_2d(ctx, IE_F32, x->shape[0], w[i]->rows);
     if (!y[i]) return out;
   }
@@ -81,7 +115,7 @@ ie_tensor *ie_op_swiglu(ie_ctx *ctx, const ie_tensor *x, const ie_weight *gate, 
   ie_tensor *y[2];
   for (int i = 0; i < 2; i++) {
     if (!shape_is(ctx, "swiglu", w[i]->name, x->shape[1], w[i]->cols) ||
-        !shape_is(ctx, "swiglu", w[i]->name, w[i]->rows, gate->rows))
+        !shape_is(ctx, "swiglu", w[i]->name, w[i]->rows, gate->rows) || !weight_is_read(ctx, "swiglu", w[i]))
       return NULL;
     y[i] = tensor_2d(ctx, IE_F32, x->shape[0], w[i]->rows);
     if (!y[i]) return NULL;
@@ -95,7 +129,8 @@ ie_tensor *ie_op_linear_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tens
   if (!residual || !x || !OP_LAUNCHER(ctx, linear)) return NULL;
   ie_tensor rows = as_rows(x);
   if (!shape_is(ctx, "linear_residual", w->name, rows.shape[1], w->cols) ||
-      !shape_is(ctx, "linear_residual", "residual width", residual->shape[1], w->rows))
+      !shape_is(ctx, "linear_residual", "residual width", residual->shape[1], w->rows) ||
+      !weight_is_read(ctx, "linear_residual", w))
     return NULL;
   ctx->device->ops.linear(ctx, &residual, &rows, &w, /*n=*/1, /*add=*/true);
   return residual;
@@ -125,7 +160,8 @@ void ie_op_kv_append(ie_ctx *ctx, ie_kv_layer *kv, const ie_tensor *k, const ie_
                      const ie_batch *batch) {
   if (!k || !v || !OP_LAUNCHER(ctx, kv_append)) return;
   if (!shape_is(ctx, "kv_append", "heads", k->shape[1], kv->heads) ||
-      !shape_is(ctx, "kv_append", "head dimension", k->shape[2], kv->dim))
+      !shape_is(ctx, "kv_append", "head dimension", k->shape[2], kv->dim) ||
+      !cache_is_read(ctx, "kv_append", kv))
     return;
   ctx->device->ops.kv_append(ctx, kv, k, v, batch);
 }
@@ -136,7 +172,8 @@ ie_tensor *ie_op_attention(ie_ctx *ctx, const ie_tensor *q, const ie_kv_layer *k
   if (!shape_is(ctx, "attention", "head dimension", q->shape[2], kv->dim) ||
       !shape_is(ctx, "attention", "query heads beyond a multiple of the KV heads", q->shape[1] % kv->heads,
                 0) ||
-      (options->sinks.data && !shape_is(ctx, "attention", "sinks", options->sinks.n, q->shape[1])))
+      (options->sinks.data && !shape_is(ctx, "attention", "sinks", options->sinks.n, q->shape[1])) ||
+      !cache_is_read(ctx, "attention", kv) || !vector_is_read(ctx, "attention", "sinks", &options->sinks))
     return NULL;
   ie_tensor *y = tensor_2d(ctx, IE_F32, q->shape[0], q->shape[1] * q->shape[2]);
   if (y) ctx->device->ops.attention(ctx, y, q, kv, batch, options);
@@ -164,7 +201,8 @@ ie_tensor *ie_op_moe_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tensor 
   if (!shape_is(ctx, "moe", up->name, x->shape[1], up->cols) ||
       !shape_is(ctx, "moe", down->name, down->cols * 2, up->rows) ||
       !shape_is(ctx, "moe", "residual width", residual->shape[1], down->rows) ||
-      !shape_is(ctx, "moe", "experts", down->experts, up->experts))
+      !shape_is(ctx, "moe", "experts", down->experts, up->experts) || !weight_is_read(ctx, "moe", up) ||
+      !weight_is_read(ctx, "moe", down))
     return NULL;
   ctx->device->ops.moe(ctx, residual, x, routing.expert, routing.weight, options);
   return residual;
@@ -174,6 +212,8 @@ ie_tensor *ie_op_layer_norm(ie_ctx *ctx, const ie_tensor *x, const ie_vector *we
                             float eps) {
   if (!x || !OP_LAUNCHER(ctx, layer_norm) || !shape_is(ctx, "layer_norm", "width", x->shape[1], weight->n) ||
       !shape_is(ctx, "layer_norm", "bias", bias->n, weight->n) ||
+      !vector_is_read(ctx, "layer_norm", "weight", weight) ||
+      !vector_is_read(ctx, "layer_norm", "bias", bias) ||
       !shape_is(ctx, "layer_norm", "type of the bias", (int64_t)bias->dtype, (int64_t)weight->dtype))
     return NULL;
   ie_tensor *y = ie_ctx_tensor(ctx, IE_F32, x->rank, x->shape);

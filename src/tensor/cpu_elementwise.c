@@ -260,6 +260,7 @@ static int64_t cpu_find_nonfinite(ie_ctx *ctx, const ie_tensor *x) {
 
 void ie_cpu_fill_elementwise(ie_device_ops *ops) {
   ops->embed = cpu_embed;
+  ops->embed_formats = 1u << IE_W_F32 | 1u << IE_W_F16 | 1u << IE_W_BF16 | 1u << IE_W_MXFP4;
   ops->gather_rows = cpu_gather_rows;
   ops->rms_norm = cpu_rms_norm;
   ops->rope_table = cpu_rope_table;

@@ -78,7 +78,7 @@ typedef struct ie_moe_options {
 } ie_moe_options;
 
 typedef struct ie_device_ops {
-  /* y (T, C) = rows ids of w (V, C) */
+  /* y (T, C) = rows ids of w (V, C); of the weight formats in embed_formats */
   void (*embed)(ie_ctx *ctx, ie_tensor *y, const ie_weight *w, const ie_batch *batch);
   /* y (T, C) = rows index[0..T) of x (.., C) */
   void (*gather_rows)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const int32_t *index);
@@ -116,6 +116,9 @@ typedef struct ie_device_ops {
   void (*swiglu)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *gate, const ie_tensor *up);
   /* First index that is not finite, or -1. */
   int64_t (*find_nonfinite)(ie_ctx *ctx, const ie_tensor *x);
+
+  /* What embed reads: bit 1 << ie_wformat. (linear and moe read what the kernel of a weight, chosen at bind, is for.) */
+  uint64_t embed_formats;
 } ie_device_ops;
 
 struct ie_device {

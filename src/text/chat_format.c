@@ -9,14 +9,9 @@
 
 enum { TEMPLATE_MAX_BYTES = 16 << 20 };
 
-static const ie_chat_format format_llama3_1 = {.name = "llama3.1"};
-static const ie_chat_format format_llama3_2 = {.name = "llama3.2"};
-static const ie_chat_format format_nanochat = {.name = "nanochat"};
-static const ie_chat_format format_c2c = {.name = "c2c"};
-
 static const ie_chat_format *const formats[] = {
-    &chat_format_harmony, &chat_format_qwen2_5, &chat_format_qwen3, &format_llama3_1,
-    &format_llama3_2,     &format_nanochat,     &format_c2c,
+    &chat_format_harmony,  &chat_format_qwen2_5,  &chat_format_qwen3, &chat_format_llama3_1,
+    &chat_format_llama3_2, &chat_format_nanochat, &chat_format_c2c,
 };
 
 size_t ie_chat_format_count(void) {

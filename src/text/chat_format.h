@@ -30,7 +30,8 @@ struct ie_chat_format {
   const chat_grammar *grammar; /* of formats whose parser is chat_tagged_ops */
 };
 
-extern const ie_chat_format chat_format_harmony, chat_format_qwen2_5, chat_format_qwen3;
+extern const ie_chat_format chat_format_harmony, chat_format_qwen2_5, chat_format_qwen3, chat_format_llama3_1,
+    chat_format_llama3_2, chat_format_nanochat, chat_format_c2c;
 
 /* IE_UNSUPPORTED with the format's name when it is not built. */
 ie_status chat_format_require(const ie_chat_format *format, ie_error *error);

@@ -110,7 +110,7 @@ static size_t part_encode(const chat_parts *parts, size_t i, const ie_tokenizer 
 static ie_status mask_extend(const chat_parts *parts, bool trained, size_t from, ie_chat_prompt *out,
                              ie_error *error) {
   size_t count = out->ids.count;
-  if (!parts->masked || count == from) return IE_OK;
+  if (!parts->masked || count <= from) return IE_OK;
   uint8_t *grown = realloc(out->mask, count);
   if (!grown) return ie_error_set(error, IE_OUT_OF_MEMORY, "chat: out of memory");
   out->mask = grown;
@@ -119,15 +119,12 @@ static ie_status mask_extend(const chat_parts *parts, bool trained, size_t from,
 }
 
 /* The text of the prompt: all of it, or what the ids say that were not cut off. */
-static ie_status text_put(const chat_parts *parts, const ie_tokenizer *tokenizer, ie_chat_prompt *out,
-                          ie_error *error) {
-  if (parts->limit && out->ids.count > parts->limit) {
-    out->ids.count = parts->limit;
-    return ie_tokenizer_decode(tokenizer, out->ids.ids, out->ids.count, /*skip_special=*/false, &out->text,
-                               error);
-  }
-  const char *text = parts->text.data ? parts->text.data : "";
-  return ie_bytes_append(&out->text, text, parts->text.size, error);
+static ie_status text_put(const chat_parts *parts, bool cut, const ie_tokenizer *tokenizer,
+                          ie_chat_prompt *out, ie_error *error) {
+  const ie_ids *ids = &out->ids;
+  if (cut)
+    return ie_tokenizer_decode(tokenizer, ids->ids, ids->count, /*skip_special=*/false, &out->text, error);
+  return ie_bytes_append(&out->text, parts->text.data ? parts->text.data : "", parts->text.size, error);
 }
 
 ie_status chat_parts_encode(const chat_parts *parts, const ie_tokenizer *tokenizer, ie_chat_prompt *out,
@@ -136,13 +133,19 @@ ie_status chat_parts_encode(const chat_parts *parts, const ie_tokenizer *tokeniz
   if (parts->failed || parts->text.failed)
     return ie_error_set(error, IE_OUT_OF_MEMORY, "chat: out of memory");
   ie_status status = IE_OK;
+  bool cut = false;
   for (size_t i = 0; i < parts->count && status == IE_OK;) {
     size_t from = out->ids.count;
-    bool trained = parts->parts[i].trained;
+    bool trained = parts->parts[i].trained, kept = i + parts->keep >= parts->count;
     i += part_encode(parts, i, tokenizer, &out->ids, &status, error);
-    if (status == IE_OK) status = mask_extend(parts, trained, from, out, error);
+    if (status != IE_OK) break;
+    if (parts->limit && !kept && out->ids.count > parts->limit) {
+      out->ids.count = parts->limit;
+      cut = true;
+    }
+    status = mask_extend(parts, trained, from, out, error);
   }
-  if (status == IE_OK) status = text_put(parts, tokenizer, out, error);
+  if (status == IE_OK) status = text_put(parts, cut, tokenizer, out, error);
   if (status != IE_OK) ie_chat_prompt_free(out);
   return status;
 }

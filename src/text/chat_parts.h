@@ -28,6 +28,7 @@ typedef struct chat_parts {
   bool trained; /* what is added now are targets */
   bool masked;  /* the prompt gets a mask */
   size_t limit; /* ids beyond this number are cut off; 0: none are */
+  size_t keep;  /* but for those of this many parts at the end, which follow what was kept */
 } chat_parts;
 
 /* One text part; nothing for an empty text. */

@@ -212,6 +212,8 @@ static bool held_message(ie_chat_parser *parser, const tagged_end *end) {
   chat_call_text call;
   chat_call_result result = chat_call_read(s->held.data, s->held.size, &call);
   bool ok = result != CHAT_CALL_NO_MEMORY;
+  if (s->segment == CHAT_PLAIN && call.malformed)
+    result = CHAT_CALL_OTHER; /* an answer in JSON that has a name */
   if (ok && result == CHAT_CALL_OK) {
     ok = call_put(parser, &call);
   } else if (ok && s->segment == CHAT_PYTHON) {
@@ -239,6 +241,7 @@ static bool segment_end(ie_chat_parser *parser, const tagged_end *end, size_t ma
     if (ok && (s->segment == CHAT_CODE || s->segment == CHAT_OUTPUT)) ok = segment_open(parser);
   }
   s->lines = 0;
+  if (ok && s->stray.size) ok = segment_open(parser); /* what the header said must stand somewhere */
   if (!ok) return false;
   if (!parser->open) {
     if (end->malformed) parser->malformed = true;
@@ -304,6 +307,19 @@ static void header_trim(const char **text, size_t *size) {
   while (*size && strchr(" \t\r\n", (*text)[*size - 1])) --*size;
 }
 
+/* Appends the words of a header, joined by spaces: a field holds no control characters. */
+static bool stray_words(ie_buf *out, const char *text, size_t size) {
+  for (size_t at = 0; at < size;) {
+    size_t length = 0;
+    while (at + length < size && (unsigned char)text[at + length] > 0x20 && text[at + length] != 0x7F)
+      length++;
+    if (length && out->size) ie_buf_append_char(out, ' ');
+    if (length && !chat_text_lossy(out, text + at, length)) return false;
+    at += length ? length : 1;
+  }
+  return !out->failed;
+}
+
 /* The header is complete: `rest` bytes behind its line are text. */
 static bool header_end(ie_chat_parser *parser, const char *rest, size_t rest_size, size_t text_id) {
   tagged_state *s = parser->state;
@@ -314,7 +330,7 @@ static bool header_end(ie_chat_parser *parser, const char *rest, size_t rest_siz
   if (!role) {
     s->damaged = true;
     parser->malformed = true;
-    if (!chat_text_lossy(&s->stray, text, size)) return false;
+    if (!stray_words(&s->stray, text, size)) return false;
   }
   turn_begin(s, role ? role : "assistant", text_id, s->grammar->header_lines);
   return text_add(parser, rest, rest_size);
@@ -502,7 +518,7 @@ static ie_status tagged_finish(ie_chat_parser *parser, ie_error *error) {
   parser->complete = s->place == BETWEEN;
   if (s->place == HEADER) {
     ok = header_abandon(parser, &cut);
-  } else if (s->place == TURN && (parser->open || s->held.size || s->lines)) {
+  } else if (s->place == TURN && (parser->open || s->held.size || s->lines || s->stray.size)) {
     ok = segment_end(parser, &cut, /*markup=*/0);
   }
   return ok ? IE_OK : ie_error_set(error, IE_OUT_OF_MEMORY, "chat parser: out of memory");

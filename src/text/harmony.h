@@ -41,10 +41,15 @@ ie_status harmony_get(const json_t *object, const char *key, const char *where, 
 bool harmony_is(harmony_str s, const char *text);
 
 /* Appends the section "# Tools" for an object {namespace: {"name", "description"?, "tools": [{"name",
- * "description"?, "parameters"?}]}}, namespaces in byte order of their keys. */
-ie_status harmony_tools_write(ie_buf *out, const json_t *namespaces, const char *where, ie_error *error);
+ * "description"?, "parameters"?}]}}, namespaces in byte order of their keys. where names the object in messages; own: it
+ * was made from an array of tools, which `where` names. */
+ie_status harmony_tools_write(ie_buf *out, const json_t *namespaces, bool own, const char *where,
+                              ie_error *error);
 /* The namespaces have a function that can be called. */
 bool harmony_tools_callable(const json_t *namespaces);
+
+/* A key of a content in such a conversation: what of the request it was made from, for messages. */
+#define HARMONY_FROM "\x01from"
 
 /* A conversation {"messages": [...]} (new reference) for the chat-template form of a request: see
  * ie_chat_render in clocher/chat.h. */
@@ -62,7 +67,8 @@ typedef enum harmony_item_kind {
   HARMONY_TEXT,
   HARMONY_CHANNEL_MARK,
   HARMONY_CONSTRAIN_MARK,
-  HARMONY_OTHER
+  HARMONY_OTHER,
+  HARMONY_UNKNOWN /* an id that no token has: U+FFFD */
 } harmony_item_kind;
 
 typedef struct harmony_item {

@@ -283,6 +283,7 @@ bool harmony_header_read(const harmony_items *items, const char *given, bool sta
     }
     end_waiting(&r);
     if (item->kind == HARMONY_OTHER) out->malformed = true;
+    if (item->kind == HARMONY_UNKNOWN) add_stray(&r, items->raw.data + item->start, item->size);
     if (item->kind == HARMONY_CONSTRAIN_MARK) r.want_type = true;
     if (item->kind == HARMONY_CHANNEL_MARK) {
       r.want_channel = r.after_channel = true;

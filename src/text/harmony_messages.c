@@ -54,11 +54,12 @@ static ie_status add_message(converter *c, const message_fields *f) {
 }
 
 /* A message of this role whose only content is an object of this type; *content is borrowed. */
-static ie_status add_typed(converter *c, const char *role, const char *type, json_t **content) {
+static ie_status add_typed(converter *c, const char *role, const char *type, const char *from,
+                           json_t **content) {
   json_t *message = json_object(), *contents = json_array();
   *content = json_object();
-  bool ok =
-      message && contents && *content && put(message, "role", str(role)) && put(*content, "type", str(type));
+  bool ok = message && contents && *content && put(message, "role", str(role)) &&
+            put(*content, "type", str(type)) && put(*content, HARMONY_FROM, str(from));
   ok = ok && json_array_append(contents, *content) == 0 &&
        json_object_set_nocheck(message, "content", contents) == 0 && json_array_append(c->out, message) == 0;
   json_decref(*content);
@@ -79,12 +80,12 @@ static ie_status content_text(converter *c, const json_t *content, ie_buf *out) 
       if (status == IE_OK) status = harmony_get(item, "text", c->where, &text, c->error);
       if (status != IE_OK) return status;
       if (!harmony_is(type, "text") || !text.text)
-        return ie_error_set(c->error, IE_UNSUPPORTED, "%s: content[%zu]: expected a text, found type \"%s\"",
+        return ie_error_set(c->error, IE_UNSUPPORTED, "%s.content[%zu]: expected a text, found type \"%s\"",
                             c->where, i, ie_quote(type.text ? type.text : "").text);
       ie_buf_append(out, text.text, text.size);
     }
   } else if (content && !json_is_null(content)) {
-    return ie_error_set(c->error, IE_FORMAT, "%s: content: expected a string, an array or null, found %s",
+    return ie_error_set(c->error, IE_FORMAT, "%s.content: expected a string, an array or null, found %s",
                         c->where, ie_json_type_name(content));
   }
   return out->failed ? out_of_memory(c) : IE_OK;
@@ -103,7 +104,7 @@ static ie_status add_system(converter *c, const char *date) {
   if (status == IE_OK && !day.text) status = harmony_get(c->kwargs, "date_string", where, &day, c->error);
   if (status != IE_OK) return status;
   json_t *content;
-  status = add_typed(c, "system", "system_content", &content);
+  status = add_typed(c, "system", "system_content", where, &content);
   if (status != IE_OK) return status;
   if (!identity.text) identity = str("You are ChatGPT, a large language model trained by OpenAI.");
   if (!cutoff.text) cutoff = str("2024-06");
@@ -177,7 +178,7 @@ static ie_status add_developer(converter *c, const json_t *tools, size_t *next) 
   }
   bool any_tools = json_array_size(tools) > 0;
   if (status == IE_OK && (text.size || any_tools)) {
-    status = add_typed(c, "developer", "developer_content", &content);
+    status = add_typed(c, "developer", "developer_content", "chat request: tools", &content);
     if (status == IE_OK && text.size && !put(content, "instructions", buf_str(&text)))
       status = out_of_memory(c);
     if (status == IE_OK && any_tools) status = put_tools(c, content, tools);
@@ -191,7 +192,8 @@ static ie_status add_instructions(converter *c, const json_t *message) {
   ie_buf text = {0};
   json_t *content;
   ie_status status = content_text(c, json_object_get(message, "content"), &text);
-  if (status == IE_OK) status = add_typed(c, "developer", "developer_content", &content);
+  if (status == IE_OK)
+    status = add_typed(c, "developer", "developer_content", "chat request: tools", &content);
   if (status == IE_OK && !put(content, "instructions", buf_str(&text))) status = out_of_memory(c);
   ie_buf_free(&text);
   return status;
@@ -215,7 +217,7 @@ static ie_status add_call(converter *c, const json_t *call) {
   harmony_str name;
   ie_status status = harmony_get(function, "name", c->where, &name, c->error);
   if (status != IE_OK) return status;
-  if (!name.text) return ie_error_set(c->error, IE_FORMAT, "%s: tool_calls: a call without a name", c->where);
+  if (!name.text) return ie_error_set(c->error, IE_FORMAT, "%s.tool_calls: a call without a name", c->where);
   ie_buf recipient = {0}, arguments = {0};
   const json_t *value = json_object_get(function, "arguments");
   put_tool_name(&recipient, name);
@@ -340,7 +342,7 @@ static ie_status add_turn(converter *c, size_t i) {
   const char *role = found.text ? harmony_role(found.text, found.size) : NULL;
   if (!role)
     return ie_error_set(c->error, IE_FORMAT,
-                        "%s: role: expected system, developer, user, assistant or tool, found \"%s\"",
+                        "%s.role: expected system, developer, user, assistant or tool, found \"%s\"",
                         c->where, ie_quote(found.text ? found.text : "").text);
   if (is_placed(message)) {
     const char *channel = json_string_value(json_object_get(message, "channel"));

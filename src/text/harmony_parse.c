@@ -166,7 +166,7 @@ static bool header_item(ie_chat_parser *parser, int32_t id) {
   if (!size) {
     s->damaged = true;
     parser->malformed = true;
-    return true;
+    return harmony_items_add(&s->items, HARMONY_UNKNOWN, "\xEF\xBF\xBD", 3);
   }
   return harmony_items_add(&s->items, special ? HARMONY_OTHER : HARMONY_TEXT, bytes, size);
 }

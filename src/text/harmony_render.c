@@ -17,9 +17,9 @@ ie_status harmony_get(const json_t *object, const char *key, const char *where, 
   *out = (harmony_str){0};
   const json_t *value = json_object_get(object, key);
   if (!value || json_is_null(value)) return IE_OK;
-  if (!json_is_string(value))
-    return ie_error_set(error, IE_FORMAT, "%s: %s: expected a string, found %s", where, key,
-                        ie_json_type_name(value));
+  if (!json_is_string(value)) /* "chat request: tools", but "chat request: messages[2].name" */
+    return ie_error_set(error, IE_FORMAT, "%s%s%s: expected a string, found %s", where,
+                        strchr(where, ':') ? "." : ": ", key, ie_json_type_name(value));
   *out = (harmony_str){json_string_value(value), json_string_length(value)};
   return IE_OK;
 }
@@ -82,7 +82,7 @@ static ie_status effort_write(joiner *sections, const json_t *content, const cha
       return IE_OK;
     }
   }
-  return ie_error_set(error, IE_FORMAT, "%s: reasoning_effort: expected low, medium or high, found \"%s\"",
+  return ie_error_set(error, IE_FORMAT, "%s.reasoning_effort: expected low, medium or high, found \"%s\"",
                       where, ie_quote(effort.text).text);
 }
 
@@ -92,7 +92,7 @@ static ie_status channels_write(joiner *sections, const json_t *content, bool ca
   if (!config || json_is_null(config)) return IE_OK;
   const json_t *channels = json_object_get(config, "valid_channels");
   if (!json_is_array(channels))
-    return ie_error_set(error, IE_FORMAT, "%s: channel_config: valid_channels: expected an array, found %s",
+    return ie_error_set(error, IE_FORMAT, "%s.channel_config.valid_channels: expected an array, found %s",
                         where, ie_json_type_name(channels));
   if (json_array_size(channels) == 0) return IE_OK;
   joiner names = {.out = joiner_next(sections), .separator = ", "};
@@ -100,7 +100,8 @@ static ie_status channels_write(joiner *sections, const json_t *content, bool ca
   for (size_t i = 0; i < json_array_size(channels); i++) {
     const json_t *name = json_array_get(channels, i);
     if (!json_is_string(name))
-      return ie_error_set(error, IE_FORMAT, "%s: valid_channels[%zu]: expected a string, found %s", where, i,
+      return ie_error_set(error, IE_FORMAT,
+                          "%s.channel_config.valid_channels[%zu]: expected a string, found %s", where, i,
                           ie_json_type_name(name));
     ie_buf_append(joiner_next(&names), json_string_value(name), json_string_length(name));
   }
@@ -116,10 +117,13 @@ static ie_status tools_section(joiner *sections, const json_t *content, const ch
   const json_t *tools = json_object_get(content, "tools");
   if (!tools || json_is_null(tools)) return IE_OK;
   if (!json_is_object(tools))
-    return ie_error_set(error, IE_FORMAT, "%s: tools: expected an object of namespaces, found %s", where,
+    return ie_error_set(error, IE_FORMAT, "%s.tools: expected an object of namespaces, found %s", where,
                         ie_json_type_name(tools));
   if (json_object_size(tools) == 0) return IE_OK;
-  return harmony_tools_write(joiner_next(sections), tools, where, error);
+  bool own = json_object_get(content, HARMONY_FROM) != NULL;
+  char place[128];
+  snprintf(place, sizeof place, own ? "%s" : "%s.tools", where);
+  return harmony_tools_write(joiner_next(sections), tools, own, place, error);
 }
 
 static ie_status system_write(ie_buf *out, const json_t *content, bool callable, const char *where,
@@ -167,7 +171,7 @@ static ie_status message_read(const json_t *message, const char *where, message_
   out->role = role.text ? harmony_role(role.text, role.size) : NULL;
   if (!out->role)
     return ie_error_set(error, IE_FORMAT,
-                        "%s: role: expected system, developer, user, assistant or tool, found \"%s\"", where,
+                        "%s.role: expected system, developer, user, assistant or tool, found \"%s\"", where,
                         ie_quote(role.text ? role.text : "").text);
   if (strcmp(out->role, "tool") == 0 && !out->name.text)
     return ie_error_set(error, IE_FORMAT, "%s: a tool's message needs the tool's name", where);
@@ -230,7 +234,7 @@ static ie_status content_write(chat_parts *parts, const json_t *content, const c
   size_t start = parts->text.size;
   if (harmony_is(type, "text")) {
     status = harmony_get(content, "text", where, &text, error);
-    if (status == IE_OK && !text.text) status = ie_error_set(error, IE_FORMAT, "%s: text is missing", where);
+    if (status == IE_OK && !text.text) status = ie_error_set(error, IE_FORMAT, "%s.text is missing", where);
     if (status == IE_OK) ie_buf_append(&parts->text, text.text, text.size);
   } else if (harmony_is(type, "system_content")) {
     status = content_require_role("system_content", "system", role, where, error);
@@ -240,27 +244,30 @@ static ie_status content_write(chat_parts *parts, const json_t *content, const c
     if (status == IE_OK) status = developer_write(&parts->text, content, where, error);
   } else {
     status = ie_error_set(error, IE_FORMAT,
-                          "%s: type: expected text, system_content or developer_content, found \"%s\"", where,
+                          "%s.type: expected text, system_content or developer_content, found \"%s\"", where,
                           ie_quote(type.text ? type.text : "").text);
   }
   if (status == IE_OK) chat_parts_close_text(parts, start);
   return status;
 }
 
+/* own: the contents were made from a request of the other form, and say from which part of it. */
 static ie_status contents_write(chat_parts *parts, const json_t *contents, const char *role, bool callable,
-                                const char *where, ie_error *error) {
+                                bool own, const char *where, ie_error *error) {
   if (json_is_string(contents)) {
     chat_parts_text(parts, json_string_value(contents), json_string_length(contents));
     return IE_OK;
   }
   if (!json_is_array(contents))
-    return ie_error_set(error, IE_FORMAT, "%s: content: expected a string or an array, found %s", where,
+    return ie_error_set(error, IE_FORMAT, "%s.content: expected a string or an array, found %s", where,
                         ie_json_type_name(contents));
   ie_status status = IE_OK;
   for (size_t i = 0; i < json_array_size(contents) && status == IE_OK; i++) {
     char place[96];
-    snprintf(place, sizeof place, "%s: content[%zu]", where, i);
-    status = content_write(parts, json_array_get(contents, i), role, callable, place, error);
+    const json_t *content = json_array_get(contents, i);
+    const char *from = json_string_value(json_object_get(content, HARMONY_FROM));
+    snprintf(place, sizeof place, "%s.content[%zu]", where, i);
+    status = content_write(parts, content, role, callable, from && own ? from : place, error);
   }
   return status;
 }
@@ -269,6 +276,7 @@ static ie_status contents_write(chat_parts *parts, const json_t *contents, const
 
 typedef struct render_options {
   bool auto_drop_analysis, training;
+  bool own; /* the conversation was made from a request of the other form */
   harmony_str next_role;
 } render_options;
 
@@ -314,13 +322,14 @@ static ie_status conversation_write(chat_parts *parts, const json_t *messages, c
   for (size_t i = 0; i < count; i++) {
     const json_t *message = json_array_get(messages, i);
     char where[64];
-    snprintf(where, sizeof where, "chat request: messages[%zu]", i);
+    snprintf(where, sizeof where, "chat request: conversation.messages[%zu]", i);
     message_header header;
     ie_status status = message_read(message, where, &header, error);
     if (status != IE_OK) return status;
     if (i < limit && harmony_is(header.channel, "analysis")) continue;
     header_write(parts, &header);
-    status = contents_write(parts, json_object_get(message, "content"), header.role, callable, where, error);
+    status = contents_write(parts, json_object_get(message, "content"), header.role, callable, options->own,
+                            where, error);
     if (status != IE_OK) return status;
     bool assistant = strcmp(header.role, "assistant") == 0;
     if (options->training && i + 1 == count && assistant && harmony_is(header.channel, "final")) {
@@ -360,13 +369,14 @@ ie_status harmony_render(const json_t *request, const char *date, chat_parts *pa
     status = harmony_conversation_from_messages(request, date, &made, error);
     if (status != IE_OK) return status;
     conversation = made;
+    options.own = true;
   }
   const json_t *messages = json_object_get(conversation, "messages");
-  status = json_is_array(messages)
-               ? conversation_write(parts, messages, &options, error)
-               : ie_error_set(error, IE_FORMAT,
-                              "chat request: conversation: messages: expected an array, found %s",
-                              ie_json_type_name(messages));
+  status =
+      json_is_array(messages)
+          ? conversation_write(parts, messages, &options, error)
+          : ie_error_set(error, IE_FORMAT, "chat request: conversation.messages: expected an array, found %s",
+                         ie_json_type_name(messages));
   json_decref(made);
   return status;
 }

@@ -7,6 +7,7 @@
 #include "text/harmony.h"
 
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -288,11 +289,10 @@ static ie_status get_required(const json_t *object, const char *key, const char 
                               ie_error *error) {
   *out = (harmony_str){0};
   if (!json_is_object(object))
-    return ie_error_set(error, IE_FORMAT, "%s: tools: expected an object, found %s", where,
+    return ie_error_set(error, IE_FORMAT, "%s: expected an object, found %s", where,
                         ie_json_type_name(object));
   ie_status status = harmony_get(object, key, where, out, error);
-  if (status == IE_OK && !out->text)
-    status = ie_error_set(error, IE_FORMAT, "%s: tools: %s is missing", where, key);
+  if (status == IE_OK && !out->text) status = ie_error_set(error, IE_FORMAT, "%s.%s is missing", where, key);
   return status;
 }
 
@@ -319,15 +319,17 @@ static ie_status tool_write(ie_buf *out, const json_t *tool, const char *where, 
   return IE_OK;
 }
 
-static ie_status namespace_write(ie_buf *out, const json_t *space, const char *where, ie_error *error) {
+/* own: the only namespace, made from the tools of a request, which `where` then names. */
+static ie_status namespace_write(ie_buf *out, const json_t *space, bool own, const char *where,
+                                 ie_error *error) {
   harmony_str name, description;
   ie_status status = get_required(space, "name", where, &name, error);
   if (status == IE_OK) status = harmony_get(space, "description", where, &description, error);
   if (status != IE_OK) return status;
   const json_t *tools = json_object_get(space, "tools");
   if (!json_is_array(tools))
-    return ie_error_set(error, IE_FORMAT, "%s: tools: namespace %s: tools: expected an array, found %s",
-                        where, ie_quote(name.text).text, ie_json_type_name(tools));
+    return ie_error_set(error, IE_FORMAT, "%s.tools: expected an array, found %s", where,
+                        ie_json_type_name(tools));
   bool any = json_array_size(tools) > 0;
   ie_buf_append_str(out, "## ");
   ie_buf_append(out, name.text, name.size);
@@ -337,8 +339,11 @@ static ie_status namespace_write(ie_buf *out, const json_t *space, const char *w
   ie_buf_append_str(out, "\nnamespace ");
   ie_buf_append(out, name.text, name.size);
   ie_buf_append_str(out, " {\n");
-  for (size_t i = 0; i < json_array_size(tools) && status == IE_OK; i++)
-    status = tool_write(out, json_array_get(tools, i), where, error);
+  for (size_t i = 0; i < json_array_size(tools) && status == IE_OK; i++) {
+    char place[288];
+    snprintf(place, sizeof place, "%s%s[%zu]", where, own ? "" : ".tools", i);
+    status = tool_write(out, json_array_get(tools, i), place, error);
+  }
   ie_buf_append_str(out, "\n} // namespace ");
   ie_buf_append(out, name.text, name.size);
   return status;
@@ -349,7 +354,8 @@ static int keys_compare(const void *a, const void *b) {
   return strcmp(*x, *y);
 }
 
-ie_status harmony_tools_write(ie_buf *out, const json_t *namespaces, const char *where, ie_error *error) {
+ie_status harmony_tools_write(ie_buf *out, const json_t *namespaces, bool own, const char *where,
+                              ie_error *error) {
   json_t *map = (json_t *)(uintptr_t)namespaces; /* jansson's iterators take no const; nothing is changed */
   size_t count = json_object_size(map), n = 0;
   const char **keys = calloc(count + 1, sizeof *keys);
@@ -361,7 +367,9 @@ ie_status harmony_tools_write(ie_buf *out, const json_t *namespaces, const char 
   ie_status status = IE_OK;
   for (size_t i = 0; i < n && status == IE_OK; i++) {
     ie_buf_append_str(out, "\n\n");
-    status = namespace_write(out, json_object_get(map, keys[i]), where, error);
+    char place[224];
+    snprintf(place, sizeof place, "%s%s%s", where, own ? "" : ".", own ? "" : ie_quote(keys[i]).text);
+    status = namespace_write(out, json_object_get(map, keys[i]), own, place, error);
   }
   free(keys);
   return status;

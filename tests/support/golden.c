@@ -56,9 +56,9 @@ static int by_name(const void *a, const void *b) {
   return strcmp(a, b);
 }
 
-/* By the folder's name; what is not built yet (nanochat's own files) is left out. */
+/* By the folder's name. */
 static bool is_built(const char *name) {
-  static const char *const prefixes[] = {"gpt-oss", "gpt-neox", "qwen", "llama", "nanochat-hf"};
+  static const char *const prefixes[] = {"gpt-oss", "gpt-neox", "qwen", "llama", "nanochat"};
   for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++)
     if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0) return true;
   return false;

@@ -14,21 +14,18 @@
 
 #include <cmocka.h>
 
-enum { ARGS_MAX = 96 };
-
 static const char *program_path(void) {
   const char *path = getenv("CLOCHER_BIN");
   return path && *path ? path : "build/clocher";
 }
 
-/* Splits text in place. */
-static void args_split(char *text, const char **args) {
+void program_args(char *text, const char **args) {
   int n = 0;
   args[n++] = program_path();
   for (char *at = text; *at;) {
     while (*at == ' ') at++;
     if (!*at) break;
-    assert_true(n < ARGS_MAX);
+    assert_true(n < PROGRAM_ARGS_MAX);
     if (*at == '\'') {
       args[n++] = ++at;
       at += strcspn(at, "'");
@@ -44,9 +41,9 @@ static void args_split(char *text, const char **args) {
 static program_child child_start(int in, const char *format, va_list values) {
   int out[2], err[2];
   char *text;
-  const char *args[ARGS_MAX + 1];
+  const char *args[PROGRAM_ARGS_MAX + 1];
   assert_true(vasprintf(&text, format, values) >= 0);
-  args_split(text, args);
+  program_args(text, args);
   assert_int_equal(pipe2(out, O_CLOEXEC), 0);
   assert_int_equal(pipe2(err, O_CLOEXEC), 0);
   pid_t pid = fork();

@@ -29,6 +29,10 @@ __attribute__((format(printf, 3, 4))) void program_expect(int code, const char *
 /* Runs it, requires exit 0 and one JSON object on stdout. The caller's reference. */
 __attribute__((format(printf, 1, 2))) json_t *program_json(const char *format, ...);
 
+/* Splits text in place as described above, behind the path of the program; the last one is followed by NULL. */
+enum { PROGRAM_ARGS_MAX = 96 };
+void program_args(char *text, const char **args);
+
 /* In the background, stdout and stderr to pipes. */
 typedef struct program_child {
   pid_t pid;

@@ -15,16 +15,7 @@
 
 #include <cmocka.h>
 
-/* A folder with the model and a tokenizer of single bytes: ids 0 to 255, then <|start|>, <|end|>, <|pad|>. */
-char *text_model_make(void) {
-  char *dir = tempdir_make(), path[1024], link[1024], where[1024];
-  static const char *const files[] = {"config.json", "generation_config.json", "model.safetensors"};
-  assert_non_null(getcwd(where, sizeof where / 2));
-  for (size_t i = 0; i < 3; i++) {
-    snprintf(path, sizeof path, "%.400s/%s/%s", where, SMALL_MODEL, files[i]);
-    snprintf(link, sizeof link, "%s/%s", dir, files[i]);
-    assert_int_equal(symlink(path, link), 0);
-  }
+json_t *byte_vocab_make(void) {
   json_t *vocab = json_object();
   int next = 256;
   for (int b = 0; b < 256; b++) {
@@ -35,6 +26,20 @@ char *text_model_make(void) {
     if (c < 128) key[1] = 0;
     json_object_set_new(vocab, key, json_integer(b));
   }
+  return vocab;
+}
+
+/* A folder with the model and a tokenizer of single bytes: ids 0 to 255, then <|start|>, <|end|>, <|pad|>. */
+char *text_model_make(void) {
+  char *dir = tempdir_make(), path[1024], link[1024], where[1024];
+  static const char *const files[] = {"config.json", "generation_config.json", "model.safetensors"};
+  assert_non_null(getcwd(where, sizeof where / 2));
+  for (size_t i = 0; i < 3; i++) {
+    snprintf(path, sizeof path, "%.400s/%s/%s", where, SMALL_MODEL, files[i]);
+    snprintf(link, sizeof link, "%s/%s", dir, files[i]);
+    assert_int_equal(symlink(path, link), 0);
+  }
+  json_t *vocab = byte_vocab_make();
   json_t *root = json_pack(
       "{s:s, s:[{s:i,s:s,s:b,s:b,s:b,s:b,s:b},{s:i,s:s,s:b,s:b,s:b,s:b,s:b}], s:n, s:{s:s,s:b,s:b,s:b}, "
       "s:{s:s,s:b,s:b,s:b}, s:{s:s,s:o,s:[]}}",
@@ -92,4 +97,36 @@ ie_tensor_file *tensors_open(const char *path) {
   ie_error error = {0};
   if (ie_tensor_file_open(path, &file, &error) != IE_OK) fail_msg("%s", error.message);
   return file;
+}
+
+void iebin_pack(const char *dir) {
+  ie_error error;
+  ie_tensor_file *file;
+  char path[512];
+  snprintf(path, sizeof path, "%s/model.safetensors", dir);
+  assert_int_equal(ie_tensor_file_open(path, &file, &error), IE_OK);
+  char *bytes = calloc(1, 1 << 20);
+  size_t size = 0;
+  json_t *tensors = json_array();
+  for (size_t i = 0; i < ie_tensor_file_count(file); i++) {
+    const ie_tensor_info *t = ie_tensor_file_at(file, i);
+    json_t *shape = json_array();
+    size = (size + 63) / 64 * 64;
+    for (int k = 0; k < t->rank; k++) json_array_append_new(shape, json_integer(t->shape[k]));
+    json_array_append_new(tensors, json_pack("{s:s, s:s, s:o, s:I, s:I}", "name", t->name, "dtype",
+                                             ie_dtype_name(t->dtype), "shape", shape, "nbytes",
+                                             (json_int_t)t->bytes, "offset", (json_int_t)size));
+    memcpy(bytes + size, t->data, t->bytes);
+    size += t->bytes;
+  }
+  json_t *root = json_pack("{s:i, s:s, s:s, s:o}", "version", 1, "dtype", "bf16", "weights_bin",
+                           "model.ie.bin", "tensors", tensors);
+  char *text = json_dumps(root, 0);
+  tempdir_write_text(dir, "model.ie.json", text);
+  tempdir_write(dir, "model.ie.bin", bytes, size);
+  free(text);
+  free(bytes);
+  json_decref(root);
+  ie_tensor_file_free(file);
+  assert_int_equal(remove(path), 0);
 }

@@ -13,6 +13,13 @@ enum { SMALL_MODEL_VOCAB = 259 };
 /* A folder (tempdir_remove) with the model and a tokenizer of single bytes. */
 char *text_model_make(void);
 
+/* The `vocab` of a tokenizer.json whose tokens 0 to 255 are the bytes. A new reference. */
+json_t *byte_vocab_make(void);
+
+/* Packs the weights of dir, which has one model.safetensors of less than a MiB, into model.ie.json and model.ie.bin and
+ * removes that file. */
+void iebin_pack(const char *dir);
+
 /* Row i of `clocher run --json`, borrowed. */
 json_t *result_row(json_t *result, size_t i);
 /* The new ids of one row, as JSON text in fresh memory. */

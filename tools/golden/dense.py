@@ -20,6 +20,7 @@ from transformers import (GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaF
                           NanoChatForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 from checkpoint import make_readable, write_json
+import native
 from gpt_oss import NEW, relative
 
 LENGTHS = (5, 40, 90)
@@ -37,6 +38,7 @@ MODELS = {
     "gpt-neox-sequential": (GPTNeoXForCausalLM, GPTNeoXConfig(**COMMON, hidden_act="gelu", use_parallel_residual=False, rope_parameters=dict(
         rope_type="default", rope_theta=10000.0, partial_rotary_factor=1.0))),
     "nanochat-hf": (NanoChatForCausalLM, NanoChatConfig(**COMMON, num_key_value_heads=6)),
+    "qwen3-bin": (Qwen3ForCausalLM, Qwen3Config(**COMMON, num_key_value_heads=2, head_dim=12, tie_word_embeddings=True)),
 }
 
 
@@ -94,11 +96,40 @@ def build(name, seed, directory):
     make_readable(directory)
     exact = cls.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
     double = cls.from_pretrained(directory, dtype=torch.float64, attn_implementation="eager").eval()
+    if name.endswith("-bin"):
+        native.save_bin(directory)
+    answer(name, seed, directory, exact, double, config.vocab_size, "transformers " + transformers.__version__)
+
+
+def build_native(name, seed, directory):
+    exact = native.Native(native.CONFIG).eval()
+    randomise(exact, seed)
+    wte = exact.transformer["wte"].weight
+    wte.data = wte.data.bfloat16().float()
+    apart = native.check(exact, torch.arange(100) % native.CONFIG["vocab_size"])
+    if not apart < 1e-5:
+        raise SystemExit(f"{name}: {apart:.1e} from transformers' NanoChat")
+    native.save(exact, directory, 120)
+    double = native.Native(native.CONFIG).double().eval()
+    double.load_state_dict(exact.state_dict())
+    answer(name, seed, directory, exact, double, native.CONFIG["vocab_size"],
+           "tools/golden/native.py (without rounded tables %.0e from transformers %s)" % (apart, transformers.__version__))
+    write_earlier(directory)
+
+
+def write_earlier(directory):
+    """What an earlier step leaves: it must not be chosen."""
+    with open(os.path.join(directory, "model_000090.pt"), "wb") as f:
+        f.write(b"an earlier step, not to be read\n")
+    write_json(os.path.join(directory, "meta_000090.json"), {"step": 90})
+
+
+def answer(name, seed, directory, exact, double, vocabulary, oracle):
     reference, noise = {}, 0.0
     g = torch.Generator().manual_seed(seed + 1)
     for i, length in enumerate(LENGTHS):
-        ids = torch.randint(3, config.vocab_size, (length,), generator=g)
-        ids[0], ids[-1] = config.vocab_size - 1, 0
+        ids = torch.randint(3, vocabulary, (length,), generator=g)
+        ids[0], ids[-1] = vocabulary - 1, 0
         logits = run_transformers(exact, ids)
         noise = max(noise, relative(logits, run_transformers(double, ids)))
         new, gap = greedy(exact, ids.tolist())
@@ -107,10 +138,11 @@ def build(name, seed, directory):
     ids = reference["case1.ids"].long()
     save_file(reference, os.path.join(directory, "reference.safetensors"))
     write_json(os.path.join(directory, "reference.json"), {
-        "oracle": f"transformers {transformers.__version__}, torch {torch.__version__}, float32 eager",
+        "oracle": f"{oracle}, torch {torch.__version__}, float32 eager",
         "noise_f32_vs_f64": noise, "case_lengths": list(LENGTHS), "new_tokens": NEW,
         "rounding_error_bf16_inputs_median": rounding(exact, ids, "bf16"),
         "rounding_error_int8_inputs_median": rounding(exact, ids, "int8")})
+    make_readable(directory)
     print(name, "noise %.1e" % noise, sum(os.path.getsize(os.path.join(directory, f)) for f in os.listdir(directory)), "bytes")
 
 
@@ -119,11 +151,11 @@ def main():
     parser.add_argument("--out", required=True)
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
-    for seed, name in enumerate(MODELS):
+    for seed, name in enumerate([*MODELS, "nanochat-native"]):
         if arguments.only in name:
             directory = os.path.join(arguments.out, name)
             os.makedirs(directory, exist_ok=True)
-            build(name, 100 + seed, directory)
+            (build if name in MODELS else build_native)(name, 100 + seed, directory)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+#include "chat_repl.h"
+
+#include "out.h"
+#include "signals.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+void chat_repl_say(const chat_repl *repl, const char *format, ...) {
+  va_list args;
+  FILE *stream = repl->prompts ? repl->prompts : stderr;
+  va_start(args, format);
+  vfprintf(stream, format, args);
+  va_end(args);
+  fputc('\n', stream);
+  fflush(stream);
+}
+
+static bool event_show(void *arg, const ie_chat_parser *parser, const ie_chat_event *event) {
+  return chat_view_event(&((chat_repl *)arg)->view, parser, event);
+}
+
+static bool stop_wanted(void *arg) {
+  chat_repl *repl = arg;
+  chat_view_prompt(&repl->view, ie_state_length(repl->session.state, 0));
+  return cli_interrupted() || !cli_out_ok(repl->context);
+}
+
+/* What a reader of the answer cannot see in it. */
+static void answer_explain(const chat_repl *repl, const ie_answer *answer) {
+  size_t count = ie_conversation_count(repl->session.conversation);
+  long long context_tok = ie_state_context(repl->session.state);
+  if (answer->reason == IE_STOP_CANCELLED && repl->prompts)
+    chat_repl_say(repl, "(stopped)");
+  else if (answer->context_full)
+    cli_failf(repl->context,
+              "the answer is cut: the context of %lld tokens is full; /reset begins anew, --ctx N reserves "
+              "more",
+              context_tok);
+  else if (answer->reason == IE_STOP_LENGTH)
+    cli_log(repl->context, "(stopped after %lld tokens: --max-new)", (long long)answer->new_tok);
+  else if (count == answer->first && repl->prompts)
+    chat_repl_say(repl, "(no answer)");
+  else if (chat_session_called(&repl->session) && repl->prompts)
+    chat_repl_say(repl, "(/tool TEXT answers the call)");
+}
+
+static ie_status turn_run(chat_repl *repl, const ie_chat_message *message, ie_error *error) {
+  chat_session *session = &repl->session;
+  size_t before = ie_conversation_count(session->conversation);
+  chat_watcher watcher = {.on_event = event_show, .cancelled = stop_wanted, .arg = repl};
+  int thinking = repl->flags.thinking;
+  bool show = thinking == CHAT_THINKING_SHOW || (thinking == CHAT_THINKING_AUTO && repl->prompts);
+  int64_t prompt_tok = 0;
+  ie_answer answer = {0};
+  ie_status status = ie_conversation_add(session->conversation, message, error);
+  if (status == IE_OK) status = chat_session_prompt_tok(session, &repl->flags, &prompt_tok, error);
+  if (status == IE_OK) {
+    chat_view_begin(&repl->view, repl->context, show, prompt_tok);
+    status = chat_session_answer(session, &repl->flags, &watcher, &answer, error);
+    chat_view_end(&repl->view);
+  }
+  if (status == IE_OK)
+    answer_explain(repl, &answer);
+  else
+    ie_conversation_truncate(session->conversation, before);
+  return status;
+}
+
+int chat_repl_turn(chat_repl *repl, const ie_chat_message *message) {
+  ie_error error = {0};
+  if (repl->prompts) cli_signals_take(); /* a Ctrl-C that came before is no answer's */
+  ie_status status = turn_run(repl, message, &error);
+  if (repl->prompts) cli_signals_take();
+  if (status == IE_OK) return CLI_OK;
+  int code = cli_fail(repl->context, status, &error);
+  if (status == IE_LIMIT)
+    cli_log(repl->context,
+            "This turn was not taken: /reset begins anew; clocher chat --ctx N reserves more.");
+  return code;
+}
