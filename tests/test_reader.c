@@ -152,8 +152,10 @@ static void many_at_a_time(void **state) {
 /* What is under way when a reader is freed is waited for: the memory may go right after. */
 static void freed_under_way(void **state) {
   bench b = bench_open(*state, 0);
-  for (int i = 0; i < 20; i++)
-    ie_reader_start(b.reader, &(ie_read){.file = b.file, .bytes = SPAN, .to = b.got});
+  enum { READS = 20, BYTES = SPAN / READS / PAGE * PAGE };
+  for (size_t i = 0; i < READS; i++)
+    ie_reader_start(b.reader,
+                    &(ie_read){.file = b.file, .offset = i * BYTES, .bytes = BYTES, .to = b.got + i * BYTES});
   bench_close(&b);
 }
 
