@@ -26,7 +26,7 @@ static ie_expert_cache *cache_make(int64_t slots, int64_t transit, ie_cache_rule
 
 /* One forward of a layer as the provider does it: hits are pinned, misses are taken one by one, used, settled. */
 static int64_t cache_forward(ie_expert_cache *cache, int64_t layer, const int64_t *expert, int64_t n) {
-  ie_expert_want used[EXPERTS];
+  ie_expert_want used[EXPERTS] = {0};
   int64_t hits = 0, slot[EXPERTS];
   for (int64_t i = 0; i < n; i++) used[i] = (ie_expert_want){expert[i], 1};
   ie_expert_cache_use(cache, layer, used, n);
