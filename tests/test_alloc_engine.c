@@ -3,6 +3,7 @@
 #include "support/failing_malloc.h"
 
 #include "clocher/clocher.h"
+#include "engine/streaming.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -106,6 +107,41 @@ static ie_status run_with_device(const char *dir, ie_weights weights, ie_error *
   return status;
 }
 
+/* The same model with its experts read from disk: opened, placed, a prompt and a token, closed. */
+static ie_status run_streamed(void *arg, ie_error *error) {
+  const ie_stream_options *how = arg;
+  ie_device *device;
+  ie_model *model = NULL;
+  ie_state *state = NULL;
+  ie_state_sizes sizes;
+  ie_placement place;
+  const ie_state_options options = {.context_tok = CONTEXT, .chunk_tok = 5};
+  ie_status status = ie_device_open(&(ie_device_options){.threads = 1}, &device, error);
+  if (status != IE_OK) return status;
+  status = ie_model_open(device, mxfp4_dir, NULL, &model, error);
+  if (status == IE_OK) status = ie_state_size(model, &options, &sizes, error);
+  if (status == IE_OK && !ie_placement_split(model, &sizes, 0, &place))
+    status = ie_error_set(error, IE_INTERNAL, "the model cannot be split");
+  if (status == IE_OK) status = ie_stream_open(model, &place, how, error);
+  if (status == IE_OK) status = ie_state_new(model, &options, &state, error);
+  if (status == IE_OK) status = ie_state_append(state, 0, prompt, PROMPT, NULL, error);
+  if (status == IE_OK) status = ie_state_append(state, 0, prompt, 1, NULL, error);
+  ie_state_free(state);
+  ie_model_free(model);
+  ie_device_free(device);
+  return status;
+}
+
+static ie_status run_streamed_uring(void *arg, ie_error *error) {
+  (void)arg;
+  return run_streamed(&(ie_stream_options){.reader = {.kind = IE_READER_AUTO}}, error);
+}
+
+static ie_status run_streamed_threads(void *arg, ie_error *error) {
+  (void)arg;
+  return run_streamed(&(ie_stream_options){.reader = {.kind = IE_READER_THREADS, .depth = 2}}, error);
+}
+
 static ie_status run_mxfp4(void *arg, ie_error *error) {
   (void)arg;
   return run_with_device(mxfp4_dir, IE_WEIGHTS_PUBLISHED, error);
@@ -141,6 +177,9 @@ static const failing_case cases[] = {
     {.name = "engine: experts stored input-first", .run = run_input_first, .tolerant = true},
     {.name = "engine: weights quantised at load", .run = run_quantised, .tolerant = true},
     {.name = "engine: a tied head quantised at load", .run = run_quantised_tied, .tolerant = true},
+    /* where direct reads cannot be tried, or a thread is missing, it reads otherwise */
+    {.name = "experts from disk, io_uring", .run = run_streamed_uring, .tolerant = true},
+    {.name = "experts from disk, threads", .run = run_streamed_threads, .tolerant = true},
     {.name = "engine: a scheduler", .run = run_together, .tolerant = true},
     {.name = "inspect", .run = run_inspect, .tolerant = true},
 };

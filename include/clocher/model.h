@@ -129,13 +129,38 @@ typedef struct ie_plan_place {
 typedef struct ie_plan {
   size_t weights_bytes, resident_weights_bytes, kv_bytes, scratch_bytes, other_bytes, peak_bytes,
       minimum_bytes;
-  bool fits;                     /* peak <= memory_bytes, or without a limit <= the machine's memory */
-  size_t streamed_bytes_per_tok; /* read from disk for each token; 0 while all weights are resident */
+  bool fits; /* peak <= memory_bytes, or without a limit <= the machine's memory */
+  /* Of experts and embedding that are read from disk for each token when the cache finds nothing; 0 while all weights
+   * are resident. */
+  size_t streamed_bytes_per_tok;
   int places;
   ie_plan_place place[IE_PLAN_PLACES];
 } ie_plan;
 
 ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, ie_plan *out, ie_error *error);
+
+/* --- A memory limit -------------------------------------------------------------------------------------- */
+
+/* Brings the weights where ie_model_plan with the same options says; call it once, after ie_model_open and before a
+ * state of this context, sequences, chunk and type is made. Without a limit nothing happens: weights are mapped. Under
+ * options->memory_bytes what does not fit is read from disk while it is needed (experts, the embedding's rows), what
+ * remains is copied into memory past the page cache, and states take all their memory when they are made. The answers
+ * are the same to the bit. IE_LIMIT, with the least limit that would do, before anything is loaded. After another
+ * failure the model can only be freed. */
+ie_status ie_model_place(ie_model *model, const ie_plan_options *options, ie_error *error);
+
+/* What was read from disk since then. */
+typedef struct ie_stream_stats {
+  bool streamed;      /* false: all weights are resident, and all else is 0 */
+  bool direct, uring; /* past the page cache; by io_uring (else by threads) */
+  int64_t slots;      /* experts that fit memory at a time */
+  size_t slot_bytes;
+  uint64_t hits, misses;            /* experts that a forward needed: in memory, or to be read */
+  uint64_t expected, expected_used; /* misses that were guessed before the router spoke, and guessed right */
+  uint64_t read_bytes, vain_bytes;  /* vain: of experts that were guessed and not used */
+  double read_s, wait_s; /* while reads were under way; while nothing could be computed for want of them */
+} ie_stream_stats;
+void ie_model_stream_stats(const ie_model *model, ie_stream_stats *out);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

@@ -70,6 +70,17 @@ void ie_map_close(ie_map *map) {
   *map = (ie_map){0};
 }
 
+ie_status ie_map_replace(const void *data, size_t bytes, bool huge, ie_error *error) {
+  void *at = (void *)(uintptr_t)data;
+  void *got =
+      mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  if (got == MAP_FAILED)
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %zu bytes of weights: %s", bytes,
+                        strerror(errno));
+  (void)madvise(at, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE); /* a wish */
+  return IE_OK;
+}
+
 ie_status ie_file_read(const char *path, size_t max_bytes, ie_buf *out, ie_error *error) {
   size_t size = 0;
   int fd = file_open(path, &size, error);

@@ -36,6 +36,7 @@ static const ie_tensor_info *bind_find(ie_binder *b, const char *name, const int
     return NULL;
   }
   b->bound_bytes += t->bytes;
+  b->bound[t - ie_checkpoint_at(b->checkpoint, 0)] = true;
   return t;
 }
 
@@ -134,6 +135,7 @@ static void bind_rows(ie_binder *b, const char *name, const ie_bind_entry *e, ie
     b->replaced_bytes += (size_t)rows * row_bytes;
     dense_quantise(b, w);
     if (b->status != IE_OK) return;
+    b->bound[t - ie_checkpoint_at(b->checkpoint, 0)] = false;
   }
   weight_finish(b, e, w);
 }

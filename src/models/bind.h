@@ -28,8 +28,9 @@ typedef struct ie_binder {
   const int64_t *dims; /* the model's dimensions, by the model's own index; dims[0] = 1 */
   ie_owned *owned;     /* handed to the model */
   size_t owned_bytes, bound_bytes;
-  size_t replaced_bytes;     /* of bound_bytes: read once and quantised */
-  size_t quantised_bytes;    /* of owned_bytes: what they became */
+  size_t replaced_bytes;  /* of bound_bytes: read once and quantised */
+  size_t quantised_bytes; /* of owned_bytes: what they became */
+  bool *bound; /* (tensors of the checkpoint) set for those that are computed where they lie; the model's */
   int64_t parameters;        /* elements of all bound tensors */
   int64_t expert_parameters; /* of those in stacks of experts */
   unsigned formats;          /* bit per ie_wformat in use */

@@ -96,7 +96,10 @@ static ie_status model_bind(ie_model *model, const json_t *config, const char *p
                       .dense = dense_formats[model->info.dense_weights],
                       .deterministic = model->info.deterministic,
                       .plan_only = model->plan_only,
+                      .bound = calloc(ie_checkpoint_count(model->checkpoint) + 1, sizeof *model->bound),
                       .error = error};
+  model->bound = binder.bound;
+  if (!model->bound) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a model");
   ie_json_reader reader = {.object = config, .where = path, .error = error};
   ie_status status = ie_decoder_open(model->arch->decoder, &binder, &reader, model, &model->net);
   model->owned = binder.owned;
@@ -152,10 +155,13 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
 
 void ie_model_free(ie_model *model) {
   if (!model) return;
+  if (model->stream) model->stream_free(model->stream);
   ie_decoder_release(model->net);
   ie_owned_free(model->device, model->owned);
   ie_checkpoint_free(model->checkpoint);
   free(model->kv);
+  free(model->moe);
+  free(model->bound);
   free(model);
 }
 
