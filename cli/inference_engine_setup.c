@@ -109,9 +109,6 @@ static int idle_check(cli_context *context, const infer_setup *s) {
     return cli_usage(context, "unknown sparsity '%s' (expected none|block|auto)", sparsity);
   if (sparsity && strcmp(sparsity, "none") != 0 && strcmp(sparsity, "dense") != 0)
     infer_warn(context, "sparsity %s is ignored: all weights are dense", sparsity);
-  if (f->batch > 1)
-    infer_warn(context, "--batch %lld is ignored: prompts are computed one after another",
-               (long long)f->batch);
   return -1;
 }
 
@@ -265,6 +262,7 @@ int infer_setup_make(cli_context *context, const infer_flags *flags, infer_setup
   s->touch_stride = env_size(context, "IE_STRIDE_BYTES", 256);
   if (s->touch_stride == 0) s->touch_stride = 1;
   s->touch_verify = infer_env_on(context, "IE_VERIFY_TOUCH");
+  context->common.deterministic = flags->deterministic;
   logs_set(context, s);
   threads_set(context, s);
   int code = precision_set(context, s);
