@@ -1,5 +1,6 @@
 /* Flags and variables, checked and put together. A flag counts before its variable. */
 #include "inference_engine.h"
+#include "sampling_options.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -149,12 +150,12 @@ static int sample_set(cli_context *context, infer_setup *s) {
   if (kind && !strcmp(kind, "topk") && !cli_given(context, "--top-p")) top_p = 1;
   if (kind && !strcmp(kind, "topp") && !cli_given(context, "--top-k")) top_k = 0;
   bool greedy = f->greedy || infer_env_on(context, "IE_GREEDY") || (kind && !strcmp(kind, "greedy"));
-  s->sample = (ie_sample_params){.greedy = greedy || temperature == 0 || top_p == 0,
-                                 .seed = seed ? (uint64_t)seed : 1};
-  if (s->sample.greedy) return -1;
-  if (temperature != 1) s->sample.temperature = temperature;
-  s->sample.top_k = top_k;
-  if (top_p != 1) s->sample.top_p = top_p;
+  s->sample = sampling_params(&(sampling_settings){.greedy = greedy,
+                                                   .temperature = temperature,
+                                                   .top_p = top_p,
+                                                   .top_k = top_k,
+                                                   .seed = seed ? seed : 1,
+                                                   .repetition_penalty = 1});
   return -1;
 }
 
