@@ -38,11 +38,15 @@ static ie_status engine_open(const cli_context *context, const char *dir, ie_mod
                                             [CLI_BF16] = IE_PRECISION_BF16,
                                             [CLI_FP16] = IE_PRECISION_FP16,
                                             [CLI_INT8] = IE_PRECISION_INT8};
+  static const ie_weights weights[] = {[CLI_WEIGHTS_PUBLISHED] = IE_WEIGHTS_PUBLISHED,
+                                       [CLI_WEIGHTS_INT8] = IE_WEIGHTS_INT8,
+                                       [CLI_WEIGHTS_INT4] = IE_WEIGHTS_INT4};
   *out = (cli_engine){0};
   double start = cli_clock_s();
   ie_status status = cli_device_open(context, &out->device, error);
   if (status != IE_OK) return status;
   options.precision = precisions[context->common.precision];
+  options.dense_weights = weights[context->common.weights];
   options.deterministic = context->common.deterministic;
   status = ie_model_open(out->device, dir, &options, &out->model, error);
   if (status != IE_OK) return status;

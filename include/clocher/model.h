@@ -25,8 +25,18 @@ extern "C" {
 
 typedef struct ie_model ie_model;
 
+/* How the dense matrices (attention projections, dense MLPs, the output matrix) are held. Quantised: encoded at load
+ * into memory of their own, symmetric groups with f16 scales (docs/formats.md); the embedding, norms, biases, sinks,
+ * routers and stacks of experts stay as published. */
+typedef enum ie_weights {
+  IE_WEIGHTS_PUBLISHED, /* where they lie in the file */
+  IE_WEIGHTS_INT8,      /* 8 bits, groups of 32: 8.5 bits a weight */
+  IE_WEIGHTS_INT4       /* 4 bits, groups of 64: 4.25 bits a weight */
+} ie_weights;
+
 typedef struct ie_model_options {
   ie_precision precision;
+  ie_weights dense_weights;
   bool
       deterministic; /* logits equal to the bit for any chunk size, batch and number of threads: every product uses
                          kernels whose rows do not depend on how many rows are computed together. Costs the
@@ -54,10 +64,14 @@ typedef struct ie_model_info {
   const char *weights;      /* encodings, such as "mxfp4+bf16" */
   const char *dir;          /* folder of the weights */
   ie_precision precision;
+  ie_weights dense_weights;
   bool deterministic;
   int64_t parameters, active_parameters; /* active: used for one token */
   size_t weights_bytes;                  /* of all tensors of the checkpoint that the model uses */
-  size_t weights_copied_bytes; /* of those, in memory of their own (transposed at load) instead of mapped */
+  size_t weights_copied_bytes;           /* in memory of their own: transposed or quantised at load */
+  size_t
+      weights_replaced_bytes; /* of weights_bytes, what was quantised: read once, then only the rows that are looked
+                                    up of an embedding that is the output matrix too */
   int64_t layers, width, vocab, context_tok; /* context: the largest number of positions */
   int stop_count;
   int32_t stop_ids[IE_STOP_IDS_MAX]; /* of generation_config.json or config.json */

@@ -57,6 +57,12 @@ ie_status ie_map_open(const char *path, ie_map *out, ie_error *error) {
   return IE_OK;
 }
 
+void ie_map_release(const void *data, size_t bytes) {
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = (uintptr_t)data;
+  uintptr_t first = (start + page - 1) / page * page, end = (start + bytes) / page * page;
+  if (end > first) madvise((void *)first, end - first, MADV_DONTNEED);
+}
+
 void ie_map_close(ie_map *map) {
   if (!map) return;
   if (map->data) munmap((void *)(uintptr_t)map->data, map->size);

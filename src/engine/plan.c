@@ -32,20 +32,23 @@ ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, i
                             .kv = options->kv};
   ie_status status = ie_state_size(model, &state, &s, error);
   if (status != IE_OK) return status;
-  size_t copied = model->info.weights_copied_bytes;
+  size_t quantised = model->quantised_bytes, replaced = model->info.weights_replaced_bytes;
+  size_t copied = model->info.weights_copied_bytes - quantised;
   size_t experts = model->expert_bytes, physical = physical_bytes();
   ie_plan plan = {.weights_bytes = model->info.weights_bytes, .kv_bytes = s.kv_bytes};
   plan.scratch_bytes = s.scratch_bytes + s.table_bytes;
   plan.other_bytes = other_bytes;
-  /* A transposed weight is read once from its mapping and then only from its copy. */
-  plan.resident_weights_bytes = plan.weights_bytes + copied;
+  /* A transposed weight is read once from its mapping and then only from its copy. The pages of a quantised one are
+   * let go as soon as they are read. */
+  plan.resident_weights_bytes = plan.weights_bytes - replaced + copied + quantised;
   plan.peak_bytes = plan.resident_weights_bytes + plan.kv_bytes + plan.scratch_bytes + plan.other_bytes;
   plan.minimum_bytes = plan.peak_bytes;
   plan.fits = plan.peak_bytes <= (options->memory_bytes ? options->memory_bytes : physical);
   place_add(&plan, copied ? "experts as stored" : "experts", "map", experts);
   place_add(&plan, "experts transposed at load", "ram", copied);
-  place_add(&plan, "attention, norms, router, embedding and head", "map",
-            plan.weights_bytes > experts ? plan.weights_bytes - experts : 0);
+  place_add(&plan, quantised ? "norms, router and embedding" : "attention, norms, router, embedding and head",
+            "map", plan.weights_bytes > experts + replaced ? plan.weights_bytes - experts - replaced : 0);
+  place_add(&plan, "dense weights quantised at load", "ram", quantised);
   place_add(&plan, "keys and values", "ram", plan.kv_bytes);
   place_add(&plan, "activations", "ram", plan.scratch_bytes);
   place_add(&plan, "program", "ram", plan.other_bytes);

@@ -41,6 +41,7 @@ struct ie_model {
   uint8_t config_digest[IE_SHA256_BYTES]; /* of config.json, for saved states */
   ie_kv_spec *kv;                         /* (info.layers), owned */
   size_t expert_bytes;                    /* of the weights: stacks of experts */
+  size_t quantised_bytes;                 /* of info.weights_copied_bytes */
   char weights[64];
   ie_model_info info;
 };

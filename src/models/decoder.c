@@ -57,7 +57,9 @@ ie_status ie_decoder_open(const ie_decoder_spec *spec, ie_binder *b, ie_json_rea
   }
   if (config->status == IE_OK && spec->config_layers) spec->config_layers(config, d);
   b->status = config->status;
+  b->lookup = &d->embed;
   if (b->status == IE_OK) spec->bind(b, d);
+  ie_bind_tied_head(b, &d->embed, &d->head);
   if (b->status != IE_OK) {
     ie_decoder_release(d);
     return b->status;
