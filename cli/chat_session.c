@@ -120,6 +120,7 @@ ie_status chat_session_answer(chat_session *session, const chat_flags *flags, co
   ie_answer_options o = {.chat = &chat,
                          .max_new = flags->max_new,
                          .sample = sampling_params(&flags->sampling),
+                         .on_prompt = watcher->on_prompt,
                          .on_event = watcher->on_event,
                          .arg = watcher->arg,
                          .cancelled = watcher->cancelled,
