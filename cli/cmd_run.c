@@ -302,11 +302,17 @@ static json_t *result_json(run *r) {
                    "device", ie_device_kind(r->engine.device));
 }
 
+static bool stop_wanted(void *arg) {
+  (void)arg;
+  return cli_interrupted();
+}
+
 /* Appends ", 91% of 33.9 GB/s" when the ceiling is to be measured and can be. The buffer is larger than any cache;
  * a memory limit would not hold it. */
 static void share_format(const run *r, double gb_s, char *out, size_t size) {
   bool wanted = r->s->ceiling || r->context->env.terminal || r->out.work.decode_s > 2;
-  ie_memory_probe_options o = {.buffer_bytes = (size_t)512 << 20, .read_bytes = (size_t)512 << 20};
+  ie_memory_probe_options o = {
+      .buffer_bytes = (size_t)512 << 20, .read_bytes = (size_t)512 << 20, .cancelled = stop_wanted};
   ie_memory_probe probe;
   out[0] = '\0';
   if (!wanted || r->context->common.memory || r->out.work.decode_bytes == 0 || cli_interrupted()) return;
