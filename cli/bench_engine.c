@@ -43,11 +43,6 @@ static uint64_t logits_hash(const float *logits, int64_t count) {
   return hash;
 }
 
-static ie_status probe_read(const bench *b, ie_memory_probe *out, ie_error *error) {
-  ie_memory_probe_options o = {.buffer_bytes = (size_t)b->s->buffer, .read_bytes = (size_t)b->s->probe_read};
-  return ie_probe_memory(b->engine.device, &o, out, error);
-}
-
 /* The ceiling of the class: integer units for int8 where there are some. */
 static double matrix_ceiling(const bench *b, const char **kind) {
   bool integers = b->engine.info->precision == IE_PRECISION_INT8 && b->matrix.int8_tops > 0;
@@ -62,6 +57,12 @@ static ie_status cancelled(ie_error *error) {
 static bool stop_wanted(void *arg) {
   (void)arg;
   return cli_interrupted();
+}
+
+static ie_status probe_read(const bench *b, ie_memory_probe *out, ie_error *error) {
+  ie_memory_probe_options o = {
+      .buffer_bytes = (size_t)b->s->buffer, .read_bytes = (size_t)b->s->probe_read, .cancelled = stop_wanted};
+  return ie_probe_memory(b->engine.device, &o, out, error);
 }
 
 /* Appends `count` pseudo-random ids to a sequence. */

@@ -7,12 +7,14 @@
 #include <fcntl.h>
 #include <math.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -278,6 +280,26 @@ static void sample_writes_what_it_promises(void **state) {
   tempdir_remove(dir);
 }
 
+/* Ctrl-C in a probe that would read for hours. */
+static void bench_ends_at_an_interrupt(void **state) {
+  (void)state;
+  program_child child = program_start(
+      "bench --model-dir %s --phase decode --runs 1 --tokens 2 --probe-buffer 64MiB --probe-read "
+      "100000GiB",
+      model);
+  char c;
+  while (read(child.err, &c, 1) == 1 && c != '\n') /* "measuring decode" */
+    continue;
+  nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
+  kill(child.pid, SIGINT);
+  alarm(60);
+  program_result r = program_end(&child);
+  alarm(0);
+  assert_int_equal(r.code, 130);
+  assert_int_equal(r.out_size, 0);
+  program_free(&r);
+}
+
 static void bench_reports_one_object_a_case(void **state) {
   (void)state;
   static const char *const numbers[] = {
@@ -373,6 +395,7 @@ int main(void) {
       cmocka_unit_test(plan_counts_quantised_weights),
       cmocka_unit_test(sample_writes_what_it_promises),
       cmocka_unit_test(bench_reports_one_object_a_case),
+      cmocka_unit_test(bench_ends_at_an_interrupt),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,6 +14,7 @@
 
 /* --- Memory ------------------------------------------------------------------------------------------------ */
 
+enum { TOUCH_BYTES = 64 << 20 }; /* some ten milliseconds of page faults */
 static const size_t probe_most_bytes = (size_t)2 << 30, probe_least_bytes = (size_t)1 << 30;
 
 typedef struct memory_job {
@@ -23,14 +24,23 @@ typedef struct memory_job {
   int streams;
   bool prefetch;
   int passes;
+  const ie_memory_probe_options *options;
   uint64_t digest[IE_TEAM_MAX];
 } memory_job;
+
+static bool memory_cancelled(const memory_job *job) {
+  return job->options->cancelled && job->options->cancelled(job->options->cancelled_arg);
+}
 
 /* First touch by the thread that will read it: on a machine with several memory nodes pages lie near it. */
 static void memory_touch(void *arg, int thread, int threads) {
   (void)threads;
   memory_job *job = arg;
-  memset(job->buffer + (size_t)thread * job->part_bytes, thread + 1, job->part_bytes);
+  uint8_t *part = job->buffer + (size_t)thread * job->part_bytes;
+  for (size_t at = 0; at < job->part_bytes && !memory_cancelled(job); at += TOUCH_BYTES) {
+    size_t left = job->part_bytes - at;
+    memset(part + at, thread + 1, left < TOUCH_BYTES ? left : TOUCH_BYTES);
+  }
 }
 
 static void memory_read(void *arg, int thread, int threads) {
@@ -38,7 +48,7 @@ static void memory_read(void *arg, int thread, int threads) {
   memory_job *job = arg;
   const uint8_t *part = job->buffer + (size_t)thread * job->part_bytes;
   uint64_t digest = 0;
-  for (int pass = 0; pass < job->passes; pass++)
+  for (int pass = 0; pass < job->passes && !memory_cancelled(job); pass++)
     digest += job->loops->read(part, job->part_bytes, job->streams, job->prefetch);
   job->digest[thread] = digest;
 }
@@ -55,6 +65,23 @@ static ie_status memory_size(const ie_memory_probe_options *options, size_t *byt
       available >> 20, 2 * probe_least_bytes >> 20);
 }
 
+/* False: it was cancelled, so that some of the figures are not true. */
+static bool memory_patterns(ie_team *team, memory_job *job, size_t bytes, ie_memory_probe *out) {
+  for (int i = 0; i < IE_PROBE_PATTERNS && !memory_cancelled(job); i++) {
+    job->streams = 1 << (i / 2);
+    job->prefetch = i % 2;
+    double start = ie_clock_s();
+    ie_team_run(team, memory_read, job);
+    double gb_s = 1e-9 * (double)bytes * job->passes / (ie_clock_s() - start);
+    out->each[i].streams = job->streams, out->each[i].prefetch = job->prefetch, out->each[i].gb_s = gb_s;
+    if (gb_s <= out->read_gb_s) continue;
+    out->read_gb_s = gb_s;
+    snprintf(out->pattern, sizeof out->pattern, "%d stream%s per thread, %s", job->streams,
+             job->streams == 1 ? "" : "s", job->prefetch ? "prefetch 1024 B ahead" : "no prefetch");
+  }
+  return !memory_cancelled(job);
+}
+
 ie_status ie_probe_memory(ie_device *device, const ie_memory_probe_options *options, ie_memory_probe *out,
                           ie_error *error) {
   static const ie_memory_probe_options defaults = {0};
@@ -65,7 +92,8 @@ ie_status ie_probe_memory(ie_device *device, const ie_memory_probe_options *opti
   if (status != IE_OK) return status;
   ie_probe_loops loops;
   ie_probe_loops_fill(&loops, device->kernels.isa);
-  memory_job job = {.loops = &loops, .part_bytes = bytes / threads / IE_PROBE_STRIDE * IE_PROBE_STRIDE};
+  memory_job job = {
+      .loops = &loops, .options = options, .part_bytes = bytes / threads / IE_PROBE_STRIDE * IE_PROBE_STRIDE};
   if (job.part_bytes == 0)
     return ie_error_set(error, IE_INVALID_ARGUMENT,
                         "memory probe: a buffer of %zu bytes is too small for %zu threads", bytes, threads);
@@ -79,19 +107,12 @@ ie_status ie_probe_memory(ie_device *device, const ie_memory_probe_options *opti
   ie_team_run(device->team, memory_touch, &job);
   size_t wanted = options->read_bytes ? options->read_bytes : (size_t)4 << 30;
   job.passes = (int)((wanted + bytes - 1) / bytes);
-  for (int i = 0; i < IE_PROBE_PATTERNS; i++) {
-    job.streams = 1 << (i / 2);
-    job.prefetch = i % 2;
-    double start = ie_clock_s();
-    ie_team_run(device->team, memory_read, &job);
-    double gb_s = 1e-9 * (double)bytes * job.passes / (ie_clock_s() - start);
-    out->each[i].streams = job.streams, out->each[i].prefetch = job.prefetch, out->each[i].gb_s = gb_s;
-    if (gb_s <= out->read_gb_s) continue;
-    out->read_gb_s = gb_s;
-    snprintf(out->pattern, sizeof out->pattern, "%d stream%s per thread, %s", job.streams,
-             job.streams == 1 ? "" : "s", job.prefetch ? "prefetch 1024 B ahead" : "no prefetch");
-  }
+  bool whole = memory_patterns(device->team, &job, bytes, out);
   munmap(memory, bytes);
+  if (!whole) {
+    memset(out, 0, sizeof *out);
+    return ie_error_set(error, IE_CANCELLED, "memory probe: cancelled");
+  }
   out->patterns = IE_PROBE_PATTERNS;
   out->buffer_bytes = bytes;
   out->read_bytes = bytes * (size_t)job.passes;
