@@ -15,6 +15,8 @@ typedef struct bench {
   cli_engine engine;
   ie_matrix_probe matrix;
   ie_state *state;
+  ie_state_options largest; /* of all cases, by the bytes of its state */
+  size_t largest_bytes;
 } bench;
 
 /* One case and what came out of it. */
@@ -44,17 +46,6 @@ static uint64_t logits_hash(const float *logits, int64_t count) {
   return hash;
 }
 
-/* Under a limit the weights' file is left alone: its pages would count. */
-static ie_status probe_read(const bench *b, bench_case *c, ie_memory_probe *out, ie_error *error) {
-  ie_memory_probe_options o = {.buffer_bytes = (size_t)b->s->buffer, .read_bytes = (size_t)b->s->probe_read};
-  ie_memory_probe mapped = {0};
-  ie_status status = ie_probe_memory(b->engine.device, &o, out, error);
-  if (status == IE_OK && !b->context->common.memory)
-    status = ie_probe_weights(b->engine.model, &o, &mapped, error);
-  c->mapped_gb_s = fmax(c->mapped_gb_s, mapped.read_gb_s);
-  return status;
-}
-
 /* The ceiling of the class: integer units for int8 where there are some. */
 static double matrix_ceiling(const bench *b, const char **kind) {
   bool integers = b->engine.info->precision == IE_PRECISION_INT8 && b->matrix.int8_tops > 0;
@@ -69,6 +60,18 @@ static ie_status cancelled(ie_error *error) {
 static bool stop_wanted(void *arg) {
   (void)arg;
   return cli_interrupted();
+}
+
+/* Under a limit the weights' file is left alone: its pages would count. */
+static ie_status probe_read(const bench *b, bench_case *c, ie_memory_probe *out, ie_error *error) {
+  ie_memory_probe_options o = {
+      .buffer_bytes = (size_t)b->s->buffer, .read_bytes = (size_t)b->s->probe_read, .cancelled = stop_wanted};
+  ie_memory_probe mapped = {0};
+  ie_status status = ie_probe_memory(b->engine.device, &o, out, error);
+  if (status == IE_OK && !b->context->common.memory)
+    status = ie_probe_weights(b->engine.model, &o, &mapped, error);
+  c->mapped_gb_s = fmax(c->mapped_gb_s, mapped.read_gb_s);
+  return status;
 }
 
 /* Appends `count` pseudo-random ids to a sequence. */
@@ -336,6 +339,10 @@ static int case_check(bench *b, bench_case *c) {
                      "do not fit the machine's %.0f",
                      (long long)c->depth, (long long)c->batch, plan.kv_bytes, plan.scratch_bytes, machine);
   if (status == IE_OK) status = cli_memory_check(b->context, &b->engine, &o, &error);
+  if (status == IE_OK && plan.kv_bytes + plan.scratch_bytes > b->largest_bytes) {
+    b->largest = o;
+    b->largest_bytes = plan.kv_bytes + plan.scratch_bytes;
+  }
   return status == IE_OK ? CLI_OK : cli_fail(b->context, status, &error);
 }
 
@@ -396,6 +403,8 @@ int bench_engine(cli_context *context, const bench_settings *s) {
   if (code >= 0) return code;
   ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &b.engine, &error);
   code = status == IE_OK ? cases_do(&b, &lists, case_check) : cli_fail(context, status, &error);
+  if (code == CLI_OK && cli_memory_place(context, &b.engine, &b.largest, &error) != IE_OK)
+    code = cli_fail(context, error.status, &error);
   if (code == CLI_OK) {
     ie_probe_matrix(b.engine.device, &b.matrix);
     cli_signals_poll();

@@ -42,6 +42,9 @@ typedef struct ie_memory_probe {
 typedef struct ie_memory_probe_options {
   size_t buffer_bytes; /* 0: 2 GiB, or half of what is available, 1 GiB at least: far more than any cache */
   size_t read_bytes;   /* 0: 4 GiB per pattern */
+  /* May be NULL. Asked by all threads, between passes over the buffer: true ends the probe with IE_CANCELLED. */
+  bool (*cancelled)(void *arg);
+  void *cancelled_arg;
 } ie_memory_probe_options;
 
 /* Read bandwidth: each thread reads its own part as 1, 2, 4 or 8 streams, with and without prefetch 1 KiB ahead.

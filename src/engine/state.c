@@ -1,6 +1,7 @@
 #include "engine/state.h"
 
 #include "base/size.h"
+#include "engine/streaming.h"
 #include "models/decoder.h"
 
 #include <stdlib.h>
@@ -140,6 +141,11 @@ static void layers_place(ie_state *state, const ie_state_sizes *s) {
   }
 }
 
+/* Under a limit memory is touched when it is taken: what does not fit shows now, not in the middle of a text. */
+static void memory_touch(void *memory, size_t bytes) {
+  if (memory && madvise(memory, bytes, MADV_POPULATE_WRITE) != 0) memset(memory, 0, bytes);
+}
+
 /* Attention at depth reads the cache in a stream, and in pages of 4 KiB spends a third of its time on translations. A
  * small cache is read in no time, and keeps the pages that are taken only when they are written. */
 static void cache_advise(const ie_state *state) {
@@ -183,6 +189,10 @@ ie_status ie_state_new(ie_model *model, const ie_state_options *options, ie_stat
   if (status != IE_OK) {
     ie_state_free(state);
     return status;
+  }
+  if (model->limited) {
+    memory_touch(state->kv_memory, s.kv_bytes);
+    memory_touch(state->ctx.arena.base, state->ctx.arena.capacity);
   }
   layers_place(state, &s);
   *out = state;
@@ -274,6 +284,10 @@ static ie_status state_forward(ie_state *state, int64_t tokens, int64_t wanted, 
   ie_ctx_reset(ctx, (ie_ctx_mark){0});
   ctx->status = IE_OK;
   state->logits = NULL;
+  struct ie_stream *stream = state->model->stream;
+  ctx->experts = stream ? ie_stream_experts(stream) : NULL;
+  ie_status status = stream ? ie_stream_rows(stream, b, tokens, error) : IE_OK;
+  if (status != IE_OK) return status;
   ie_tensor *logits =
       ie_decoder_forward(state->model->arch->decoder, ctx, state->model->net, state->layer, &batch, hooks);
   if (ctx->status != IE_OK) return ie_error_set(error, ctx->status, "%s", ctx->error.message);

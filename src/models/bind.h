@@ -3,7 +3,7 @@
  * A model lists what it needs: the tensor's name (with %d for the layer), the field that it fills, and its shape in
  * the model's own dimensions. The binder finds the tensor, checks type and shape, points the weight at the mapped
  * bytes and chooses its kernels. A matrix that the checkpoint stores input-first is transposed once, into memory
- * that the model owns. The first error is kept, with the tensor, what was expected and what was found. */
+ * that the model owns; dense matrices are quantised into such memory where that is asked for. The first error is kept, with the tensor, what was expected and what was found. */
 #ifndef CLOCHER_MODELS_BIND_H
 #define CLOCHER_MODELS_BIND_H
 
@@ -21,11 +21,16 @@ typedef struct ie_binder {
   ie_device *device;
   const ie_checkpoint *checkpoint;
   ie_class cls;
+  ie_wformat dense;        /* IE_W_INT8 or IE_W_INT4: dense matrices are quantised; IE_W_COUNT: as they lie */
+  const ie_weight *lookup; /* the embedding: rows of it are looked up, so it is not quantised */
   bool deterministic;
-  bool plan_only;      /* transposed weights get no memory */
+  bool plan_only;      /* transposed and quantised weights get no memory */
   const int64_t *dims; /* the model's dimensions, by the model's own index; dims[0] = 1 */
   ie_owned *owned;     /* handed to the model */
   size_t owned_bytes, bound_bytes;
+  size_t replaced_bytes;  /* of bound_bytes: read once and quantised */
+  size_t quantised_bytes; /* of owned_bytes: what they became */
+  bool *bound; /* (tensors of the checkpoint) set for those that are computed where they lie; the model's */
   int64_t parameters;        /* elements of all bound tensors */
   int64_t expert_parameters; /* of those in stacks of experts */
   unsigned formats;          /* bit per ie_wformat in use */
@@ -53,8 +58,31 @@ typedef struct ie_bind_entry {
   bool f32;                    /* products of class fp32 whatever the model's class (routers) */
 } ie_bind_entry;
 
+/* Entries of the usual kinds. */
+#define IE_MATRIX(tensor, at, r, c)                                                                          \
+  { .name = tensor, .kind = IE_BIND_MATRIX, .field = at, .rows = r, .cols = c }
+#define IE_VECTOR(tensor, at, c)                                                                             \
+  { .name = tensor, .kind = IE_BIND_VECTOR, .field = at, .cols = c }
+#define IE_BIAS(tensor, at, r)                                                                               \
+  { .name = tensor, .kind = IE_BIND_BIAS, .field = at, .rows = r }
+
+/* Attention as Hugging Face's decoders name it: q (HD, C), k and v (KD, C), o (C, HD), in the fields that L gives. */
+#define IE_HF_ATTENTION(L, HD, KD, C)                                                                        \
+  IE_MATRIX("model.layers.%d.self_attn.q_proj.weight", L(q), HD, C),                                         \
+      IE_MATRIX("model.layers.%d.self_attn.k_proj.weight", L(k), KD, C),                                     \
+      IE_MATRIX("model.layers.%d.self_attn.v_proj.weight", L(v), KD, C),                                     \
+      IE_MATRIX("model.layers.%d.self_attn.o_proj.weight", L(o), C, HD)
+#define IE_HF_QKV_BIAS(L, HD, KD)                                                                            \
+  IE_BIAS("model.layers.%d.self_attn.q_proj.bias", L(q), HD),                                                \
+      IE_BIAS("model.layers.%d.self_attn.k_proj.bias", L(k), KD),                                            \
+      IE_BIAS("model.layers.%d.self_attn.v_proj.bias", L(v), KD)
+
 /* Binds n entries into *target, for one layer. */
 void ie_bind_entries(ie_binder *binder, const ie_bind_entry *entries, size_t n, int layer, void *target);
+
+/* For an output matrix that is the embedding's: a copy of the weight, quantised where dense matrices are. Does nothing
+ * to one that has bytes of its own. */
+void ie_bind_tied_head(ie_binder *binder, const ie_weight *embed, ie_weight *head);
 
 void ie_owned_free(ie_device *device, ie_owned *owned);
 

@@ -34,10 +34,25 @@ static gptoss_layer *layer_at(const gptoss *m, int64_t i) {
 
 static const float swiglu_alpha = 1.702f; /* of the model card */
 
+/* Few tokens wait for the disk: this layer's router on what goes into the layer guesses what it will say of what comes
+ * out of attention, and the reads begin before attention does. The better half of the guesses is right nine times in
+ * ten; with all of them the disk is busier with what nobody needs than it was idle before (docs/SPEED.md). */
+static void expect(ie_ctx *ctx, const gptoss *m, const gptoss_layer *l, const ie_tensor *x) {
+  if (!ctx->experts || !ctx->experts->expect || !x || x->shape[0] > 2) return;
+  ie_ctx_mark mark = ie_ctx_save(ctx);
+  ie_tensor *scores = ie_op_linear(ctx, ie_op_rms_norm(ctx, x, &l->mlp_norm, m->eps), &l->router);
+  ie_routing routing =
+      ie_op_route(ctx, scores, &(ie_route_options){.top_k = m->top_k > 1 ? m->top_k / 2 : 1});
+  if (routing.expert)
+    ctx->experts->expect(ctx->experts, ctx, ie_tensor_i32(routing.expert), ie_tensor_count(routing.expert));
+  ie_ctx_reset(ctx, mark);
+}
+
 static ie_tensor *block(ie_ctx *ctx, const void *net, int64_t i, ie_tensor *x, ie_kv_layer *kv,
                         const ie_batch *batch, ie_rope_table rope) {
   const gptoss *m = net;
   const gptoss_layer *l = layer_at(m, i);
+  expect(ctx, m, l, x);
   ie_tensor *n = ie_op_rms_norm(ctx, x, &l->attn_norm, m->eps);
   ie_qkv a = ie_op_qkv(ctx, n, &l->q, &l->k, &l->v, m->base.D);
   ie_op_rope(ctx, a.q, rope);
@@ -153,46 +168,19 @@ enum { ONE, DC, DHD, DKD, DQKV, DK0, DV0, DH, DE, DF, DF2, DV, DIMS };
 #define M(field) offsetof(gptoss, field)
 
 static const ie_bind_entry hf_layer[] = {
-    {.name = "model.layers.%d.input_layernorm.weight",
-     .kind = IE_BIND_VECTOR,
-     .field = L(attn_norm),
-     .cols = DC},
-    {.name = "model.layers.%d.self_attn.q_proj.weight",
-     .kind = IE_BIND_MATRIX,
-     .field = L(q),
-     .rows = DHD,
-     .cols = DC},
-    {.name = "model.layers.%d.self_attn.k_proj.weight",
-     .kind = IE_BIND_MATRIX,
-     .field = L(k),
-     .rows = DKD,
-     .cols = DC},
-    {.name = "model.layers.%d.self_attn.v_proj.weight",
-     .kind = IE_BIND_MATRIX,
-     .field = L(v),
-     .rows = DKD,
-     .cols = DC},
-    {.name = "model.layers.%d.self_attn.o_proj.weight",
-     .kind = IE_BIND_MATRIX,
-     .field = L(o),
-     .rows = DC,
-     .cols = DHD},
-    {.name = "model.layers.%d.self_attn.q_proj.bias", .kind = IE_BIND_BIAS, .field = L(q), .rows = DHD},
-    {.name = "model.layers.%d.self_attn.k_proj.bias", .kind = IE_BIND_BIAS, .field = L(k), .rows = DKD},
-    {.name = "model.layers.%d.self_attn.v_proj.bias", .kind = IE_BIND_BIAS, .field = L(v), .rows = DKD},
-    {.name = "model.layers.%d.self_attn.o_proj.bias", .kind = IE_BIND_BIAS, .field = L(o), .rows = DC},
-    {.name = "model.layers.%d.self_attn.sinks", .kind = IE_BIND_VECTOR, .field = L(sinks), .cols = DH},
-    {.name = "model.layers.%d.post_attention_layernorm.weight",
-     .kind = IE_BIND_VECTOR,
-     .field = L(mlp_norm),
-     .cols = DC},
+    IE_VECTOR("model.layers.%d.input_layernorm.weight", L(attn_norm), DC),
+    IE_HF_ATTENTION(L, DHD, DKD, DC),
+    IE_HF_QKV_BIAS(L, DHD, DKD),
+    IE_BIAS("model.layers.%d.self_attn.o_proj.bias", L(o), DC),
+    IE_VECTOR("model.layers.%d.self_attn.sinks", L(sinks), DH),
+    IE_VECTOR("model.layers.%d.post_attention_layernorm.weight", L(mlp_norm), DC),
     {.name = "model.layers.%d.mlp.router.weight",
      .kind = IE_BIND_MATRIX,
      .field = L(router),
      .rows = DE,
      .cols = DC,
      .f32 = true},
-    {.name = "model.layers.%d.mlp.router.bias", .kind = IE_BIND_BIAS, .field = L(router), .rows = DE},
+    IE_BIAS("model.layers.%d.mlp.router.bias", L(router), DE),
 };
 static const ie_bind_entry hf_bias[] = {
     {.name = "model.layers.%d.mlp.experts.gate_up_proj_bias",
@@ -239,17 +227,13 @@ static const ie_bind_entry hf_input_first[] = {
      .cols = DF},
 };
 static const ie_bind_entry hf_model[] = {
-    {.name = "model.embed_tokens.weight",
-     .kind = IE_BIND_MATRIX,
-     .field = M(base.embed),
-     .rows = DV,
-     .cols = DC},
-    {.name = "model.norm.weight", .kind = IE_BIND_VECTOR, .field = M(norm), .cols = DC},
-    {.name = "lm_head.weight", .kind = IE_BIND_MATRIX, .field = M(base.head), .rows = DV, .cols = DC},
+    IE_MATRIX("model.embed_tokens.weight", M(base.embed), DV, DC),
+    IE_VECTOR("model.norm.weight", M(norm), DC),
+    IE_MATRIX("lm_head.weight", M(base.head), DV, DC),
 };
 
 static const ie_bind_entry original_layer[] = {
-    {.name = "block.%d.attn.norm.scale", .kind = IE_BIND_VECTOR, .field = L(attn_norm), .cols = DC},
+    IE_VECTOR("block.%d.attn.norm.scale", L(attn_norm), DC),
     {.name = "block.%d.attn.qkv.weight",
      .kind = IE_BIND_ROWS,
      .field = L(q),
@@ -283,17 +267,17 @@ static const ie_bind_entry original_layer[] = {
      .rows = DKD,
      .total = DQKV,
      .first = DV0},
-    {.name = "block.%d.attn.out.weight", .kind = IE_BIND_MATRIX, .field = L(o), .rows = DC, .cols = DHD},
-    {.name = "block.%d.attn.out.bias", .kind = IE_BIND_BIAS, .field = L(o), .rows = DC},
-    {.name = "block.%d.attn.sinks", .kind = IE_BIND_VECTOR, .field = L(sinks), .cols = DH},
-    {.name = "block.%d.mlp.norm.scale", .kind = IE_BIND_VECTOR, .field = L(mlp_norm), .cols = DC},
+    IE_MATRIX("block.%d.attn.out.weight", L(o), DC, DHD),
+    IE_BIAS("block.%d.attn.out.bias", L(o), DC),
+    IE_VECTOR("block.%d.attn.sinks", L(sinks), DH),
+    IE_VECTOR("block.%d.mlp.norm.scale", L(mlp_norm), DC),
     {.name = "block.%d.mlp.gate.weight",
      .kind = IE_BIND_MATRIX,
      .field = L(router),
      .rows = DE,
      .cols = DC,
      .f32 = true},
-    {.name = "block.%d.mlp.gate.bias", .kind = IE_BIND_BIAS, .field = L(router), .rows = DE},
+    IE_BIAS("block.%d.mlp.gate.bias", L(router), DE),
     {.name = "block.%d.mlp.mlp1_weight",
      .kind = IE_BIND_MXFP4,
      .field = L(gate_up),
@@ -314,9 +298,9 @@ static const ie_bind_entry original_layer[] = {
     {.name = "block.%d.mlp.mlp2_bias", .kind = IE_BIND_BIAS, .field = L(down), .experts = DE, .rows = DC},
 };
 static const ie_bind_entry original_model[] = {
-    {.name = "embedding.weight", .kind = IE_BIND_MATRIX, .field = M(base.embed), .rows = DV, .cols = DC},
-    {.name = "norm.scale", .kind = IE_BIND_VECTOR, .field = M(norm), .cols = DC},
-    {.name = "unembedding.weight", .kind = IE_BIND_MATRIX, .field = M(base.head), .rows = DV, .cols = DC},
+    IE_MATRIX("embedding.weight", M(base.embed), DV, DC),
+    IE_VECTOR("norm.scale", M(norm), DC),
+    IE_MATRIX("unembedding.weight", M(base.head), DV, DC),
 };
 
 static void bind(ie_binder *b, void *net) {
@@ -357,6 +341,7 @@ static void describe(const ie_binder *b, const void *net, ie_model *model) {
   for (int64_t i = 0; i < m->base.layers; i++) {
     const gptoss_layer *l = layer_at(m, i);
     model->kv[i].window = l->window;
+    model->moe[i] = (ie_moe_layer){.gate_up = &l->gate_up, .down = &l->down, .top_k = m->top_k};
     model->expert_bytes += (size_t)m->E * (ie_weight_bytes(&l->gate_up) + ie_weight_bytes(&l->down));
   }
 }
