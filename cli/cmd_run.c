@@ -19,7 +19,7 @@ typedef struct settings {
   int64_t max_new, chunk, ctx, batch, logprobs;
   sampling_settings sampling;
   cli_strings stop;
-  int kv;
+  int kv, pretranspose;
   bool ignore_eos, print_ids, ceiling, json;
 } settings;
 
@@ -51,6 +51,8 @@ static const cli_option options[] = {
      .meaning = "Rows computed together. The default is less where memory does not hold eight."},
     {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
      .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
+    {"--pretranspose", CLI_AS_CHOICE(settings, pretranspose), .argument = "V", .fallback = "none",
+     .choices = cli_pretranspose_names, .meaning = "Ignored: weights are computed where they lie."},
     {"--print-ids", CLI_AS_FLAG(settings, print_ids),
      .meaning = "Print the new ids, one line a row, instead of text."},
     {"--logprobs", CLI_AS_INT(settings, logprobs), .argument = "K", .min = 0, .max = IE_SAMPLE_TOP_MAX,
@@ -340,6 +342,7 @@ static void summary_print(run *r) {
 
 static int run_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
+  cli_pretranspose_log(context, s->pretranspose);
   int code = settings_check(context, s);
   if (code >= 0) return code;
   run r = {.context = context, .s = s};
