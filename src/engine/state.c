@@ -448,10 +448,11 @@ static int64_t group_begin(int64_t position) {
 static ie_status recent_check(const ie_state *state, int64_t sequence, int64_t length, ie_error *error) {
   int64_t begin = group_begin(length);
   if (begin == length || state->exact[sequence] <= begin) return IE_OK;
-  return ie_error_set(error, IE_LIMIT,
-                      "an int8 cache holds the exact keys and values of positions from %lld; to go on at %lld "
-                      "tokens it needs those from %lld (it can go back to any multiple of %d)",
-                      (long long)state->exact[sequence], (long long)length, (long long)begin, IE_KV_GROUP);
+  return ie_error_set(
+      error, IE_LIMIT,
+      "an int8 cache holds the exact keys and values of positions from %lld; to go on at %lld "
+      "tokens it needs those from %lld (it can go back to any multiple of %d)",
+      (long long)state->exact[sequence], (long long)length, (long long)begin, IE_KV_GROUP);
 }
 
 ie_status ie_state_rollback(ie_state *state, int64_t sequence, int64_t length, ie_error *error) {

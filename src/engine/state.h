@@ -16,7 +16,7 @@ struct ie_state {
   int32_t *ids;    /* (sequences, context) */
   int64_t *length; /* (sequences) */
   int64_t *high; /* (sequences) positions written since the sequence was empty: what rings have overwritten */
-  int64_t *exact; /* (sequences) the rings of int8 layers hold all positions from here on */
+  int64_t *exact;        /* (sequences) the rings of int8 layers hold all positions from here on */
   ie_advance *step;      /* (sequences) of ie_state_step */
   int32_t *batch_memory; /* ids, position, sequence, wanted: (batch_max) each */
   int64_t batch_max;

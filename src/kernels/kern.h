@@ -84,8 +84,8 @@ typedef struct ie_attend_args {
   /* Of IE_I8, bf16: key row s is k * k_scale[s / IE_KV_GROUP][d], value row s is v * v_scale[s] (blocks/kv_int8.h). */
   const uint16_t *k_scale; /* (S / IE_KV_GROUP rounded up, D), contiguous */
   const uint16_t *v_scale; /* (S) */
-  const int32_t *lo; /* (N): query n sees keys lo[n] <= s < hi[n]; may be empty */
-  const int32_t *hi; /* (N): 0 <= lo, hi <= S */
+  const int32_t *lo;       /* (N): query n sees keys lo[n] <= s < hi[n]; may be empty */
+  const int32_t *hi;       /* (N): 0 <= lo, hi <= S */
   int64_t N, S, D;
   float scale;  /* logit = scale * (q . k) */
   float *m, *l; /* (N) running maximum and sum */

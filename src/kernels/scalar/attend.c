@@ -15,8 +15,7 @@ static float load_one(const void *x, ie_dtype dtype, int64_t i) {
 static float load_key(const ie_attend_args *args, int64_t s, int64_t d) {
   int64_t at = s * args->kv_stride + d;
   if (args->kv_dtype != IE_I8) return load_one(args->k, args->kv_dtype, at);
-  return (float)((const int8_t *)args->k)[at] *
-         ie_bf16_to_f32(args->k_scale[s / IE_KV_GROUP * args->D + d]);
+  return (float)((const int8_t *)args->k)[at] * ie_bf16_to_f32(args->k_scale[s / IE_KV_GROUP * args->D + d]);
 }
 
 static float load_value(const ie_attend_args *args, int64_t s, int64_t d) {
