@@ -2,7 +2,7 @@
  * (four streams a thread, prefetch 1 KB ahead) for one to four tokens, chains of f32 FMA and of VNNI from registers
  * for many (of the width of the instruction set under test). Time is the CPU time of the slowest thread, so that a busy machine disturbs it less.
  *
- *   bench_products [ISA] [threads] [few|many|all] */
+ *   bench_products [ISA] [threads] [few|many|all] [format] */
 #include "base/rng.h"
 #include "kernels/kern.h"
 
@@ -144,9 +144,13 @@ static double median(double *v) {
   return v[ROUNDS / 2];
 }
 
+static bool is_quantised(int format) {
+  return format == IE_W_MXFP4 || format == IE_W_INT8 || format == IE_W_INT4;
+}
+
 /* Classes that differ in speed: float weights see the same numbers in all of them. */
 static bool worth_measuring(int class, int format) {
-  return class == IE_CLASS_F32 || (format == IE_W_MXFP4 && class != IE_CLASS_F16);
+  return class == IE_CLASS_F32 || (is_quantised(format) && class != IE_CLASS_F16);
 }
 
 static const char *const class_names[] = {"f32", "bf16", "f16", "int8"};
@@ -162,7 +166,7 @@ static ie_wview view_of(ie_wformat format, int64_t rows) {
 }
 
 /* Weights small enough that no sum overflows, whatever the format makes of the bytes: floats get a middle exponent,
- * scale bytes 120 .. 127. */
+ * scale bytes 120 .. 127, f16 scales 2^-8. */
 static void fill_weights(ie_wformat format, const ie_wview *w) {
   size_t bytes = (size_t)w->rows * w->row_bytes[0];
   for (size_t i = 0; i < bytes; i += 8) {
@@ -172,7 +176,8 @@ static void fill_weights(ie_wformat format, const ie_wview *w) {
     if (format == IE_W_BF16) u = (u & 0x807F807F807F807Fu) | 0x3C003C003C003C00u;
     memcpy(weights + i, &u, 8);
   }
-  for (size_t i = 0; i < (size_t)w->rows * w->row_bytes[1]; i++) weights[bytes + i] = (uint8_t)(120 + i % 8);
+  for (size_t i = 0; i < (size_t)w->rows * w->row_bytes[1]; i++)
+    weights[bytes + i] = (uint8_t)(format == IE_W_MXFP4 ? 120 + i % 8 : i % 2 ? 0x1C : 0);
 }
 
 static void bench(const ie_product *p, const char *kind, ie_class class, ie_wformat format, int64_t T,
@@ -187,7 +192,7 @@ static void bench(const ie_product *p, const char *kind, ie_class class, ie_wfor
   void *scratch = aligned((size_t)threads << 24);
   job product_job = {.body = product_body, .product = p, .args = &args, .scratch = scratch};
   bool few = kind[0] == 'f';
-  bool integers = class == IE_CLASS_INT8 && format == IE_W_MXFP4;
+  bool integers = class == IE_CLASS_INT8 && is_quantised(format);
   job limit_job = {.body = few                   ? read_body
                            : isa < IE_ISA_AVX512 ? fma_256_body
                            : integers            ? vnni_body
@@ -217,7 +222,7 @@ static void bench(const ie_product *p, const char *kind, ie_class class, ie_wfor
 int main(int argc, char **argv) {
   isa = argc > 1 ? ie_isa_from_name(argv[1]) : (int)ie_isa_best();
   int threads = argc > 2 ? atoi(argv[2]) : 1;
-  const char *what = argc > 3 ? argv[3] : "all";
+  const char *what = argc > 3 ? argv[3] : "all", *only = argc > 4 ? argv[4] : NULL;
   if (isa < 0 || isa > (int)ie_isa_best() || threads < 1 || threads > MAX_THREADS) return 2;
   ie_kernels kernels;
   ie_kernels_fill(&kernels, (ie_isa)isa);
@@ -227,6 +232,7 @@ int main(int argc, char **argv) {
   for (size_t i = 0; i < (size_t)1024 * K; i++) x[i] = ie_rng_f32(1, 0, i) - 0.5f;
   static const int64_t few_tok[] = {1, 2, 4}, many_tok[] = {8, 16, 32, 64, 512};
   for (int format = 0; format < IE_W_COUNT; format++) {
+    if (only && strcmp(only, ie_wformat_describe((ie_wformat)format)->name) != 0) continue;
     ie_wview one = view_of((ie_wformat)format, 1);
     int64_t rows = (int64_t)((weight_bytes - 4096) / (one.row_bytes[0] + one.row_bytes[1]));
     ie_wview all = view_of((ie_wformat)format, rows), some = view_of((ie_wformat)format, MANY_ROWS);

@@ -15,6 +15,8 @@ typedef struct bench {
   cli_engine engine;
   ie_matrix_probe matrix;
   ie_state *state;
+  ie_state_options largest; /* of all cases, by the bytes of its state */
+  size_t largest_bytes;
 } bench;
 
 /* One case and what came out of it. */
@@ -304,6 +306,10 @@ static int case_check(bench *b, bench_case *c) {
                      "do not fit the machine's %.0f",
                      (long long)c->depth, (long long)c->batch, plan.kv_bytes, plan.scratch_bytes, machine);
   if (status == IE_OK) status = cli_memory_check(b->context, &b->engine, &o, &error);
+  if (status == IE_OK && plan.kv_bytes + plan.scratch_bytes > b->largest_bytes) {
+    b->largest = o;
+    b->largest_bytes = plan.kv_bytes + plan.scratch_bytes;
+  }
   return status == IE_OK ? CLI_OK : cli_fail(b->context, status, &error);
 }
 
@@ -350,6 +356,8 @@ int bench_engine(cli_context *context, const bench_settings *s) {
   if (code >= 0) return code;
   ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &b.engine, &error);
   code = status == IE_OK ? cases_do(&b, &lists, case_check) : cli_fail(context, status, &error);
+  if (code == CLI_OK && cli_memory_place(context, &b.engine, &b.largest, &error) != IE_OK)
+    code = cli_fail(context, error.status, &error);
   if (code == CLI_OK) {
     ie_probe_matrix(b.engine.device, &b.matrix);
     cli_signals_poll();

@@ -43,7 +43,7 @@ static ie_status state_open(const cli_context *context, const chat_flags *flags,
   int64_t context_tok = flags->ctx ? flags->ctx : own < DEFAULT_CONTEXT_TOK ? own : DEFAULT_CONTEXT_TOK;
   ie_state_options o = {
       .context_tok = context_tok, .sequences = 1, .chunk_tok = flags->chunk, .kv = cli_kv_dtype(flags->kv)};
-  ie_status status = cli_memory_check(context, &session->engine, &o, error);
+  ie_status status = cli_memory_place(context, &session->engine, &o, error);
   if (status == IE_OK) status = ie_state_new(session->engine.model, &o, &session->state, error);
   if (status == IE_OK) plan_log(context, session, &o);
   return status;

@@ -62,8 +62,9 @@ typedef struct cli_option {
 #define CLI_AS_CHOICE(s, f)  .kind = CLI_CHOICE, .offset = CLI_FIELD(s, f, int)
 #define CLI_AS_STRINGS(s, f) .kind = CLI_STRINGS, .offset = CLI_FIELD(s, f, cli_strings)
 
-/* Indices of --precision, --device and --affinity. */
+/* Indices of --precision, --weights, --device and --affinity. */
 enum { CLI_FP32, CLI_BF16, CLI_FP16, CLI_INT8 };
+enum { CLI_WEIGHTS_PUBLISHED, CLI_WEIGHTS_INT8, CLI_WEIGHTS_INT4 };
 enum { CLI_DEVICE_AUTO, CLI_DEVICE_CPU, CLI_DEVICE_CUDA };
 extern const char *const cli_affinities[];
 
@@ -73,6 +74,7 @@ typedef enum cli_common_option {
   CLI_COMMON_THREADS,
   CLI_COMMON_AFFINITY,
   CLI_COMMON_PRECISION,
+  CLI_COMMON_WEIGHTS,
   CLI_COMMON_DETERMINISTIC,
   CLI_COMMON_MEMORY,
   CLI_COMMON_DEVICE,
@@ -83,8 +85,8 @@ typedef enum cli_common_option {
 
 enum {
   CLI_USES_TEAM = 1 << CLI_COMMON_THREADS | 1 << CLI_COMMON_AFFINITY | 1 << CLI_COMMON_DEVICE,
-  CLI_USES_MODEL =
-      CLI_USES_TEAM | 1 << CLI_COMMON_PRECISION | 1 << CLI_COMMON_DETERMINISTIC | 1 << CLI_COMMON_MEMORY,
+  CLI_USES_MODEL = CLI_USES_TEAM | 1 << CLI_COMMON_PRECISION | 1 << CLI_COMMON_WEIGHTS |
+                   1 << CLI_COMMON_DETERMINISTIC | 1 << CLI_COMMON_MEMORY,
   CLI_USES_CACHE = 1 << CLI_COMMON_NO_CACHE
 };
 
@@ -92,6 +94,7 @@ typedef struct cli_common {
   int64_t threads; /* 0: one a core */
   int affinity;    /* index in cli_affinities */
   int precision;   /* CLI_FP32 ... */
+  int weights;     /* CLI_WEIGHTS_PUBLISHED ... */
   int device;      /* CLI_DEVICE_AUTO ... */
   uint64_t memory; /* limit in bytes; 0: none */
   bool deterministic;

@@ -329,9 +329,9 @@ static json_t *timing_json(const run *r) {
 static json_t *result_json(run *r) {
   ie_usage usage;
   ie_usage_read(&usage);
-  json_t *memory = json_pack("{s:I, s:I, s:I}", "peak_rss_bytes", (json_int_t)usage.peak_rss_bytes,
+  json_t *memory = json_pack("{s:I, s:I, s:I, s:o}", "peak_rss_bytes", (json_int_t)usage.peak_rss_bytes,
                              "weights_bytes", (json_int_t)r->engine.info->weights_bytes, "kv_bytes",
-                             (json_int_t)ie_state_kv_bytes(r->state));
+                             (json_int_t)ie_state_kv_bytes(r->state), "stream", cli_stream_json(&r->engine));
   return json_pack("{s:O, s:o, s:o, s:o, s:s, s:i, s:s}", "rows", r->out.json, "timing", timing_json(r),
                    "memory", memory, "arithmetic", cli_arithmetic_json(r->engine.info, ie_state_kv(r->state)),
                    "isa", ie_device_isa(r->engine.device), "threads", ie_device_threads(r->engine.device),
@@ -365,6 +365,7 @@ static void summary_print(run *r) {
   cli_log(r->context, "new: %lld tokens, %.2f tok/s, %.2f GB/s%s; stopped: %s", (long long)out->new_tok,
           ratio((double)w->decode_tok, w->decode_s), gb_s, share,
           out->last_reason ? out->last_reason : "nothing to do");
+  cli_stream_print(r->context, &r->engine);
 }
 
 static int run_run(cli_context *context, void *opaque) {

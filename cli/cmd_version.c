@@ -17,6 +17,11 @@ enum { WITH_EDIT = 1 };
 #else
 enum { WITH_EDIT = 0 };
 #endif
+#ifdef CLOCHER_WITH_URING
+enum { WITH_URING = 1 };
+#else
+enum { WITH_URING = 0 };
+#endif
 
 /* Of the others no feature has code yet, whatever libraries the build found. */
 static int version_run(cli_context *context, void *opaque) {
@@ -34,7 +39,7 @@ static int version_run(cli_context *context, void *opaque) {
     code = cli_out_json(context, json_pack("{s:s, s:s, s:o, s:s, s:{s:b, s:b, s:b, s:b, s:b, s:b}}",
                                            "version", cli_version(), "commit", cli_commit(), "isa", names,
                                            "isa_used", ie_device_isa(device), "features", "cuda", 0, "mpi", 0,
-                                           "nccl", 0, "uring", 0, "curl", 0, "edit", WITH_EDIT));
+                                           "nccl", 0, "uring", WITH_URING, "curl", 0, "edit", WITH_EDIT));
   } else {
     cli_out_printf(context, "clocher %s (%s)\nkernel sets:", cli_version(), cli_commit());
     for (const char *const *isa = ie_device_isa_list(); *isa; isa++)

@@ -1,4 +1,5 @@
 #include "engine.h"
+#include "out.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -38,11 +39,15 @@ static ie_status engine_open(const cli_context *context, const char *dir, ie_mod
                                             [CLI_BF16] = IE_PRECISION_BF16,
                                             [CLI_FP16] = IE_PRECISION_FP16,
                                             [CLI_INT8] = IE_PRECISION_INT8};
+  static const ie_weights weights[] = {[CLI_WEIGHTS_PUBLISHED] = IE_WEIGHTS_PUBLISHED,
+                                       [CLI_WEIGHTS_INT8] = IE_WEIGHTS_INT8,
+                                       [CLI_WEIGHTS_INT4] = IE_WEIGHTS_INT4};
   *out = (cli_engine){0};
   double start = cli_clock_s();
   ie_status status = cli_device_open(context, &out->device, error);
   if (status != IE_OK) return status;
   options.precision = precisions[context->common.precision];
+  options.dense_weights = weights[context->common.weights];
   options.deterministic = context->common.deterministic;
   status = ie_model_open(out->device, dir, &options, &out->model, error);
   if (status != IE_OK) return status;
@@ -86,28 +91,68 @@ ie_status cli_tokens_fit(int64_t longest, int64_t max_new, int64_t context_tok, 
                       (long long)longest, (long long)max_new, (long long)context_tok);
 }
 
-static ie_status state_plan(const cli_context *context, const cli_engine *engine,
-                            const ie_state_options *state, ie_plan *plan, ie_error *error) {
-  ie_plan_options options = {.context_tok = state->context_tok,
-                             .sequences = state->sequences,
-                             .chunk_tok = state->chunk_tok,
-                             .kv = state->kv,
-                             .memory_bytes = (size_t)context->common.memory};
-  return ie_model_plan(engine->model, &options, plan, error);
+static ie_plan_options plan_options(const cli_context *context, const ie_state_options *state) {
+  return (ie_plan_options){.context_tok = state->context_tok,
+                           .sequences = state->sequences,
+                           .chunk_tok = state->chunk_tok,
+                           .rollback_tok = state->rollback_tok,
+                           .kv = state->kv,
+                           .memory_bytes = (size_t)context->common.memory};
 }
 
 ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
                            const ie_state_options *state, ie_error *error) {
   if (!context->common.memory) return IE_OK;
   ie_plan plan;
-  ie_status status = state_plan(context, engine, state, &plan, error);
+  ie_plan_options options = plan_options(context, state);
+  ie_status status = ie_model_plan(engine->model, &options, &plan, error);
   if (status != IE_OK || plan.fits) return status;
   return ie_error_set(
       error, IE_LIMIT,
-      "--memory %llu bytes does not hold this run: %zu bytes (weights %zu, keys and values %zu, "
-      "activations %zu, other %zu)",
-      (unsigned long long)context->common.memory, plan.peak_bytes, plan.resident_weights_bytes, plan.kv_bytes,
-      plan.scratch_bytes, plan.other_bytes);
+      "--memory %llu bytes does not hold this run: at least %zu are needed (keys and values %zu, "
+      "activations %zu, other %zu, the rest weights)",
+      (unsigned long long)context->common.memory, plan.minimum_bytes, plan.kv_bytes, plan.scratch_bytes,
+      plan.other_bytes);
+}
+
+ie_status cli_memory_place(const cli_context *context, const cli_engine *engine,
+                           const ie_state_options *state, ie_error *error) {
+  ie_status status = cli_memory_check(context, engine, state, error);
+  ie_plan_options options = plan_options(context, state);
+  return status == IE_OK ? ie_model_place(engine->model, &options, error) : status;
+}
+
+json_t *cli_stream_json(const cli_engine *engine) {
+  ie_stream_stats s;
+  ie_model_stream_stats(engine->model, &s);
+  return json_pack("{s:b, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:b, s:b}", "streamed",
+                   s.streamed, "slots", (json_int_t)s.slots, "slot_bytes", (json_int_t)s.slot_bytes, "hits",
+                   (json_int_t)s.hits, "misses", (json_int_t)s.misses, "hit_rate",
+                   cli_json_number(cli_hit_rate(&s)), "guessed", (json_int_t)s.expected, "guessed_right",
+                   (json_int_t)s.expected_used, "read_bytes", (json_int_t)s.read_bytes, "vain_bytes",
+                   (json_int_t)s.vain_bytes, "read_s", cli_json_number(s.read_s), "wait_s",
+                   cli_json_number(s.wait_s), "disk_gb_s", cli_json_number(cli_disk_gb_s(&s)), "direct",
+                   s.direct, "uring", s.uring);
+}
+
+double cli_hit_rate(const ie_stream_stats *s) {
+  uint64_t all = s->hits + s->misses;
+  return all ? (double)s->hits / (double)all : 0;
+}
+
+double cli_disk_gb_s(const ie_stream_stats *s) {
+  return s->read_s > 0 ? 1e-9 * (double)s->read_bytes / s->read_s : 0;
+}
+
+void cli_stream_print(const cli_context *context, const cli_engine *engine) {
+  ie_stream_stats s;
+  ie_model_stream_stats(engine->model, &s);
+  if (!s.streamed) return;
+  cli_log(context,
+          "disk: %.1f%% of the experts were in memory (%lld at a time); %.2f GB read at %.2f GB/s, %.2f GB "
+          "of it in vain, %.2f s waited%s",
+          100 * cli_hit_rate(&s), (long long)s.slots, 1e-9 * (double)s.read_bytes, cli_disk_gb_s(&s),
+          1e-9 * (double)s.vain_bytes, s.wait_s, s.direct ? "" : "; this file system has no direct reads");
 }
 
 ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine, int64_t batch, size_t rows,
@@ -116,12 +161,13 @@ ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine,
   state->sequences = batch < count ? batch : count;
   while (state->sequences > 1 && !cli_given(context, "--batch")) {
     ie_plan plan;
-    ie_status status = state_plan(context, engine, state, &plan, error);
+    ie_plan_options options = plan_options(context, state);
+    ie_status status = ie_model_plan(engine->model, &options, &plan, error);
     if (status != IE_OK) return status;
     if (plan.fits) break;
     state->sequences /= 2;
   }
-  return cli_memory_check(context, engine, state, error);
+  return cli_memory_place(context, engine, state, error);
 }
 
 json_t *cli_arithmetic_json(const ie_model_info *info, ie_dtype kv) {

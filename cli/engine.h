@@ -41,11 +41,22 @@ ie_status cli_rows_fit(const cli_rows *rows, int64_t max_new, int64_t context_to
 /* The same of a length alone. */
 ie_status cli_tokens_fit(int64_t longest, int64_t max_new, int64_t context_tok, ie_error *error);
 
-/* Refuses (IE_LIMIT, with the numbers) what does not fit the --memory that was given. */
+/* Refuses (IE_LIMIT, with the least that would do) what does not fit the --memory that was given. */
 ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
                            const ie_state_options *state, ie_error *error);
 
-/* Sets state->sequences for `rows` rows, `batch` of them together, and checks the memory. Where --batch was not given
+/* The same, and brings the weights where that limit wants them. Call it once, before the state. */
+ie_status cli_memory_place(const cli_context *context, const cli_engine *engine,
+                           const ie_state_options *state, ie_error *error);
+
+/* What was read from disk, for "memory" of --json; all zero when nothing is. NULL when memory is out. */
+json_t *cli_stream_json(const cli_engine *engine);
+/* The same in a line on stderr; nothing when nothing was read. */
+void cli_stream_print(const cli_context *context, const cli_engine *engine);
+/* Share of the experts that were in memory when they were needed; GB/s while reads were under way. */
+double cli_hit_rate(const ie_stream_stats *stats);
+double cli_disk_gb_s(const ie_stream_stats *stats);
+/* Sets state->sequences for `rows` rows, `batch` of them together, and calls cli_memory_place. Where --batch was not given
  * (its default is CLI_BATCH), fewer when the --memory limit, or the machine, does not hold so many. */
 #define CLI_BATCH "8"
 ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine, int64_t batch, size_t rows,

@@ -7,6 +7,7 @@
 #include <string.h>
 
 static const char *const precisions[] = {"fp32", "bf16", "fp16", "int8", NULL};
+static const char *const weights[] = {"published", "int8", "int4", NULL};
 static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
 
 const char *const cli_affinities[] = {"auto", "none", "compact", "scatter", NULL};
@@ -24,6 +25,11 @@ const cli_option cli_common_options[] = {
     [CLI_COMMON_PRECISION] = {"--precision", CLI_AS_CHOICE(cli_common, precision), .argument = "P",
                               .fallback = "bf16", .choices = precisions,
                               .meaning = "How activations enter a product."},
+    [CLI_COMMON_WEIGHTS] = {"--weights", CLI_AS_CHOICE(cli_common, weights), .argument = "W",
+                            .fallback = "published", .choices = weights,
+                            .meaning =
+                                "Attention, dense MLPs and the output matrix as published, or quantised at "
+                                "load: int8 in groups of 32 or int4 in groups of 64."},
     [CLI_COMMON_DETERMINISTIC] =
         {"--deterministic", CLI_AS_FLAG(cli_common, deterministic),
          .meaning = "Results do not depend on chunk and batch either, to the bit. Prompts are "

@@ -2,7 +2,7 @@
  * the small vocabulary, a marker, or an id that does not exist. Pushed one by one and all at once, checked as
  * tests/support/chat_property.h says.
  * Covers: src/text/harmony_parse.c src/text/harmony_header.c src/text/chat_parser.c
- * Covers: src/text/chat_tagged.c src/text/chat_call.c src/text/c2c_chat.c
+ * Covers: src/text/chat_tagged.c src/text/chat_call.c src/text/c2c_parse.c
  * Length: 512 */
 #include "chat.h"
 

@@ -11,7 +11,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void put(ie_buf *buf, uint64_t value, int n) {
-  for (int i = 0; i < n; i++) ie_buf_append_char(buf, (char)(value >> (8 * i)));
+  for (int i = 0; i < n; i++) ie_buf_append_char(buf, (char)(i < 8 ? value >> (8 * i) : 0));
 }
 
 static void entry_add(ie_buf *file, ie_buf *directory, const char *name, const void *data, size_t size) {

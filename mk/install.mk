@@ -7,10 +7,10 @@ DATADIR    ?= $(PREFIX)/share
 HEADERS    := $(wildcard include/clocher/*.h)
 DEMO_FILES := $(wildcard demo/model/*)
 
-# A static link needs the required libraries; an optional one joins them when src/ first uses it.
+# A static link needs the required libraries, and of the optional ones those that src/ uses.
 $(B)/clocher.pc: clocher.pc.in $(B)/flags.stamp $(B)/config.mk FORCE
 	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
-	  -e 's|@VERSION@|$(VERSION)|' -e 's|@REQUIRES@|$(LIBS_REQUIRED)|' $< > $@
+	  -e 's|@VERSION@|$(VERSION)|' -e 's|@REQUIRES@|$(strip $(LIBS_REQUIRED) $(filter liburing,$(LIBS_FOUND)))|' $< > $@
 
 .PHONY: install uninstall
 install: all $(B)/clocher.pc ## program, libraries, headers, clocher.pc and the demo model under DESTDIR and PREFIX

@@ -3,6 +3,7 @@
 #include "support/failing_malloc.h"
 
 #include "clocher/clocher.h"
+#include "engine/streaming.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,6 +16,7 @@
 #include <cmocka.h>
 
 static const char mxfp4_dir[] = "tests/data/models/gpt-oss-hf";
+static const char tied_dir[] = "tests/data/models/qwen3";               /* the head is the embedding */
 static const char input_first_dir[] = "tests/data/models/gpt-oss-bf16"; /* transposed at load */
 
 static const int32_t prompt[] = {5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
@@ -23,13 +25,13 @@ enum { PROMPT = sizeof prompt / sizeof prompt[0], NEW = 3, CONTEXT = 32 };
 static char state_path[64];
 
 /* From nothing to generated ids, a saved state and a restored one. */
-static ie_status run_all(const char *dir, ie_device *device, ie_error *error) {
+static ie_status run_all(const char *dir, ie_weights weights, ie_device *device, ie_error *error) {
   ie_model *model = NULL;
   ie_state *state = NULL, *restored = NULL;
   ie_generate_result result = {0};
   const ie_state_options options = {.context_tok = CONTEXT, .chunk_tok = 5};
-  ie_status status =
-      ie_model_open(device, dir, &(ie_model_options){.precision = IE_PRECISION_FP32}, &model, error);
+  const ie_model_options how = {.precision = IE_PRECISION_FP32, .dense_weights = weights};
+  ie_status status = ie_model_open(device, dir, &how, &model, error);
   if (status == IE_OK) status = ie_state_new(model, &options, &state, error);
   if (status == IE_OK)
     status = ie_generate(state, 0,
@@ -95,24 +97,69 @@ static ie_status run_together(void *arg, ie_error *error) {
   return status;
 }
 
-static ie_status run_with_device(const char *dir, ie_error *error) {
+static ie_status run_with_device(const char *dir, ie_weights weights, ie_error *error) {
   ie_device *device;
   ie_status status = ie_device_open(&(ie_device_options){.threads = 2}, &device, error);
   if (status == IE_LIMIT) return ie_error_set(error, IE_OUT_OF_MEMORY, "the system refused a thread");
   if (status != IE_OK) return status;
-  status = run_all(dir, device, error);
+  status = run_all(dir, weights, device, error);
   ie_device_free(device);
   return status;
 }
 
+/* The same model with its experts read from disk: opened, placed, a prompt and a token, closed. */
+static ie_status run_streamed(void *arg, ie_error *error) {
+  const ie_stream_options *how = arg;
+  ie_device *device;
+  ie_model *model = NULL;
+  ie_state *state = NULL;
+  ie_state_sizes sizes;
+  ie_placement place;
+  const ie_state_options options = {.context_tok = CONTEXT, .chunk_tok = 5};
+  ie_status status = ie_device_open(&(ie_device_options){.threads = 1}, &device, error);
+  if (status != IE_OK) return status;
+  status = ie_model_open(device, mxfp4_dir, NULL, &model, error);
+  if (status == IE_OK) status = ie_state_size(model, &options, &sizes, error);
+  if (status == IE_OK && !ie_placement_split(model, &sizes, 0, &place))
+    status = ie_error_set(error, IE_INTERNAL, "the model cannot be split");
+  if (status == IE_OK) status = ie_stream_open(model, &place, how, error);
+  if (status == IE_OK) status = ie_state_new(model, &options, &state, error);
+  if (status == IE_OK) status = ie_state_append(state, 0, prompt, PROMPT, NULL, error);
+  if (status == IE_OK) status = ie_state_append(state, 0, prompt, 1, NULL, error);
+  ie_state_free(state);
+  ie_model_free(model);
+  ie_device_free(device);
+  return status;
+}
+
+static ie_status run_streamed_uring(void *arg, ie_error *error) {
+  (void)arg;
+  return run_streamed(&(ie_stream_options){.reader = {.kind = IE_READER_AUTO}}, error);
+}
+
+static ie_status run_streamed_threads(void *arg, ie_error *error) {
+  (void)arg;
+  return run_streamed(&(ie_stream_options){.reader = {.kind = IE_READER_THREADS, .depth = 2}}, error);
+}
+
 static ie_status run_mxfp4(void *arg, ie_error *error) {
   (void)arg;
-  return run_with_device(mxfp4_dir, error);
+  return run_with_device(mxfp4_dir, IE_WEIGHTS_PUBLISHED, error);
 }
 
 static ie_status run_input_first(void *arg, ie_error *error) {
   (void)arg;
-  return run_with_device(input_first_dir, error);
+  return run_with_device(input_first_dir, IE_WEIGHTS_PUBLISHED, error);
+}
+
+static ie_status run_quantised(void *arg, ie_error *error) {
+  (void)arg;
+  return run_with_device(mxfp4_dir, IE_WEIGHTS_INT8, error);
+}
+
+static ie_status run_quantised_tied(void *arg, ie_error *error) {
+  (void)arg;
+  return run_with_device(tied_dir, IE_WEIGHTS_INT4, error);
 }
 
 /* An inspection that runs out of memory half-way may say so as a problem of the directory. */
@@ -128,6 +175,11 @@ static const failing_case cases[] = {
     /* a folder's fsync and a thread can be done without */
     {.name = "engine: MXFP4 experts", .run = run_mxfp4, .tolerant = true},
     {.name = "engine: experts stored input-first", .run = run_input_first, .tolerant = true},
+    {.name = "engine: weights quantised at load", .run = run_quantised, .tolerant = true},
+    {.name = "engine: a tied head quantised at load", .run = run_quantised_tied, .tolerant = true},
+    /* where direct reads cannot be tried, or a thread is missing, it reads otherwise */
+    {.name = "experts from disk, io_uring", .run = run_streamed_uring, .tolerant = true},
+    {.name = "experts from disk, threads", .run = run_streamed_threads, .tolerant = true},
     {.name = "engine: a scheduler", .run = run_together, .tolerant = true},
     {.name = "inspect", .run = run_inspect, .tolerant = true},
 };

@@ -217,7 +217,32 @@ static void plan_adds_up(void **state) {
   assert_true(json_is_false(json_object_get(v, "fits")));
   json_decref(v);
   program_expect(0, NULL, "plan --model-dir %s", model);
+  program_expect(2, "int4", "plan --model-dir %s --weights int3", model);
   program_expect(2, "context", "plan --model-dir %s --ctx 1000000000 --json", model);
+}
+
+/* Quantised dense weights take the bytes of their encoding, and what they were read from is not resident. */
+static void plan_counts_quantised_weights(void **state) {
+  (void)state;
+  static const char *const weights[] = {"published", "int8", "int4"};
+  int64_t resident[3], published = 0;
+  for (int i = 0; i < 3; i++) {
+    json_t *v = program_json("plan --model-dir %s --ctx 64 --weights %s --json", model, weights[i]);
+    resident[i] = result_integer(v, "resident_weights_bytes");
+    published = result_integer(v, "weights_bytes");
+    int64_t placed = 0;
+    json_t *places = json_object_get(v, "placement");
+    for (size_t k = 0; k < json_array_size(places); k++)
+      placed += result_integer(json_array_get(places, k), "bytes");
+    assert_int_equal(placed, result_integer(v, "peak_bytes"));
+    json_decref(v);
+  }
+  assert_int_equal(resident[0], published);
+  assert_true(resident[2] < resident[1] && resident[1] < resident[0]);
+  json_t *v = program_json("run --model-dir %s --ids 1,2,3 --max-new 2 --weights int8 --json", model);
+  json_t *arithmetic = json_object_get(v, "arithmetic");
+  assert_string_equal(json_string_value(json_object_get(arithmetic, "weights")), "mxfp4+int8+bf16");
+  json_decref(v);
 }
 
 static void sample_writes_what_it_promises(void **state) {
@@ -345,6 +370,7 @@ int main(void) {
       cmocka_unit_test(inspect_warns_of_ids_without_rows),
       cmocka_unit_test(inspect_tells_what_is_there),
       cmocka_unit_test(plan_adds_up),
+      cmocka_unit_test(plan_counts_quantised_weights),
       cmocka_unit_test(sample_writes_what_it_promises),
       cmocka_unit_test(bench_reports_one_object_a_case),
   };

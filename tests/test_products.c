@@ -4,6 +4,8 @@
  * kernels must agree to the bit. Random ones are compared within the rounding error of a sum. Every buffer ends at a
  * page that must not be touched, and y has guard elements around each row. */
 #include "base/rng.h"
+#include "blocks/int4.h"
+#include "blocks/int8.h"
 #include "blocks/mxfp4.h"
 #include "kernels/avx512/products_tiles.h"
 #include "kernels/products_common.h"
@@ -94,8 +96,35 @@ static void fill_x(setup *s) {
                                    : random_x(c, (uint64_t)(t * c->K + k));
 }
 
+/* INT8 and INT4: any codes (-128 too), of exact cases small ones; scales 1, 2 or -1, or random ones. Codes beyond the
+ * last column are those of zero. */
+static void fill_integers(setup *s) {
+  const product_case *c = &s->c;
+  const int64_t group = c->format == IE_W_INT8 ? IE_INT8_COLS : IE_INT4_COLS;
+  const int64_t padded = ie_div_up(c->K, group) * group, groups = c->R * padded / group;
+  memset(s->w[0].data, 0, (size_t)c->R * s->view.row_bytes[0]);
+  for (int64_t i = 0; i < c->R * padded; i++) {
+    uint64_t u = ie_rng_u64(c->seed, 3, (uint64_t)i);
+    bool inside = i % padded < c->K;
+    if (c->format == IE_W_INT8)
+      s->w[0].data[i] = !inside ? 0 : (uint8_t)(c->exact ? (uint64_t)((int)(u % 255) - 128) : u);
+    else
+      s->w[0].data[i / 2] |= (uint8_t)((inside ? u & 15 : 8) << (i % 2 * 4));
+  }
+  for (int64_t i = 0; i < groups; i++) {
+    static const float exact[] = {1, 2, -1};
+    float v = c->exact ? exact[i % 3] : (ie_rng_f32(c->seed, 5, (uint64_t)i) - 0.3f) * 0.02f;
+    uint16_t h = ie_f32_to_f16(v);
+    memcpy(s->w[1].data + 2 * i, &h, 2);
+  }
+}
+
 static void fill_weights(setup *s) {
   const product_case *c = &s->c;
+  if (c->format == IE_W_INT8 || c->format == IE_W_INT4) {
+    fill_integers(s);
+    return;
+  }
   for (int64_t i = 0; i < c->R * c->K; i++) {
     uint64_t u = ie_rng_u64(c->seed, 3, (uint64_t)i);
     float v = c->exact ? (float)((int)(u % 9) - 4) : ie_rng_f32(c->seed, 4, (uint64_t)i) - 0.5f;
@@ -134,6 +163,12 @@ static double weight_at(const ie_wview *w, int64_t row, int64_t col) {
   }
   float v;
   uint16_t h;
+  if (w->format == IE_W_INT8 || w->format == IE_W_INT4) {
+    bool wide = w->format == IE_W_INT8;
+    memcpy(&h, w->part[1] + (size_t)row * w->row_bytes[1] + 2 * (col / (wide ? 32 : 64)), 2);
+    int code = wide ? (int8_t)p[col] : (col % 2 ? p[col / 2] >> 4 : p[col / 2] & 15) - 8;
+    return (double)code * (double)ie_f16_to_f32(h);
+  }
   memcpy(&v, p + (w->format == IE_W_F32 ? 4 * col : 0), 4 < w->row_bytes[0] ? 4 : w->row_bytes[0]);
   memcpy(&h, p + (w->format == IE_W_F32 ? 0 : 2 * col), 2);
   return w->format == IE_W_F32 ? (double)v

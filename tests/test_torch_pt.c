@@ -257,96 +257,98 @@ static void prefix_of_compiled_modules_is_dropped(void **unused) {
 #define PICKLE(s, status, named)                                                                             \
   { s, sizeof s - 1, status, named }
 
+static const struct {
+  const char *bytes;
+  size_t size;
+  ie_status status;
+  const char *named;
+} pickle_cases[] = {
+    PICKLE("\x80\x02"
+           "cos\nsystem\nX\x02\0\0\0id\x85R.",
+           IE_UNSUPPORTED, "byte 2: os.system is not allowed in a checkpoint"),
+    PICKLE("\x80\x02"
+           "cposix\nsystem\n.",
+           IE_UNSUPPORTED, "posix.system"),
+    PICKLE("\x80\x04\x8c\x08"
+           "builtins\x8c\x04"
+           "eval\x93.",
+           IE_UNSUPPORTED, "builtins.eval"),
+    PICKLE("\x80\x02"
+           "ctorch\nload\n.",
+           IE_UNSUPPORTED, "torch.load"),
+    PICKLE("\x80\x02"
+           "ctorch._utils\n_rebuild_tensor\n.",
+           IE_UNSUPPORTED, "torch._utils._rebuild_tensor is"),
+    PICKLE("\x80\x02"
+           "ctorch\nUntypedStorage\n.",
+           IE_UNSUPPORTED, "torch.UntypedStorage"),
+    PICKLE("(ios\nsystem\n.", IE_UNSUPPORTED, "opcode INST (0x69) at byte 1"),
+    PICKLE("(cos\n", IE_FORMAT, "byte 1: it is cut"),
+    PICKLE("\x80\x02(o.", IE_UNSUPPORTED, "OBJ"),
+    PICKLE("\x80\x02I5\n.", IE_UNSUPPORTED, "INT (0x49)"),
+    PICKLE("\x80\x02P5\n.", IE_UNSUPPORTED, "PERSID"),
+    PICKLE("\x80\x02\x82\x01.", IE_UNSUPPORTED, "EXT1"),
+    PICKLE("\x80\x02\x92.", IE_UNSUPPORTED, "NEWOBJ_EX"),
+    PICKLE("\x80\x05\x97.", IE_UNSUPPORTED, "NEXT_BUFFER"),
+    PICKLE("\x80\x02\xff.", IE_UNSUPPORTED, "opcode ? (0xFF) at byte 2"),
+    PICKLE("\x80\x02}r\xff\xff\xff\x7f.", IE_FORMAT, "memo"),
+    PICKLE("\x80\x02}q\x40.", IE_FORMAT, "memo"),
+    PICKLE("\x80\x02}q\x03h\x01.", IE_FORMAT, "reference to nothing"),
+    PICKLE("\x80\x02}j\x01\0\0\0.", IE_FORMAT, "reference to nothing"),
+    PICKLE("\x80\x02q\x01.", IE_FORMAT, "nothing to remember"),
+    PICKLE("\x80\x02t.", IE_FORMAT, "no mark"),
+    PICKLE("\x80\x02K\x01\x86.", IE_FORMAT, "tuple"),
+    PICKLE("\x80\x02(K\x01\x86.", IE_FORMAT, "tuple"),
+    PICKLE("\x80\x02K\x01K\x02K\x03s.", IE_FORMAT, "items without a container"),
+    PICKLE("\x80\x02}(K\x01u.", IE_FORMAT, "items without a container"),
+    PICKLE("\x80\x02}K\x01"
+           "a.",
+           IE_FORMAT, "items without a container"),
+    PICKLE("\x80\x02](K\x01K\x02u.", IE_FORMAT, "items without a container"),
+    PICKLE("\x80\x02}K\x01\x85R.", IE_FORMAT, "object of no class"),
+    PICKLE("\x80\x02}}b.", IE_FORMAT, "state of nothing"),
+    PICKLE("\x80\x02Q.", IE_FORMAT, "reference without a name"),
+    PICKLE("\x80\x04K\x01K\x02\x93.", IE_FORMAT, "class without a name"),
+    PICKLE("\x80\x02\x8a\x09\1\2\3\4\5\6\7\x08\x09.", IE_FORMAT, "more than 64 bits"),
+    PICKLE("\x80\x02X\xff\xff\xff\xff.", IE_FORMAT, "longer than the file"),
+    PICKLE("\x80\x02}}.", IE_FORMAT, "one value"),
+    PICKLE("\x80\x02.", IE_FORMAT, "one value"),
+    PICKLE("\x80\x02(.", IE_FORMAT, "one value"),
+    PICKLE("\x80\x02}", IE_FORMAT, "byte 3: it is cut"),
+    PICKLE("", IE_FORMAT, "it is cut"),
+    PICKLE("\x80\x02K\x05.", IE_FORMAT, "dictionary of tensors"),
+    PICKLE("\x80\x02}.", IE_FORMAT, "no tensors"),
+    PICKLE("\x80\x02}K\x05}s.", IE_FORMAT, "no tensors"),
+    PICKLE("\x80\x02}K\x05"
+           "ctorch\nFloatStorage\n)Rs.",
+           IE_FORMAT, "no tensors"),
+    PICKLE("\x80\x02}K\x05"
+           "ctorch._utils\n_rebuild_tensor_v2\n)Rs.",
+           IE_FORMAT, "name is no text"),
+    PICKLE("\x80\x02}X\x02\0\0\0a\n"
+           "ctorch._utils\n_rebuild_tensor_v2\n)Rs.",
+           IE_UNSUPPORTED, "printable"),
+    PICKLE("\x80\x02}X\x01\0\0\0a"
+           "ctorch._utils\n_rebuild_tensor_v2\n)Rs.",
+           IE_FORMAT, "tensor a: its storage is not described"),
+    PICKLE("\x80\x02}X\x01\0\0\0a"
+           "ctorch._utils\n_rebuild_tensor_v2\nK\x01Q\x85Rs.",
+           IE_FORMAT, "tensor a: its storage is not described"),
+    PICKLE("\x80\x02}X\x01\0\0\0a"
+           "ctorch._utils\n_rebuild_parameter\nh\0\x85Rs.",
+           IE_FORMAT, "reference to nothing"),
+};
+
 static void other_pickles_are_refused(void **unused) {
   (void)unused;
-  static const struct {
-    const char *bytes;
-    size_t size;
-    ie_status status;
-    const char *named;
-  } cases[] = {
-      PICKLE("\x80\x02"
-             "cos\nsystem\nX\x02\0\0\0id\x85R.",
-             IE_UNSUPPORTED, "byte 2: os.system is not allowed in a checkpoint"),
-      PICKLE("\x80\x02"
-             "cposix\nsystem\n.",
-             IE_UNSUPPORTED, "posix.system"),
-      PICKLE("\x80\x04\x8c\x08"
-             "builtins\x8c\x04"
-             "eval\x93.",
-             IE_UNSUPPORTED, "builtins.eval"),
-      PICKLE("\x80\x02"
-             "ctorch\nload\n.",
-             IE_UNSUPPORTED, "torch.load"),
-      PICKLE("\x80\x02"
-             "ctorch._utils\n_rebuild_tensor\n.",
-             IE_UNSUPPORTED, "torch._utils._rebuild_tensor is"),
-      PICKLE("\x80\x02"
-             "ctorch\nUntypedStorage\n.",
-             IE_UNSUPPORTED, "torch.UntypedStorage"),
-      PICKLE("(ios\nsystem\n.", IE_UNSUPPORTED, "opcode INST (0x69) at byte 1"),
-      PICKLE("(cos\n", IE_FORMAT, "byte 1: it is cut"),
-      PICKLE("\x80\x02(o.", IE_UNSUPPORTED, "OBJ"),
-      PICKLE("\x80\x02I5\n.", IE_UNSUPPORTED, "INT (0x49)"),
-      PICKLE("\x80\x02P5\n.", IE_UNSUPPORTED, "PERSID"),
-      PICKLE("\x80\x02\x82\x01.", IE_UNSUPPORTED, "EXT1"),
-      PICKLE("\x80\x02\x92.", IE_UNSUPPORTED, "NEWOBJ_EX"),
-      PICKLE("\x80\x05\x97.", IE_UNSUPPORTED, "NEXT_BUFFER"),
-      PICKLE("\x80\x02\xff.", IE_UNSUPPORTED, "opcode ? (0xFF) at byte 2"),
-      PICKLE("\x80\x02}r\xff\xff\xff\x7f.", IE_FORMAT, "memo"),
-      PICKLE("\x80\x02}q\x40.", IE_FORMAT, "memo"),
-      PICKLE("\x80\x02}q\x03h\x01.", IE_FORMAT, "reference to nothing"),
-      PICKLE("\x80\x02}j\x01\0\0\0.", IE_FORMAT, "reference to nothing"),
-      PICKLE("\x80\x02q\x01.", IE_FORMAT, "nothing to remember"),
-      PICKLE("\x80\x02t.", IE_FORMAT, "no mark"),
-      PICKLE("\x80\x02K\x01\x86.", IE_FORMAT, "tuple"),
-      PICKLE("\x80\x02(K\x01\x86.", IE_FORMAT, "tuple"),
-      PICKLE("\x80\x02K\x01K\x02K\x03s.", IE_FORMAT, "items without a container"),
-      PICKLE("\x80\x02}(K\x01u.", IE_FORMAT, "items without a container"),
-      PICKLE("\x80\x02}K\x01"
-             "a.",
-             IE_FORMAT, "items without a container"),
-      PICKLE("\x80\x02](K\x01K\x02u.", IE_FORMAT, "items without a container"),
-      PICKLE("\x80\x02}K\x01\x85R.", IE_FORMAT, "object of no class"),
-      PICKLE("\x80\x02}}b.", IE_FORMAT, "state of nothing"),
-      PICKLE("\x80\x02Q.", IE_FORMAT, "reference without a name"),
-      PICKLE("\x80\x04K\x01K\x02\x93.", IE_FORMAT, "class without a name"),
-      PICKLE("\x80\x02\x8a\x09\1\2\3\4\5\6\7\x08\x09.", IE_FORMAT, "more than 64 bits"),
-      PICKLE("\x80\x02X\xff\xff\xff\xff.", IE_FORMAT, "longer than the file"),
-      PICKLE("\x80\x02}}.", IE_FORMAT, "one value"),
-      PICKLE("\x80\x02.", IE_FORMAT, "one value"),
-      PICKLE("\x80\x02(.", IE_FORMAT, "one value"),
-      PICKLE("\x80\x02}", IE_FORMAT, "byte 3: it is cut"),
-      PICKLE("", IE_FORMAT, "it is cut"),
-      PICKLE("\x80\x02K\x05.", IE_FORMAT, "dictionary of tensors"),
-      PICKLE("\x80\x02}.", IE_FORMAT, "no tensors"),
-      PICKLE("\x80\x02}K\x05}s.", IE_FORMAT, "no tensors"),
-      PICKLE("\x80\x02}K\x05"
-             "ctorch\nFloatStorage\n)Rs.",
-             IE_FORMAT, "no tensors"),
-      PICKLE("\x80\x02}K\x05"
-             "ctorch._utils\n_rebuild_tensor_v2\n)Rs.",
-             IE_FORMAT, "name is no text"),
-      PICKLE("\x80\x02}X\x02\0\0\0a\n"
-             "ctorch._utils\n_rebuild_tensor_v2\n)Rs.",
-             IE_UNSUPPORTED, "printable"),
-      PICKLE("\x80\x02}X\x01\0\0\0a"
-             "ctorch._utils\n_rebuild_tensor_v2\n)Rs.",
-             IE_FORMAT, "tensor a: its storage is not described"),
-      PICKLE("\x80\x02}X\x01\0\0\0a"
-             "ctorch._utils\n_rebuild_tensor_v2\nK\x01Q\x85Rs.",
-             IE_FORMAT, "tensor a: its storage is not described"),
-      PICKLE("\x80\x02}X\x01\0\0\0a"
-             "ctorch._utils\n_rebuild_parameter\nh\0\x85Rs.",
-             IE_FORMAT, "reference to nothing"),
-  };
-  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-    uint8_t *bytes = exact_copy(cases[i].bytes, cases[i].size); /* alone, so that the end is the end */
-    const ie_buf pickle = {.data = (char *)bytes, .size = cases[i].size};
+  for (size_t i = 0; i < sizeof pickle_cases / sizeof pickle_cases[0]; i++) {
+    uint8_t *bytes =
+        exact_copy(pickle_cases[i].bytes, pickle_cases[i].size); /* alone, so that the end is the end */
+    const ie_buf pickle = {.data = (char *)bytes, .size = pickle_cases[i].size};
     zip_writer zip = {0};
     torch_archive(&zip, &pickle, &storage0, 1);
     free(bytes);
-    refuse_zip(&zip, cases[i].status, cases[i].named);
+    refuse_zip(&zip, pickle_cases[i].status, pickle_cases[i].named);
   }
 }
 

@@ -25,8 +25,18 @@ extern "C" {
 
 typedef struct ie_model ie_model;
 
+/* How the dense matrices (attention projections, dense MLPs, the output matrix) are held. Quantised: encoded at load
+ * into memory of their own, symmetric groups with f16 scales (docs/formats.md); the embedding, norms, biases, sinks,
+ * routers and stacks of experts stay as published. */
+typedef enum ie_weights {
+  IE_WEIGHTS_PUBLISHED, /* where they lie in the file */
+  IE_WEIGHTS_INT8,      /* 8 bits, groups of 32: 8.5 bits a weight */
+  IE_WEIGHTS_INT4       /* 4 bits, groups of 64: 4.25 bits a weight */
+} ie_weights;
+
 typedef struct ie_model_options {
   ie_precision precision;
+  ie_weights dense_weights;
   bool
       deterministic; /* logits equal to the bit for any chunk size, batch and number of threads: every product uses
                          kernels whose rows do not depend on how many rows are computed together. Costs the
@@ -54,10 +64,14 @@ typedef struct ie_model_info {
   const char *weights;      /* encodings, such as "mxfp4+bf16" */
   const char *dir;          /* folder of the weights */
   ie_precision precision;
+  ie_weights dense_weights;
   bool deterministic;
   int64_t parameters, active_parameters; /* active: used for one token */
   size_t weights_bytes;                  /* of all tensors of the checkpoint that the model uses */
-  size_t weights_copied_bytes; /* of those, in memory of their own (transposed at load) instead of mapped */
+  size_t weights_copied_bytes;           /* in memory of their own: transposed or quantised at load */
+  size_t
+      weights_replaced_bytes; /* of weights_bytes, what was quantised: read once, then only the rows that are looked
+                                    up of an embedding that is the output matrix too */
   int64_t layers, width, vocab, context_tok; /* context: the largest number of positions */
   int stop_count;
   int32_t stop_ids[IE_STOP_IDS_MAX]; /* of generation_config.json or config.json */
@@ -115,13 +129,38 @@ typedef struct ie_plan_place {
 typedef struct ie_plan {
   size_t weights_bytes, resident_weights_bytes, kv_bytes, scratch_bytes, other_bytes, peak_bytes,
       minimum_bytes;
-  bool fits;                     /* peak <= memory_bytes, or without a limit <= the machine's memory */
-  size_t streamed_bytes_per_tok; /* read from disk for each token; 0 while all weights are resident */
+  bool fits; /* peak <= memory_bytes, or without a limit <= the machine's memory */
+  /* Of experts and embedding that are read from disk for each token when the cache finds nothing; 0 while all weights
+   * are resident. */
+  size_t streamed_bytes_per_tok;
   int places;
   ie_plan_place place[IE_PLAN_PLACES];
 } ie_plan;
 
 ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, ie_plan *out, ie_error *error);
+
+/* --- A memory limit -------------------------------------------------------------------------------------- */
+
+/* Brings the weights where ie_model_plan with the same options says; call it once, after ie_model_open and before a
+ * state of this context, sequences, chunk and type is made. Without a limit nothing happens: weights are mapped. Under
+ * options->memory_bytes what does not fit is read from disk while it is needed (experts, the embedding's rows), what
+ * remains is copied into memory past the page cache, and states take all their memory when they are made. The answers
+ * are the same to the bit. IE_LIMIT, with the least limit that would do, before anything is loaded. After another
+ * failure the model can only be freed. */
+ie_status ie_model_place(ie_model *model, const ie_plan_options *options, ie_error *error);
+
+/* What was read from disk since then. */
+typedef struct ie_stream_stats {
+  bool streamed;      /* false: all weights are resident, and all else is 0 */
+  bool direct, uring; /* past the page cache; by io_uring (else by threads) */
+  int64_t slots;      /* experts that fit memory at a time */
+  size_t slot_bytes;
+  uint64_t hits, misses;            /* experts that a forward needed: in memory, or to be read */
+  uint64_t expected, expected_used; /* misses that were guessed before the router spoke, and guessed right */
+  uint64_t read_bytes, vain_bytes;  /* vain: of experts that were guessed and not used */
+  double read_s, wait_s; /* while reads were under way; while nothing could be computed for want of them */
+} ie_stream_stats;
+void ie_model_stream_stats(const ie_model *model, ie_stream_stats *out);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

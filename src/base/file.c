@@ -57,11 +57,28 @@ ie_status ie_map_open(const char *path, ie_map *out, ie_error *error) {
   return IE_OK;
 }
 
+void ie_map_release(const void *data, size_t bytes) {
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = (uintptr_t)data;
+  uintptr_t first = (start + page - 1) / page * page, end = (start + bytes) / page * page;
+  if (end > first) madvise((void *)first, end - first, MADV_DONTNEED);
+}
+
 void ie_map_close(ie_map *map) {
   if (!map) return;
   if (map->data) munmap((void *)(uintptr_t)map->data, map->size);
   free(map->path);
   *map = (ie_map){0};
+}
+
+ie_status ie_map_replace(const void *data, size_t bytes, bool huge, ie_error *error) {
+  void *at = (void *)(uintptr_t)data;
+  void *got =
+      mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  if (got == MAP_FAILED)
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %zu bytes of weights: %s", bytes,
+                        strerror(errno));
+  (void)madvise(at, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE); /* a wish */
+  return IE_OK;
 }
 
 ie_status ie_file_read(const char *path, size_t max_bytes, ie_buf *out, ie_error *error) {

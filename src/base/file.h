@@ -22,6 +22,14 @@ typedef struct ie_map {
 /* Maps a regular file. IE_IO when it is missing, a folder or unreadable. On failure *out is all zero. */
 ie_status ie_map_open(const char *path, ie_map *out, ie_error *error);
 void ie_map_close(ie_map *map);
+/* Whole pages within a range of a map that will not be read soon: they leave the process's resident memory (the page
+ * cache may keep them) and are read again when they are touched. Only for memory of an ie_map. */
+void ie_map_release(const void *data, size_t bytes);
+
+/* Puts writable memory of the process's own, all zero, in the place of whole pages of a mapping: [data, data + bytes),
+ * both multiples of the page size. ie_map_close gives it back with the rest. huge: the system may use huge pages.
+ * IE_OUT_OF_MEMORY leaves the pages as they were, or gone: the mapping is then of no more use there. */
+ie_status ie_map_replace(const void *data, size_t bytes, bool huge, ie_error *error);
 
 /* Appends the whole file to *out. IE_FORMAT when it is larger than max_bytes, IE_IO as above. */
 ie_status ie_file_read(const char *path, size_t max_bytes, ie_buf *out, ie_error *error);

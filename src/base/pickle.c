@@ -139,7 +139,7 @@ static ie_status node_push(machine *m, ie_pickle_type type, size_t count, size_t
     return ie_error_set(m->error, IE_UNSUPPORTED,
                         "%s: pickle at byte %zu: more than %zu containers or %zu items", m->where, m->op_at,
                         IE_PICKLE_MAX_NODES, IE_PICKLE_MAX_ITEMS);
-  const ie_pickle_value *top = values(&m->stack) + (value_count(&m->stack) - count);
+  const ie_pickle_value *top = count ? values(&m->stack) + (value_count(&m->stack) - count) : NULL;
   ie_status status = count ? machine_append(m, &node.items, top, count) : IE_OK;
   if (status == IE_OK && !ie_buf_append(&m->pickle->nodes, &node, sizeof node))
     status = ie_error_set(m->error, IE_OUT_OF_MEMORY, "%s: out of memory", m->where);

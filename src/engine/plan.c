@@ -1,17 +1,9 @@
-/* Where every byte would live, before anything is loaded. */
-#include "engine/state.h"
+/* Where every byte would live, before anything is loaded; and bringing it there under a limit. */
+#include "engine/placement.h"
+#include "engine/streaming.h"
+#include "models/decoder.h"
 
 #include <stdio.h>
-#include <unistd.h>
-
-/* The program itself, its stacks and tables, jansson's header objects, a tokenizer's pack: 4 MB with the demo model. */
-static const size_t other_bytes = 8u << 20;
-
-/* Memory of the machine; SIZE_MAX when the system does not say. */
-static size_t physical_bytes(void) {
-  long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-  return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : SIZE_MAX;
-}
 
 static void place_add(ie_plan *plan, const char *tensors, const char *where, size_t bytes) {
   if (bytes == 0 || plan->places == IE_PLAN_PLACES) return;
@@ -21,9 +13,44 @@ static void place_add(ie_plan *plan, const char *tensors, const char *where, siz
   place->bytes = bytes;
 }
 
-ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, ie_plan *out,
-                        ie_error *error) {
-  *out = (ie_plan){0};
+static void places_mapped(ie_plan *plan, const ie_model *model) {
+  size_t experts = model->expert_bytes, quantised = model->quantised_bytes;
+  size_t transposed = model->info.weights_copied_bytes - quantised;
+  size_t elsewhere = experts + model->info.weights_replaced_bytes;
+  place_add(plan, transposed ? "experts as stored" : "experts", "map", experts);
+  place_add(plan, "experts transposed at load", "ram", transposed);
+  place_add(plan, quantised ? "norms, router and embedding" : "attention, norms, router, embedding and head",
+            "map", plan->weights_bytes > elsewhere ? plan->weights_bytes - elsewhere : 0);
+  place_add(plan, "dense weights quantised at load", "ram", quantised);
+}
+
+static void places_streamed(ie_plan *plan, const ie_placement *p) {
+  char slots[64];
+  place_add(plan, "experts", "disk", p->expert_disk_bytes);
+  place_add(plan, "embedding", "disk", p->embed_disk_bytes);
+  snprintf(slots, sizeof slots, "%lld experts at a time", (long long)p->slots);
+  place_add(plan, slots, "ram", (size_t)p->slots * p->slot_bytes);
+  place_add(plan,
+            p->embed_streamed ? "attention, norms, router and head; rows of the embedding"
+                              : "attention, norms, router, embedding and head",
+            "ram", p->resident_bytes + p->rows_bytes);
+}
+
+/* A token's experts (top_k of each layer) and its row. */
+static size_t streamed_per_token(const ie_model *model, const ie_placement *p) {
+  const ie_decoder *d = model->net;
+  size_t bytes = p->embed_streamed ? d->embed.row_bytes[0] : 0;
+  for (int64_t i = 0; i < model->info.layers; i++) {
+    const ie_moe_layer *m = &model->moe[i];
+    if (!m->gate_up) continue;
+    for (int k = 0; k < 2; k++)
+      bytes += (size_t)m->top_k * (m->gate_up->expert_bytes[k] + m->down->expert_bytes[k]);
+  }
+  return bytes;
+}
+
+static ie_status placement_for(const ie_model *model, const ie_plan_options *options, ie_placement *out,
+                               ie_error *error) {
   ie_state_sizes s;
   ie_state_options state = {.context_tok = options->context_tok,
                             .sequences = options->sequences,
@@ -31,24 +58,56 @@ ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, i
                             .rollback_tok = options->rollback_tok,
                             .kv = options->kv};
   ie_status status = ie_state_size(model, &state, &s, error);
+  if (status == IE_OK) ie_placement_make(model, &s, options->memory_bytes, out);
+  return status;
+}
+
+ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, ie_plan *out,
+                        ie_error *error) {
+  *out = (ie_plan){0};
+  ie_placement p;
+  ie_status status = placement_for(model, options, &p, error);
   if (status != IE_OK) return status;
-  size_t copied = model->info.weights_copied_bytes;
-  size_t experts = model->expert_bytes, physical = physical_bytes();
-  ie_plan plan = {.weights_bytes = model->info.weights_bytes, .kv_bytes = s.kv_bytes};
-  plan.scratch_bytes = s.scratch_bytes + s.table_bytes;
-  plan.other_bytes = other_bytes;
-  /* A transposed weight is read once from its mapping and then only from its copy. */
-  plan.resident_weights_bytes = plan.weights_bytes + copied;
-  plan.peak_bytes = plan.resident_weights_bytes + plan.kv_bytes + plan.scratch_bytes + plan.other_bytes;
-  plan.minimum_bytes = plan.peak_bytes;
-  plan.fits = plan.peak_bytes <= (options->memory_bytes ? options->memory_bytes : physical);
-  place_add(&plan, copied ? "experts as stored" : "experts", "map", experts);
-  place_add(&plan, "experts transposed at load", "ram", copied);
-  place_add(&plan, "attention, norms, router, embedding and head", "map",
-            plan.weights_bytes > experts ? plan.weights_bytes - experts : 0);
+  ie_plan plan = {.weights_bytes = model->info.weights_bytes,
+                  .resident_weights_bytes = p.resident_bytes + p.rows_bytes + (size_t)p.slots * p.slot_bytes,
+                  .kv_bytes = p.kv_bytes,
+                  .scratch_bytes = p.scratch_bytes,
+                  .other_bytes = p.other_bytes,
+                  .peak_bytes = p.peak_bytes,
+                  .minimum_bytes = p.minimum_bytes,
+                  .fits = p.fits,
+                  .streamed_bytes_per_tok = p.streamed ? streamed_per_token(model, &p) : 0};
+  if (p.streamed)
+    places_streamed(&plan, &p);
+  else
+    places_mapped(&plan, model);
   place_add(&plan, "keys and values", "ram", plan.kv_bytes);
   place_add(&plan, "activations", "ram", plan.scratch_bytes);
   place_add(&plan, "program", "ram", plan.other_bytes);
   *out = plan;
   return IE_OK;
+}
+
+ie_status ie_model_place(ie_model *model, const ie_plan_options *options, ie_error *error) {
+  ie_placement p;
+  if (!options->memory_bytes) return IE_OK;
+  if (model->plan_only || model->limited)
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "the model %s",
+                        model->limited ? "has its place already" : "was opened for planning only");
+  ie_status status = placement_for(model, options, &p, error);
+  if (status != IE_OK) return status;
+  if (!p.fits)
+    return ie_error_set(
+        error, IE_LIMIT,
+        "a limit of %zu bytes does not hold this: at least %zu are needed (keys and values %zu, "
+        "activations %zu, other %zu, the rest weights)",
+        options->memory_bytes, p.minimum_bytes, p.kv_bytes, p.scratch_bytes, p.other_bytes);
+  if (p.streamed) status = ie_stream_open(model, &p, /*options=*/NULL, error);
+  model->limited = status == IE_OK;
+  return status;
+}
+
+void ie_model_stream_stats(const ie_model *model, ie_stream_stats *out) {
+  *out = (ie_stream_stats){0};
+  if (model->stream) ie_stream_describe(model->stream, out);
 }

@@ -20,7 +20,7 @@
 
 enum { SAMPLES = 4, SAMPLE_BYTES = 64, NAME_BYTES = 32 };
 
-/* The architecture, config.json, the arithmetic class, and of all tensors name, type, shape and some bytes: the first
+/* The architecture, config.json, the arithmetic class, how dense weights are held, and of all tensors name, type, shape and some bytes: the first
  * ones and others spread over the rest. */
 static void fingerprint(const ie_model *model, uint8_t digest[IE_SHA256_BYTES]) {
   struct sha256_ctx ctx;
@@ -28,6 +28,8 @@ static void fingerprint(const ie_model *model, uint8_t digest[IE_SHA256_BYTES]) 
   sha256_update(&ctx, strlen(model->arch->name), (const uint8_t *)model->arch->name);
   sha256_update(&ctx, sizeof model->config_digest, model->config_digest);
   sha256_update(&ctx, sizeof model->cls, (const uint8_t *)&model->cls);
+  if (model->info.dense_weights != IE_WEIGHTS_PUBLISHED)
+    sha256_update(&ctx, sizeof model->info.dense_weights, (const uint8_t *)&model->info.dense_weights);
   for (size_t i = 0; i < ie_checkpoint_count(model->checkpoint); i++) {
     const ie_tensor_info *t = ie_checkpoint_at(model->checkpoint, i);
     sha256_update(&ctx, strlen(t->name) + 1, (const uint8_t *)t->name);
@@ -155,7 +157,8 @@ static ie_status saved_header(const ie_state *state, saved *in, ie_error *error)
   in->n = ids->shape[0];
   fingerprint(state->model, digest);
   if (memcmp(mark->data, digest, sizeof digest) != 0)
-    return ie_error_set(error, IE_FORMAT, "%s: saved from another model, config.json or precision", in->path);
+    return ie_error_set(error, IE_FORMAT, "%s: saved from another model, config.json, precision or weights",
+                        in->path);
   if (in->n > state->context)
     return ie_error_set(error, IE_LIMIT, "%s: holds %lld tokens, but the context is %lld", in->path,
                         (long long)in->n, (long long)state->context);

@@ -2,10 +2,12 @@
 
 #include "base/size.h"
 #include "blocks/kv_int8.h"
+#include "engine/streaming.h"
 #include "models/decoder.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { CONTEXT_DEFAULT = 4096, CHUNK_DEFAULT = 512, ROLLBACK_DEFAULT = 4096, SLOT_UNIT = 64 };
 static const int64_t logits_bytes_max = 64 << 20; /* of one forward that wants every position */
@@ -131,6 +133,11 @@ static void layers_place(ie_state *state, const ie_state_sizes *s) {
     ie_cache_place(&state->model->kv[i], &cache, state->kv_memory, &at, &state->layer[i], &state->recent[i]);
 }
 
+/* Under a limit memory is touched when it is taken: what does not fit shows now, not in the middle of a text. */
+static void memory_touch(void *memory, size_t bytes) {
+  if (memory && madvise(memory, bytes, MADV_POPULATE_WRITE) != 0) memset(memory, 0, bytes);
+}
+
 ie_status ie_state_new(ie_model *model, const ie_state_options *options, ie_state **out, ie_error *error) {
   *out = NULL;
   ie_state_sizes s;
@@ -167,6 +174,10 @@ ie_status ie_state_new(ie_model *model, const ie_state_options *options, ie_stat
   if (status != IE_OK) {
     ie_state_free(state);
     return status;
+  }
+  if (model->limited) {
+    memory_touch(state->kv_memory, s.kv_bytes);
+    memory_touch(state->ctx.arena.base, state->ctx.arena.capacity);
   }
   layers_place(state, &s);
   *out = state;
@@ -260,6 +271,10 @@ static ie_status state_forward(ie_state *state, int64_t tokens, int64_t wanted, 
   ie_ctx_reset(ctx, (ie_ctx_mark){0});
   ctx->status = IE_OK;
   state->logits = NULL;
+  struct ie_stream *stream = state->model->stream;
+  ctx->experts = stream ? ie_stream_experts(stream) : NULL;
+  ie_status status = stream ? ie_stream_rows(stream, b, tokens, error) : IE_OK;
+  if (status != IE_OK) return status;
   ie_tensor *logits =
       ie_decoder_forward(state->model->arch->decoder, ctx, state->model->net, state->layer, &batch, hooks);
   if (ctx->status != IE_OK) return ie_error_set(error, ctx->status, "%s", ctx->error.message);

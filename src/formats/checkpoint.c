@@ -463,6 +463,18 @@ const char *ie_checkpoint_file_at(const ie_checkpoint *checkpoint, size_t i, siz
   return checkpoint->maps[i].path;
 }
 
+bool ie_checkpoint_locate(const ie_checkpoint *checkpoint, const void *data, size_t *file, uint64_t *offset) {
+  uintptr_t at = (uintptr_t)data;
+  for (size_t i = 0; i < checkpoint->map_count; i++) {
+    uintptr_t begin = (uintptr_t)checkpoint->maps[i].data;
+    if (at < begin || at - begin >= checkpoint->maps[i].size) continue;
+    *file = i;
+    *offset = at - begin;
+    return true;
+  }
+  return false;
+}
+
 bool ie_checkpoint_is_copied(const ie_checkpoint *checkpoint, const ie_tensor_info *tensor) {
   for (size_t i = 0; i < checkpoint->map_count; i++) {
     const ie_map *map = &checkpoint->maps[i];

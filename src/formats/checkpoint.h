@@ -60,6 +60,9 @@ size_t ie_checkpoint_copied_bytes(const ie_checkpoint *checkpoint);
 size_t ie_checkpoint_file_count(const ie_checkpoint *checkpoint);
 const char *ie_checkpoint_file_at(const ie_checkpoint *checkpoint, size_t i, size_t *bytes);
 
+/* Which of these files holds an address of a tensor's data, and where in it. False for another address. */
+bool ie_checkpoint_locate(const ie_checkpoint *checkpoint, const void *data, size_t *file, uint64_t *offset);
+
 /* Where a file such as config.json lies: the weights' folder, else DIR, DIR/hf, DIR/hf/original, DIR/original.
  * *out is fresh memory; NULL (and IE_OK) when it is nowhere. */
 ie_status ie_checkpoint_path(const ie_checkpoint *checkpoint, const char *name, char **out, ie_error *error);

@@ -21,6 +21,12 @@ typedef struct ie_hooks {
   void *arg;
 } ie_hooks;
 
+/* The experts of a layer; NULL in a layer without. */
+typedef struct ie_moe_layer {
+  const ie_weight *gate_up, *down;
+  int64_t top_k;
+} ie_moe_layer;
+
 /* All architectures so far are decoders (models/decoder.h); an encoder will bring a second kind. */
 typedef struct ie_arch {
   const char *name;        /* "gpt-oss" */
@@ -40,7 +46,13 @@ struct ie_model {
   bool plan_only;
   uint8_t config_digest[IE_SHA256_BYTES]; /* of config.json, for saved states */
   ie_kv_spec *kv;                         /* (info.layers), owned */
-  size_t expert_bytes;                    /* of the weights: stacks of experts */
+  bool limited;                           /* by ie_model_place: states take their memory when they are made */
+  ie_moe_layer *moe;                      /* (info.layers), owned */
+  bool *bound;              /* (tensors of the checkpoint) which of them are computed where they lie, owned */
+  size_t expert_bytes;      /* of the weights: stacks of experts */
+  size_t quantised_bytes;   /* of info.weights_copied_bytes */
+  struct ie_stream *stream; /* experts and embedding read while it computes; NULL: resident */
+  void (*stream_free)(struct ie_stream *stream); /* engine/streaming.h, which stands right of this layer */
   char weights[64];
   ie_model_info info;
 };

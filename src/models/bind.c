@@ -1,6 +1,8 @@
 #include "models/bind.h"
 
+#include "base/file.h"
 #include "base/size.h"
+#include "tensor/quantise.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +36,7 @@ static const ie_tensor_info *bind_find(ie_binder *b, const char *name, const int
     return NULL;
   }
   b->bound_bytes += t->bytes;
+  b->bound[t - ie_checkpoint_at(b->checkpoint, 0)] = true;
   return t;
 }
 
@@ -67,6 +70,48 @@ static void weight_finish(ie_binder *b, const ie_bind_entry *e, ie_weight *w) {
   b->formats |= 1u << w->format;
 }
 
+static void *owned_alloc(ie_binder *b, size_t bytes) {
+  ie_owned *owned = calloc(1, sizeof *owned);
+  void *memory = owned ? b->device->alloc(b->device, bytes) : NULL;
+  if (!memory) {
+    free(owned);
+    b->status = ie_error_set(b->error, IE_OUT_OF_MEMORY, "out of memory for %zu bytes of weights", bytes);
+    return NULL;
+  }
+  *owned = (ie_owned){.memory = memory, .bytes = bytes, .next = b->owned};
+  b->owned = owned;
+  return memory;
+}
+
+/* Encodes a float matrix as the binder's dense format. In a plan it gets the format and no bytes. */
+static void dense_quantise(ie_binder *b, ie_weight *w) {
+  size_t bytes = ie_quantised_bytes(b->dense, w->rows, w->cols);
+  b->owned_bytes += bytes;
+  b->quantised_bytes += bytes;
+  if (b->plan_only) {
+    w->format = b->dense;
+    return;
+  }
+  for (int i = 0; i < 2; i++) w->row_bytes[i] = ie_wformat_row_bytes(w->format, i, w->cols);
+  void *memory = owned_alloc(b, bytes);
+  if (!memory) return;
+  /* Pages of a map can go once they are read; a checkpoint that was unpacked into memory must stay. */
+  bool mapped = ie_checkpoint_copied_bytes(b->checkpoint) == 0;
+  b->status = ie_weight_quantise(b->device->team, &b->device->kernels, w, b->dense, memory,
+                                 mapped ? ie_map_release : NULL, b->error);
+}
+
+void ie_bind_tied_head(ie_binder *b, const ie_weight *embed, ie_weight *head) {
+  if (b->status != IE_OK || b->dense == IE_W_COUNT || head->part[0] != embed->part[0]) return;
+  b->replaced_bytes += (size_t)head->rows * ie_wformat_row_bytes(head->format, 0, head->cols);
+  dense_quantise(b, head);
+  if (b->status != IE_OK) return;
+  for (int i = 0; i < 2; i++) head->row_bytes[i] = ie_wformat_row_bytes(head->format, i, head->cols);
+  ie_weight_choose(head, &b->device->kernels, b->cls);
+  if (b->deterministic && !b->device->kernels.many_as_few[b->cls][head->format]) head->many = NULL;
+  b->formats |= 1u << head->format;
+}
+
 static void bind_vector(ie_binder *b, const char *name, int64_t n, ie_vector *out) {
   const ie_tensor_info *t = bind_find(b, name, &n, 1);
   if (!t || !bind_float(b, t)) return;
@@ -83,9 +128,16 @@ static void bind_rows(ie_binder *b, const char *name, const ie_bind_entry *e, ie
   if (!t || !bind_float(b, t)) return;
   *w = (ie_weight){
       .name = t->name, .format = float_format(t->dtype), .experts = 1, .rows = rows, .cols = cols};
-  w->part[0] = (const uint8_t *)t->data + (size_t)first * (size_t)cols * ie_dtype_bytes(t->dtype);
+  size_t row_bytes = (size_t)cols * ie_dtype_bytes(t->dtype);
+  w->part[0] = (const uint8_t *)t->data + (size_t)first * row_bytes;
+  if (total != rows) b->bound_bytes -= t->bytes - (size_t)rows * row_bytes;
+  if (b->dense != IE_W_COUNT && !e->f32 && w != b->lookup) {
+    b->replaced_bytes += (size_t)rows * row_bytes;
+    dense_quantise(b, w);
+    if (b->status != IE_OK) return;
+    b->bound[t - ie_checkpoint_at(b->checkpoint, 0)] = false;
+  }
   weight_finish(b, e, w);
-  if (total != rows) b->bound_bytes -= t->bytes - (size_t)rows * w->row_bytes[0];
 }
 
 static void bind_bias(ie_binder *b, const char *name, const ie_bind_entry *e, ie_weight *w) {
@@ -157,20 +209,6 @@ static void transpose_experts(void *arg, int thread, int64_t begin, int64_t end)
     for (int64_t r = 0; r < job->rows; r += TRANSPOSE_TILE)
       for (int64_t c = 0; c < job->cols; c += TRANSPOSE_TILE)
         transpose_tile(job, (size_t)(e * job->rows * job->cols), r, c);
-}
-
-static void *owned_alloc(ie_binder *b, size_t bytes) {
-  ie_owned *owned = calloc(1, sizeof *owned);
-  void *memory = owned ? b->device->alloc(b->device, bytes) : NULL;
-  if (!memory) {
-    free(owned);
-    b->status =
-        ie_error_set(b->error, IE_OUT_OF_MEMORY, "out of memory for %zu bytes of transposed weights", bytes);
-    return NULL;
-  }
-  *owned = (ie_owned){.memory = memory, .bytes = bytes, .next = b->owned};
-  b->owned = owned;
-  return memory;
 }
 
 static void bind_experts(ie_binder *b, const char *name, const ie_bind_entry *e, ie_weight *w) {

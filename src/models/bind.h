@@ -3,7 +3,7 @@
  * A model lists what it needs: the tensor's name (with %d for the layer), the field that it fills, and its shape in
  * the model's own dimensions. The binder finds the tensor, checks type and shape, points the weight at the mapped
  * bytes and chooses its kernels. A matrix that the checkpoint stores input-first is transposed once, into memory
- * that the model owns. The first error is kept, with the tensor, what was expected and what was found. */
+ * that the model owns; dense matrices are quantised into such memory where that is asked for. The first error is kept, with the tensor, what was expected and what was found. */
 #ifndef CLOCHER_MODELS_BIND_H
 #define CLOCHER_MODELS_BIND_H
 
@@ -21,11 +21,16 @@ typedef struct ie_binder {
   ie_device *device;
   const ie_checkpoint *checkpoint;
   ie_class cls;
+  ie_wformat dense;        /* IE_W_INT8 or IE_W_INT4: dense matrices are quantised; IE_W_COUNT: as they lie */
+  const ie_weight *lookup; /* the embedding: rows of it are looked up, so it is not quantised */
   bool deterministic;
-  bool plan_only;      /* transposed weights get no memory */
+  bool plan_only;      /* transposed and quantised weights get no memory */
   const int64_t *dims; /* the model's dimensions, by the model's own index; dims[0] = 1 */
   ie_owned *owned;     /* handed to the model */
   size_t owned_bytes, bound_bytes;
+  size_t replaced_bytes;  /* of bound_bytes: read once and quantised */
+  size_t quantised_bytes; /* of owned_bytes: what they became */
+  bool *bound; /* (tensors of the checkpoint) set for those that are computed where they lie; the model's */
   int64_t parameters;        /* elements of all bound tensors */
   int64_t expert_parameters; /* of those in stacks of experts */
   unsigned formats;          /* bit per ie_wformat in use */
@@ -55,6 +60,10 @@ typedef struct ie_bind_entry {
 
 /* Binds n entries into *target, for one layer. */
 void ie_bind_entries(ie_binder *binder, const ie_bind_entry *entries, size_t n, int layer, void *target);
+
+/* For an output matrix that is the embedding's: a copy of the weight, quantised where dense matrices are. Does nothing
+ * to one that has bytes of its own. */
+void ie_bind_tied_head(ie_binder *binder, const ie_weight *embed, ie_weight *head);
 
 void ie_owned_free(ie_device *device, ie_owned *owned);
 

@@ -52,12 +52,15 @@ ie_status ie_decoder_open(const ie_decoder_spec *spec, ie_binder *b, ie_json_rea
   if (config->status == IE_OK) {
     d->layer = calloc((size_t)d->layers, spec->layer_bytes);
     model->kv = calloc((size_t)d->layers, sizeof *model->kv);
-    if (!d->layer || !model->kv)
+    model->moe = calloc((size_t)d->layers, sizeof *model->moe);
+    if (!d->layer || !model->kv || !model->moe)
       config->status = ie_error_set(b->error, IE_OUT_OF_MEMORY, "out of memory for the model's layers");
   }
   if (config->status == IE_OK && spec->config_layers) spec->config_layers(config, d);
   b->status = config->status;
+  b->lookup = &d->embed;
   if (b->status == IE_OK) spec->bind(b, d);
+  ie_bind_tied_head(b, &d->embed, &d->head);
   if (b->status != IE_OK) {
     ie_decoder_release(d);
     return b->status;

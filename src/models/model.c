@@ -77,7 +77,7 @@ static ie_status arch_unknown(const json_t *config, const char *path, ie_error *
 
 /* "mxfp4+bf16": the formats in use, smallest first. */
 static void weights_label(unsigned formats, char *out, size_t size) {
-  static const ie_wformat order[] = {IE_W_MXFP4, IE_W_BF16, IE_W_F16, IE_W_F32};
+  static const ie_wformat order[] = {IE_W_MXFP4, IE_W_INT4, IE_W_INT8, IE_W_BF16, IE_W_F16, IE_W_F32};
   out[0] = '\0';
   for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
     size_t at = strlen(out);
@@ -86,13 +86,20 @@ static void weights_label(unsigned formats, char *out, size_t size) {
   }
 }
 
+static const ie_wformat dense_formats[] = {
+    [IE_WEIGHTS_PUBLISHED] = IE_W_COUNT, [IE_WEIGHTS_INT8] = IE_W_INT8, [IE_WEIGHTS_INT4] = IE_W_INT4};
+
 static ie_status model_bind(ie_model *model, const json_t *config, const char *path, ie_error *error) {
   ie_binder binder = {.device = model->device,
                       .checkpoint = model->checkpoint,
                       .cls = model->cls,
+                      .dense = dense_formats[model->info.dense_weights],
                       .deterministic = model->info.deterministic,
                       .plan_only = model->plan_only,
+                      .bound = calloc(ie_checkpoint_count(model->checkpoint) + 1, sizeof *model->bound),
                       .error = error};
+  model->bound = binder.bound;
+  if (!model->bound) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a model");
   ie_json_reader reader = {.object = config, .where = path, .error = error};
   ie_status status = ie_decoder_open(model->arch->decoder, &binder, &reader, model, &model->net);
   model->owned = binder.owned;
@@ -101,6 +108,8 @@ static ie_status model_bind(ie_model *model, const json_t *config, const char *p
   model->info.dir = ie_checkpoint_dir(model->checkpoint);
   model->info.weights_bytes = binder.bound_bytes;
   model->info.weights_copied_bytes = binder.owned_bytes + ie_checkpoint_copied_bytes(model->checkpoint);
+  model->quantised_bytes = binder.quantised_bytes;
+  model->info.weights_replaced_bytes = binder.replaced_bytes;
   weights_label(binder.formats, model->weights, sizeof model->weights);
   model->info.weights = model->weights;
   return status;
@@ -119,6 +128,7 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
   model->cls = class_of[options->precision];
   model->plan_only = options->plan_only;
   model->info.precision = options->precision;
+  model->info.dense_weights = options->dense_weights;
   model->info.deterministic = options->deterministic;
   bool named = options->iebin_json || options->iebin_bin;
   ie_status status = named ? ie_checkpoint_open_iebin(dir, options->iebin_json, options->iebin_bin,
@@ -145,10 +155,13 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
 
 void ie_model_free(ie_model *model) {
   if (!model) return;
+  if (model->stream) model->stream_free(model->stream);
   ie_decoder_release(model->net);
   ie_owned_free(model->device, model->owned);
   ie_checkpoint_free(model->checkpoint);
   free(model->kv);
+  free(model->moe);
+  free(model->bound);
   free(model);
 }
 

@@ -2,7 +2,8 @@
  *
  * The (token, expert) pairs are sorted by expert; each expert's tokens are gathered while they are packed, its two
  * products run over them, and the results are added to y in the order of the router, so that nothing depends on
- * threads or on which tokens share an expert. Three dispatches: gate and up; activation and packing; down. */
+ * threads or on which tokens share an expert. Three dispatches: gate and up; activation and packing; down. With a
+ * provider (tensor/experts.h) the experts come in waves, each three dispatches over those that have arrived. */
 #include "tensor/cpu_product.h"
 
 #include "base/size.h"
@@ -14,6 +15,7 @@ typedef struct moe_expert {
   int64_t expert;
   int64_t first, count; /* its pairs in the sorted order */
   const ie_product *up_product, *down_product;
+  const uint8_t *up_part[2], *down_part[2]; /* where its bytes are, when a provider has them */
   void *packed_x, *packed_a;
 } moe_expert;
 
@@ -27,6 +29,10 @@ typedef struct moe_run {
   int32_t *start;        /* (E) where the pairs of each expert begin */
   moe_expert *list;      /* experts that have tokens */
   int64_t experts;
+  moe_expert **wave; /* those that are computed together: all of them, or what the provider has */
+  int64_t wave_count;
+  ie_expert_want *want;   /* (experts) with a provider */
+  ie_expert_taken *taken; /* (experts) */
   cpu_segment *segments;
   float *h; /* (P, 2F) gate and up */
   float *a; /* (P, F) */
@@ -76,6 +82,9 @@ static bool moe_take(moe_run *run) {
          ie_ctx_scratch(ctx, P * sizeof(int32_t), (void **)&run->sorted) &&
          ie_ctx_scratch(ctx, (size_t)up->experts * sizeof(int32_t), (void **)&run->start) &&
          ie_ctx_scratch(ctx, (size_t)n * sizeof(moe_expert), (void **)&run->list) &&
+         ie_ctx_scratch(ctx, (size_t)n * sizeof(moe_expert *), (void **)&run->wave) &&
+         ie_ctx_scratch(ctx, (size_t)n * sizeof(ie_expert_want), (void **)&run->want) &&
+         ie_ctx_scratch(ctx, (size_t)n * sizeof(ie_expert_taken), (void **)&run->taken) &&
          ie_ctx_scratch(ctx, (size_t)n * sizeof(cpu_segment), (void **)&run->segments) &&
          ie_ctx_scratch(ctx, P * 2 * F * sizeof(float), (void **)&run->h) &&
          ie_ctx_scratch(ctx, P * F * sizeof(float), (void **)&run->a) &&
@@ -111,7 +120,7 @@ static void moe_pack_x(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   moe_run *run = arg;
   for (int64_t i = begin; i < end; i++) {
-    moe_expert *m = &run->list[i];
+    moe_expert *m = run->wave[i];
     m->up_product->pack(m->packed_x, ie_tensor_f32(run->x), run->C, run->row + m->first, m->count, 0,
                         m->count, run->C);
   }
@@ -122,7 +131,7 @@ static void moe_activate(void *arg, int thread, int64_t begin, int64_t end) {
   moe_run *run = arg;
   const ie_kernels *kernels = &run->ctx->device->kernels;
   for (int64_t i = begin; i < end; i++) {
-    moe_expert *m = &run->list[i];
+    moe_expert *m = run->wave[i];
     float *a = run->a + m->first * run->F;
     kernels->swiglu_clamped(a, run->h + m->first * 2 * run->F, m->count * run->F, run->options->alpha,
                             run->options->limit);
@@ -143,8 +152,8 @@ static void moe_combine(void *arg, int thread, int64_t begin, int64_t end) {
 /* Where each expert's packed tokens lie; both products use the same buffer, one after the other. */
 static void moe_place(moe_run *run, bool down) {
   uint8_t *at = run->packed;
-  for (int64_t i = 0; i < run->experts; i++) {
-    moe_expert *m = &run->list[i];
+  for (int64_t i = 0; i < run->wave_count; i++) {
+    moe_expert *m = run->wave[i];
     if (down)
       m->packed_a = at;
     else
@@ -157,28 +166,73 @@ static void moe_place(moe_run *run, bool down) {
 
 static void moe_multiply(moe_run *run, bool down) {
   const ie_weight *w = down ? run->options->down : run->options->gate_up;
-  for (int64_t i = 0; i < run->experts; i++) {
-    moe_expert *m = &run->list[i];
+  for (int64_t i = 0; i < run->wave_count; i++) {
+    moe_expert *m = run->wave[i];
     cpu_segment *s = &run->segments[i];
     *s = cpu_segment_make(w, m->expert, down ? m->down_product : m->up_product, m->count);
+    if (run->ctx->experts)
+      for (int part = 0; part < 2; part++)
+        s->args.w.part[part] = down ? m->down_part[part] : m->up_part[part];
     s->args.packed = down ? m->packed_a : m->packed_x;
     s->args.y = (down ? run->d : run->h) + m->first * w->rows;
     s->args.y_stride = w->rows;
   }
-  cpu_segments_run(run->ctx, run->segments, run->experts, run->scratch, run->per_thread);
+  cpu_segments_run(run->ctx, run->segments, run->wave_count, run->scratch, run->per_thread);
 }
 
 /* The clamp of the activation would turn an infinity into a number: it is named before. */
 static void moe_check(const moe_run *run) {
   int64_t width = 2 * run->F;
-  int64_t at = run->ctx->device->kernels.find_nonfinite(run->h, run->P * width);
-  for (int64_t i = 0; at >= 0 && i < run->experts; i++) {
-    const moe_expert *m = &run->list[i];
-    if (at >= (m->first + m->count) * width) continue;
+  for (int64_t i = 0; i < run->wave_count; i++) {
+    const moe_expert *m = run->wave[i];
+    const float *h = run->h + m->first * width;
+    int64_t at = run->ctx->device->kernels.find_nonfinite(h, m->count * width);
+    if (at < 0) continue;
     ie_ctx_fail(run->ctx, IE_NUMERIC, "gate and up of expert %lld: %s in row %lld", (long long)m->expert,
-                isnan(run->h[at]) ? "NaN" : "infinity", (long long)(at % width));
+                isnan(h[at]) ? "NaN" : "infinity", (long long)(at % width));
     return;
   }
+}
+
+/* Gate and up, activation and down of the experts of the wave. */
+static void moe_compute(moe_run *run) {
+  ie_team *team = run->ctx->device->team;
+  moe_place(run, /*down=*/false);
+  ie_team_for(team, run->wave_count, /*chunk=*/1, moe_pack_x, run);
+  moe_multiply(run, /*down=*/false);
+  moe_check(run);
+  moe_place(run, /*down=*/true);
+  ie_team_for(team, run->wave_count, /*chunk=*/1, moe_activate, run);
+  moe_multiply(run, /*down=*/true);
+}
+
+static void moe_resident(moe_run *run) {
+  for (int64_t i = 0; i < run->experts; i++) run->wave[i] = &run->list[i];
+  run->wave_count = run->experts;
+  moe_compute(run);
+}
+
+/* False when the provider failed: some experts are not computed then. */
+static bool moe_provided(moe_run *run) {
+  ie_experts *provider = run->ctx->experts;
+  for (int64_t i = 0; i < run->experts; i++)
+    run->want[i] = (ie_expert_want){.expert = run->list[i].expert, .tokens = run->list[i].count};
+  provider->want(provider, run->ctx, run->want, run->experts);
+  for (int64_t done = 0; done < run->experts; done += run->wave_count) {
+    run->wave_count = provider->take(provider, run->ctx, run->taken);
+    if (run->wave_count == 0) return false;
+    for (int64_t i = 0; i < run->wave_count; i++) {
+      const ie_expert_taken *t = &run->taken[i];
+      moe_expert *m = run->wave[i] = &run->list[t->index];
+      for (int part = 0; part < 2; part++) {
+        m->up_part[part] = t->gate_up[part];
+        m->down_part[part] = t->down[part];
+      }
+    }
+    moe_compute(run);
+    provider->give_back(provider);
+  }
+  return true;
 }
 
 static void cpu_moe(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_tensor *expert,
@@ -190,17 +244,14 @@ static void cpu_moe(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_tens
   run.F = options->down->cols;
   ie_ctx_mark mark = ie_ctx_save(ctx);
   if (moe_take(&run) && !ctx->dry) {
-    ie_team *team = ctx->device->team;
     run.y = ie_tensor_f32(y);
     moe_sort(&run, ie_tensor_i32(expert));
-    moe_place(&run, /*down=*/false);
-    ie_team_for(team, run.experts, /*chunk=*/1, moe_pack_x, &run);
-    moe_multiply(&run, /*down=*/false);
-    moe_check(&run);
-    moe_place(&run, /*down=*/true);
-    ie_team_for(team, run.experts, /*chunk=*/1, moe_activate, &run);
-    moe_multiply(&run, /*down=*/true);
-    ie_team_for(team, run.T, /*chunk=*/4, moe_combine, &run);
+    bool computed = true;
+    if (ctx->experts)
+      computed = moe_provided(&run);
+    else
+      moe_resident(&run);
+    if (computed) ie_team_for(ctx->device->team, run.T, /*chunk=*/4, moe_combine, &run);
   }
   ie_ctx_reset(ctx, mark);
 }

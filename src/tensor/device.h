@@ -11,6 +11,7 @@
 #include "base/team.h"
 #include "clocher/device.h"
 #include "tensor/arena.h"
+#include "tensor/experts.h"
 #include "tensor/tensor.h"
 
 enum { IE_CTX_NODES = 256 }; /* tensors alive between two marks */
@@ -30,7 +31,8 @@ typedef struct ie_ctx {
   int layer;                    /* for messages; -1 outside the layers */
   bool (*cancelled)(void *arg); /* asked between layers; may be NULL */
   void *cancelled_arg;
-  ie_status status; /* the first failure, IE_OK until then */
+  ie_experts *experts; /* who has the experts' bytes; NULL: they lie where their weights point */
+  ie_status status;    /* the first failure, IE_OK until then */
   ie_error error;
   ie_tensor nodes[IE_CTX_NODES];
   int node_count;

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 static void put(ie_buf *buf, uint64_t value, int n) {
-  for (int i = 0; i < n; i++) assert_true(ie_buf_append_char(buf, (char)(value >> (8 * i))));
+  for (int i = 0; i < n; i++) assert_true(ie_buf_append_char(buf, (char)(i < 8 ? value >> (8 * i) : 0)));
 }
 
 static void text(ie_buf *buf, const char *s) {

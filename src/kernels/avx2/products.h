@@ -3,6 +3,8 @@
 #ifndef CLOCHER_KERNELS_AVX2_PRODUCTS_H
 #define CLOCHER_KERNELS_AVX2_PRODUCTS_H
 
+#include "blocks/int4.h"
+#include "blocks/int8.h"
 #include "blocks/mxfp4.h"
 #include "kernels/products_common.h"
 #include "kernels/products_few.h"
@@ -14,7 +16,7 @@
 enum {
   PREFETCH_BYTES = 1024, /* ahead of each stream */
   STEP_COLS = 16,        /* columns of float weights that are unpacked together */
-  MX_CHUNK_COLS = 64,    /* columns of MXFP4 in one 32-byte load: two blocks */
+  MX_CHUNK_COLS = 64,    /* columns of MXFP4 (two blocks) or INT4 (one) in one 32-byte load */
 };
 
 /* --- Activations ------------------------------------------------------------------------------------------------ */
@@ -82,9 +84,9 @@ ALWAYS_INLINE void load_rounded(float out[IE_BLOCK_COLS], const float *x, int64_
 }
 
 typedef enum order {
-  ORDER_NATURAL, /* f32 and f16 weights */
+  ORDER_NATURAL, /* f32, f16 and INT8 weights */
   ORDER_PAIRS,   /* bf16 weights: of each 16 columns the 8 even ones, then the 8 odd ones */
-  ORDER_NIBBLES, /* MXFP4: of each 64 columns as unpack_mxfp4 gives them */
+  ORDER_NIBBLES, /* MXFP4 and INT4: of each 64 columns as unpack_nibbles gives them */
 } order;
 
 /* Where column k stands in a packed row. */
@@ -127,26 +129,40 @@ ALWAYS_INLINE void load_weights(__m256 out[2], const uint8_t *row, int64_t k, in
   unpack_floats(out, tail, format);
 }
 
-/* 32 bytes of nibbles: one block in each half; the upper half is zero when `blocks` is 1. */
+/* 32 bytes of nibbles: 32 columns in each half; the upper half is zero when `blocks` is 1. */
 ALWAYS_INLINE __m256i load_nibbles(const uint8_t *p, int64_t blocks) {
   if (blocks >= 2) return _mm256_loadu_si256((const __m256i *)(const void *)p);
   return _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
 
-/* The scale of each block in its half; zero where there is none. */
-ALWAYS_INLINE __m256 load_scales(const uint8_t *p, int64_t blocks) {
+/* The f16 at p. */
+ALWAYS_INLINE float load_f16(const uint8_t *p) {
+  uint16_t h;
+  memcpy(&h, p, 2);
+  return _cvtsh_ss(h);
+}
+
+/* The scale of each 32 columns in their half (of INT4 one f16 for both; it takes two bytes for 64 columns, as MXFP4
+ * does); zero where there is none. */
+ALWAYS_INLINE __m256 load_scales(const uint8_t *p, int64_t blocks, ie_wformat format) {
+  if (format == IE_W_INT4) return _mm256_set1_ps(load_f16(p));
   __m128 high = blocks >= 2 ? _mm_broadcast_ss(&ie_mxfp4_scales[p[1]]) : _mm_setzero_ps();
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_broadcast_ss(&ie_mxfp4_scales[p[0]])), high, 1);
 }
 
 /* Half of the columns of 32 bytes (nibbles in the low four bits, the others zero) as four registers: the numbers are
  * put together as bf16, from a table of high and one of low bytes, and bf16 is widened as in unpack_floats. */
-ALWAYS_INLINE void unpack_mxfp4(__m256 out[4], __m256i nibbles) {
+ALWAYS_INLINE void unpack_nibbles(__m256 out[4], __m256i nibbles, ie_wformat format) {
+  const bool mx = format == IE_W_MXFP4; /* 0 .5 1 1.5 2 3 4 6 and negative; else -8 .. 7 */
   const __m256i high_bytes =
-      _mm256_broadcastsi128_si256(_mm_setr_epi8(0x00, 0x3F, 0x3F, 0x3F, 0x40, 0x40, 0x40, 0x40, -0x80, -0x41,
-                                                -0x41, -0x41, -0x40, -0x40, -0x40, -0x40));
+      _mm256_broadcastsi128_si256(mx ? _mm_setr_epi8(0x00, 0x3F, 0x3F, 0x3F, 0x40, 0x40, 0x40, 0x40, -0x80,
+                                                     -0x41, -0x41, -0x41, -0x40, -0x40, -0x40, -0x40)
+                                     : _mm_setr_epi8(-0x3F, -0x40, -0x40, -0x40, -0x40, -0x40, -0x40, -0x41,
+                                                     0x00, 0x3F, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40));
   const __m256i low_bytes = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, 0, -0x80, -0x40, 0, 0x40, -0x80, -0x40, 0, 0, -0x80, -0x40, 0, 0x40, -0x80, -0x40));
+      mx ? _mm_setr_epi8(0, 0, -0x80, -0x40, 0, 0x40, -0x80, -0x40, 0, 0, -0x80, -0x40, 0, 0x40, -0x80, -0x40)
+         : _mm_setr_epi8(0x00, -0x20, -0x40, -0x60, -0x80, 0x40, 0x00, -0x80, 0x00, -0x80, 0x00, 0x40, -0x80,
+                         -0x60, -0x40, -0x20));
   const __m256i upper = _mm256_set1_epi32((int)0xFFFF0000);
   __m256i high = _mm256_shuffle_epi8(high_bytes, nibbles), low = _mm256_shuffle_epi8(low_bytes, nibbles);
   __m256i first = _mm256_unpacklo_epi8(low, high), second = _mm256_unpackhi_epi8(low, high);
@@ -172,18 +188,42 @@ ALWAYS_INLINE float add_lanes(__m256 v) {
 
 /* --- Tables ----------------------------------------------------------------------------------------------------- */
 
-/* Packed int8 for `few`: for each 64 columns one of these. Lane l stands for columns 8 l .. 8 l + 7. */
+/* What class INT8 makes of 4-bit weights: code = factor * value + offset, not negative. */
+typedef struct code_rule {
+  int offset;
+  float factor;
+} code_rule;
+static const code_rule codes_mxfp4 = {12, 2}, codes_int4 = {8, 1};
+
+/* Nibbles, the upper bits zero, as those codes. */
+ALWAYS_INLINE __m256i unsigned_codes(__m256i nibbles, ie_wformat format) {
+  const __m256i values =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+  return format == IE_W_MXFP4 ? _mm256_shuffle_epi8(values, nibbles) : nibbles;
+}
+
+/* Packed int8 for `few` with 4-bit weights: for each 64 columns one of these. Lane l stands for columns 8 l ..
+ * 8 l + 7. */
 typedef struct int8_chunk {
   int8_t even[32], odd[32]; /* q of columns 2 i and 2 i + 1 */
-  int32_t start[8];    /* -12 * sum of q over the columns of the lane: undoes the offset of the weights */
-  float half_scale[8]; /* s / 2 of the block of the lane: undoes the factor 2 of the weights */
+  int32_t start[8];         /* -offset * sum of q over the columns of the lane */
+  float scale[8];           /* s / factor of the block of the lane */
 } int8_chunk;
 
+/* The same with INT8 weights: K padded to 256 columns, the q of all of them, then the scale of each 32. */
+enum { INT8_GROUP_COLS = 256 };
+ALWAYS_INLINE int64_t int8_padded_cols(int64_t K) {
+  return (int64_t)ie_size_align((size_t)K, INT8_GROUP_COLS);
+}
+
 size_t ie_few_token_bytes__avx2(int64_t K);
-size_t ie_few_token_bytes_mxfp4__avx2(int64_t K);
+size_t ie_few_token_bytes_nibbles__avx2(int64_t K);
 size_t ie_few_token_bytes_int8__avx2(int64_t K);
+size_t ie_few_token_bytes_int8_int8__avx2(int64_t K);
 extern const ie_few ie_few_f32__avx2, ie_few_f16__avx2, ie_few_bf16__avx2; /* products_few.c */
-extern const ie_few ie_few_mxfp4__avx2, ie_few_int8_mxfp4__avx2;           /* products_few_mxfp4.c */
+extern const ie_few ie_few_mxfp4__avx2, ie_few_int8_mxfp4__avx2, ie_few_int4__avx2,
+    ie_few_int8_int4__avx2;                                    /* products_few_nibbles.c */
+extern const ie_few ie_few_int8__avx2, ie_few_int8_int8__avx2; /* products_few_int8.c */
 
 extern const ie_product ie_many_products__avx2[IE_CLASS_COUNT][IE_W_COUNT]; /* products_many.c */
 

@@ -60,16 +60,36 @@ static void decode_bf16(float *panel, const ie_wview *w, int64_t row, int64_t k0
   decode_floats(panel, w, row, k0, n, IE_W_BF16);
 }
 
-static void decode_mxfp4(float *panel, const ie_wview *w, int64_t row, int64_t k0, int64_t n) {
+ALWAYS_INLINE void decode_nibbles(float *panel, const ie_wview *w, int64_t row, int64_t k0, int64_t n,
+                                  ie_wformat format) {
   const uint8_t *p = w->part[0] + (size_t)row * w->row_bytes[0] + k0 / 2;
   const uint8_t *scales = w->part[1] + (size_t)row * w->row_bytes[1] + k0 / IE_BLOCK_COLS;
   for (int64_t k = 0; k < n; k += MX_CHUNK_COLS) {
-    int64_t blocks = (n - k) / IE_BLOCK_COLS;
+    int64_t blocks = format == IE_W_MXFP4 ? (n - k) / IE_BLOCK_COLS : 2; /* a row of INT4 is whole groups */
     __m256i bytes = load_nibbles(p + k / 2, blocks);
-    __m256 scale = load_scales(scales + k / IE_BLOCK_COLS, blocks), v[8];
-    unpack_mxfp4(v, low_nibbles(bytes));
-    unpack_mxfp4(v + 4, high_nibbles(bytes));
+    __m256 scale = load_scales(scales + k / IE_BLOCK_COLS, blocks, format), v[8];
+    unpack_nibbles(v, low_nibbles(bytes), format);
+    unpack_nibbles(v + 4, high_nibbles(bytes), format);
     for (int i = 0; i < 8; i++) _mm256_store_ps(panel + k + 8 * i, _mm256_mul_ps(v[i], scale));
+  }
+}
+
+static void decode_mxfp4(float *panel, const ie_wview *w, int64_t row, int64_t k0, int64_t n) {
+  decode_nibbles(panel, w, row, k0, n, IE_W_MXFP4);
+}
+static void decode_int4(float *panel, const ie_wview *w, int64_t row, int64_t k0, int64_t n) {
+  decode_nibbles(panel, w, row, k0, n, IE_W_INT4);
+}
+
+static void decode_int8(float *panel, const ie_wview *w, int64_t row, int64_t k0, int64_t n) {
+  const uint8_t *p = w->part[0] + (size_t)row * w->row_bytes[0] + k0;
+  const uint8_t *scales = w->part[1] + (size_t)row * w->row_bytes[1] + k0 / IE_INT8_COLS * 2;
+  for (int64_t k = 0; k < n; k += IE_INT8_COLS) {
+    __m256 scale = _mm256_set1_ps(load_f16(scales + k / IE_INT8_COLS * 2));
+    for (int i = 0; i < IE_INT8_COLS; i += 8) {
+      __m256i v = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + k + i)));
+      _mm256_store_ps(panel + k + i, _mm256_mul_ps(_mm256_cvtepi32_ps(v), scale));
+    }
   }
 }
 
@@ -112,13 +132,15 @@ DEFINE_MANY(f32, ORDER_NATURAL, PAD_COLS)
 DEFINE_MANY(f16, ORDER_NATURAL, PAD_COLS)
 DEFINE_MANY(bf16, ORDER_PAIRS, PAD_COLS)
 DEFINE_MANY(mxfp4, ORDER_NIBBLES, MX_CHUNK_COLS)
+DEFINE_MANY(int8, ORDER_NATURAL, PAD_COLS)
+DEFINE_MANY(int4, ORDER_NIBBLES, MX_CHUNK_COLS)
 
 #define MANY(class, suffix)                                                                                  \
   { pack_bytes_##suffix, pack_##class##_##suffix, ie_many_scratch_bytes, run_##suffix, ROWS, LANES }
 #define MANY_OF(class)                                                                                       \
   {                                                                                                          \
     [IE_W_F32] = MANY(class, f32), [IE_W_F16] = MANY(class, f16), [IE_W_BF16] = MANY(class, bf16),           \
-    [IE_W_MXFP4] = MANY(class, mxfp4)                                                                        \
+    [IE_W_MXFP4] = MANY(class, mxfp4), [IE_W_INT8] = MANY(class, int8), [IE_W_INT4] = MANY(class, int4)      \
   }
 
 const ie_product ie_many_products__avx2[IE_CLASS_COUNT][IE_W_COUNT] = {

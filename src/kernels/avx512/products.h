@@ -12,7 +12,8 @@
 
 enum {
   PREFETCH_BYTES = 1024, /* ahead of each stream; 512 to 2048 measure the same, none is 12% slower */
-  MX_CHUNK_COLS = 128,   /* columns of MXFP4 in one 64-byte load */
+  MX_CHUNK_COLS = 128,   /* columns of MXFP4 or INT4 in one 64-byte load */
+  INT8_CHUNK_COLS = 64,  /* columns of INT8 in one 64-byte load */
 };
 
 /* (1 << n) - 1 for 0 <= n <= 16. */
@@ -106,12 +107,23 @@ ALWAYS_INLINE __m512 spread_scales(__m512 sixteen, int c) {
   return _mm512_permutexvar_ps(_mm512_add_epi32(block, _mm512_set1_epi32(4 * c)), sixteen);
 }
 
+/* f16 scales as floats, the first 16 or those of the mask; zero in the other lanes. */
+ALWAYS_INLINE __m512 load_f16_scales(const uint8_t *scales, __mmask16 n) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(n, scales));
+}
+
+/* Scales 2 c and 2 c + 1, each in the eight lanes of its group: what one 64-byte load of INT8 or INT4 needs. */
+ALWAYS_INLINE __m512 spread_pairs(__m512 sixteen, int c) {
+  const __m512i pair = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+  return _mm512_permutexvar_ps(_mm512_add_epi32(pair, _mm512_set1_epi32(2 * c)), sixteen);
+}
+
 /* Order of columns in a packed row. The unpacking of a 64-byte load of weights gives registers whose lanes are
  * columns some distance apart; activations are stored in that order, so that no product shuffles. */
 typedef enum order {
-  ORDER_NATURAL, /* f32 and f16 weights */
+  ORDER_NATURAL, /* f32, f16 and INT8 weights */
   ORDER_PAIRS,   /* bf16 weights: of each 32 columns the 16 even ones, then the 16 odd ones */
-  ORDER_NIBBLES, /* MXFP4: of each 128 columns the numbers 8 i + 0 (i = 0 .. 15), then 8 i + 1, ... */
+  ORDER_NIBBLES, /* MXFP4 and INT4: of each 128 columns the numbers 8 i + 0 (i = 0 .. 15), then 8 i + 1, ... */
 } order;
 
 /* Where column k stands in a packed row. */
@@ -132,43 +144,70 @@ typedef struct float_packs {
 /* Packed f32 rows for `few` (products_pack.c), by format: rows of f32 in the order in which the weights unpack. */
 extern const float_packs ie_few_packs__avx512[IE_W_COUNT];
 size_t ie_few_token_bytes__avx512(int64_t K);
-size_t ie_few_token_bytes_mxfp4__avx512(int64_t K);
+size_t ie_few_token_bytes_nibbles__avx512(int64_t K);
+size_t ie_few_token_bytes_int8w__avx512(int64_t K); /* of INT8 weights */
 
-/* Packed int8 for `few`: for each 128 columns one of these. Lane l stands for columns 8 l .. 8 l + 7. */
+/* What class INT8 makes of weights: code = factor * value + offset, not negative. */
+typedef struct code_rule {
+  int offset;
+  float factor;
+} code_rule;
+static const code_rule codes_mxfp4 = {12, 2}, codes_int8 = {128, 1}, codes_int4 = {8, 1};
+
+/* Packed int8 for `few` with 4-bit weights: for each 128 columns one of these. Lane l stands for columns 8 l ..
+ * 8 l + 7. */
 typedef struct int8_chunk {
   int8_t even[64], odd[64]; /* q of columns 2 i and 2 i + 1 */
-  int32_t start[16];    /* -12 * sum of q over the columns of the lane: undoes the offset of the weights */
-  float half_scale[16]; /* s / 2 of the block of the lane: undoes the factor 2 of the weights */
+  int32_t start[16];        /* -offset * sum of q over the columns of the lane */
+  float scale[16];          /* s / factor of the block of the lane */
 } int8_chunk;
 size_t ie_few_token_bytes_int8__avx512(int64_t K);
 size_t ie_few_int8_pack_bytes__avx512(int64_t T, int64_t K);
-pack_fn ie_pack_few_int8__avx512;
+pack_fn ie_pack_few_int8_mxfp4__avx512, ie_pack_few_int8_int4__avx512;
 
-/* Packed bf16 or f16 for `few` with MXFP4 weights: fixed point, X = x / unit with |X| <= 2^22 in each block of 32,
+/* The same with INT8 weights: for each 64 columns one of these. Lane l stands for columns 4 l .. 4 l + 3. */
+typedef struct int8_wide_chunk {
+  int8_t q[64];
+  int32_t start[16]; /* -128 * sum of q over the columns of the lane */
+  float scale[16];   /* s of the block of the lane */
+} int8_wide_chunk;
+size_t ie_few_token_bytes_int8_int8__avx512(int64_t K);
+size_t ie_few_int8_int8_pack_bytes__avx512(int64_t T, int64_t K);
+pack_fn ie_pack_few_int8_int8__avx512;
+
+/* Packed bf16 or f16 for `few` with 4-bit weights: fixed point, X = x / unit with |X| <= 2^22 in each block of 32,
  * in three signed digits of base 256, so that VNNI multiplies them (23% faster than f32, docs/SPEED.md). A number is
  * exact when it is not smaller than 2^-14 (bf16) or 2^-11 (f16) of the largest of its block; else it is off by at
  * most 2^-22 of that one, as a sum in f32 that holds both would be. Integer sums are exact. Units are kept normal:
  * numbers below 2^-123 may vanish. */
 typedef struct fixed_chunk {
   int8_t even[3][64], odd[3][64]; /* digits, the highest first */
-  int32_t start[16];              /* -12 * sum of X over the columns of the lane */
-  float half_unit[16];
+  int32_t start[16];              /* -offset * sum of X over the columns of the lane */
+  float unit[16];                 /* unit / factor */
 } fixed_chunk;
 size_t ie_few_token_bytes_fixed__avx512(int64_t K);
 size_t ie_few_fixed_pack_bytes__avx512(int64_t T, int64_t K);
-pack_fn ie_pack_few_fixed_bf16__avx512, ie_pack_few_fixed_f16__avx512;
+pack_fn ie_pack_few_fixed_bf16_mxfp4__avx512, ie_pack_few_fixed_f16_mxfp4__avx512;
+pack_fn ie_pack_few_fixed_bf16_int4__avx512, ie_pack_few_fixed_f16_int4__avx512;
 
 extern const ie_few ie_few_f32__avx512, ie_few_f16__avx512, ie_few_bf16__avx512; /* products_few.c */
-extern const ie_few ie_few_mxfp4__avx512, ie_few_int8_mxfp4__avx512,
-    ie_few_fixed_mxfp4__avx512; /* products_few_mxfp4.c */
+extern const ie_few ie_few_mxfp4__avx512, ie_few_int8_mxfp4__avx512, ie_few_fixed_mxfp4__avx512,
+    ie_few_int4__avx512, ie_few_int8_int4__avx512, ie_few_fixed_int4__avx512; /* products_few_nibbles.c */
+extern const ie_few ie_few_int8__avx512, ie_few_int8_int8__avx512;            /* products_few_int8.c */
 
 /* The offset weights of class INT8: 12 + 2 * value of each nibble, four times over, as vpermb looks at six bits. */
 ALWAYS_INLINE __m512i offset_values(void) {
   return _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
 }
 
+/* Nibbles (bits above the low four are ignored) as the codes of class INT8. */
+ALWAYS_INLINE __m512i unsigned_codes(__m512i nibbles, ie_wformat format) {
+  return format == IE_W_MXFP4 ? _mm512_permutexvar_epi8(nibbles, offset_values())
+                              : _mm512_and_si512(nibbles, _mm512_set1_epi8(15));
+}
+
 /* products_many.c, products_many_int8.c */
-extern const ie_product ie_many_int8_mxfp4__avx512;
+extern const ie_product ie_many_int8_mxfp4__avx512, ie_many_int8_int8__avx512, ie_many_int8_int4__avx512;
 extern const ie_product ie_many_products__avx512[IE_CLASS_COUNT][IE_W_COUNT];
 
 #endif

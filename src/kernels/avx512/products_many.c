@@ -4,6 +4,8 @@
 #include "kernels/avx512/products_tiles.h"
 #include "kernels/avx512/transpose.h"
 
+#include "blocks/int4.h"
+#include "blocks/int8.h"
 #include "blocks/mxfp4.h"
 
 enum { ROWS = 12, LANES = 16 };
@@ -68,19 +70,44 @@ static void decode_bf16(float *panel, const ie_wview *w, int64_t row, int64_t k0
   decode_floats(panel, w, row, k0, n, IE_W_BF16);
 }
 
-static void decode_mxfp4(float *panel, const ie_wview *w, int64_t row, int64_t k0, int64_t n) {
+ALWAYS_INLINE void decode_nibbles(float *panel, const ie_wview *w, int64_t row, int64_t k0, int64_t n,
+                                  ie_wformat format) {
   const uint8_t *p = w->part[0] + (size_t)row * w->row_bytes[0] + k0 / 2;
   const uint8_t *scales = w->part[1] + (size_t)row * w->row_bytes[1] + k0 / IE_BLOCK_COLS;
-  const __m512 values = _mm512_loadu_ps(ie_mxfp4_values);
+  const __m512 values = _mm512_loadu_ps(format == IE_W_MXFP4 ? ie_mxfp4_values : ie_int4_values);
   for (int64_t k = 0; k < n; k += MX_CHUNK_COLS) {
-    __mmask16 lanes = mask16_clamped((n - k) / 8);
-    __m512 scale = spread_scales(load_scales(scales + k / 32, mask16_clamped((n - k) / 32)), 0);
-    __m512i bytes = _mm512_maskz_loadu_epi32(lanes, p + k / 2);
+    int64_t left = format == IE_W_MXFP4 ? n - k : ie_div_up(n - k, IE_INT4_COLS) * IE_INT4_COLS;
+    const uint8_t *s = scales + k / IE_BLOCK_COLS; /* a byte for 32 columns, or two for 64 */
+    __m512 scale = format == IE_W_MXFP4
+                       ? spread_scales(load_scales(s, mask16_clamped(left / IE_BLOCK_COLS)), 0)
+                       : spread_pairs(load_f16_scales(s, mask16_clamped(left / IE_INT4_COLS) & 3), 0);
+    __m512i bytes = _mm512_maskz_loadu_epi32(mask16_clamped(left / 8), p + k / 2);
     _mm_prefetch((const char *)p + k / 2 + (ptrdiff_t)w->row_bytes[0], _MM_HINT_T0);
 #pragma GCC unroll 8
     for (int j = 0; j < 8; j++) {
       __m512 v = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, (unsigned)(4 * j)), values);
       _mm512_store_ps(panel + k + 16 * j, _mm512_mul_ps(v, scale));
+    }
+  }
+}
+
+static void decode_mxfp4(float *panel, const ie_wview *w, int64_t row, int64_t k0, int64_t n) {
+  decode_nibbles(panel, w, row, k0, n, IE_W_MXFP4);
+}
+static void decode_int4(float *panel, const ie_wview *w, int64_t row, int64_t k0, int64_t n) {
+  decode_nibbles(panel, w, row, k0, n, IE_W_INT4);
+}
+
+static void decode_int8(float *panel, const ie_wview *w, int64_t row, int64_t k0, int64_t n) {
+  const uint8_t *p = w->part[0] + (size_t)row * w->row_bytes[0] + k0;
+  const uint8_t *scales = w->part[1] + (size_t)row * w->row_bytes[1] + k0 / IE_INT8_COLS * 2;
+  for (int64_t k = 0; k < n; k += IE_INT8_COLS) {
+    __m512 scale = _mm512_set1_ps(_mm512_cvtss_f32(load_f16_scales(scales + k / IE_INT8_COLS * 2, 1)));
+    if (k % 64 == 0) _mm_prefetch((const char *)p + k + (ptrdiff_t)w->row_bytes[0], _MM_HINT_T0);
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; j++) {
+      __m512i v = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p + k + 16 * j)));
+      _mm512_store_ps(panel + k + 16 * j, _mm512_mul_ps(_mm512_cvtepi32_ps(v), scale));
     }
   }
 }
@@ -135,13 +162,15 @@ DEFINE_MANY(f32, ORDER_NATURAL, 32)
 DEFINE_MANY(f16, ORDER_NATURAL, 32)
 DEFINE_MANY(bf16, ORDER_PAIRS, 32)
 DEFINE_MANY(mxfp4, ORDER_NIBBLES, MX_CHUNK_COLS)
+DEFINE_MANY(int8, ORDER_NATURAL, 32)
+DEFINE_MANY(int4, ORDER_NIBBLES, MX_CHUNK_COLS)
 
 #define MANY(class, suffix)                                                                                  \
   { pack_bytes_##suffix, pack_##class##_##suffix, ie_many_scratch_bytes, run_##suffix, ROWS, LANES }
 #define MANY_OF(class)                                                                                       \
   {                                                                                                          \
     [IE_W_F32] = MANY(class, f32), [IE_W_F16] = MANY(class, f16), [IE_W_BF16] = MANY(class, bf16),           \
-    [IE_W_MXFP4] = MANY(class, mxfp4)                                                                        \
+    [IE_W_MXFP4] = MANY(class, mxfp4), [IE_W_INT8] = MANY(class, int8), [IE_W_INT4] = MANY(class, int4)      \
   }
 
 const ie_product ie_many_products__avx512[IE_CLASS_COUNT][IE_W_COUNT] = {

@@ -1,9 +1,11 @@
 /* The definition of every product, in plain C. Activations: one padded row of numbers a token. Sums: f32, 32 columns
  * at a time, and the sums of 32 added in column order. */
+#include "blocks/int4.h"
+#include "blocks/int8.h"
 #include "blocks/mxfp4.h"
 #include "kernels/products_common.h"
 
-/* Activations of all products but INT8 x MXFP4: f32 (T, K), rows padded to 64 bytes. */
+/* Activations of all products but INT8 x quantised weights: f32 (T, K), rows padded to 64 bytes. */
 static size_t float_token_bytes(int64_t K) {
   return ie_size_align((size_t)K * sizeof(float), 64);
 }
@@ -49,6 +51,28 @@ DEFINE_PACK(pack_bf16, IE_CLASS_BF16)
 DEFINE_PACK(pack_f16, IE_CLASS_F16)
 DEFINE_PACK(pack_int8_as_f32, IE_CLASS_INT8)
 
+/* The f16 scale of a block of a row. */
+static uint16_t scale_f16(const ie_wview *w, int64_t row, int64_t block) {
+  uint16_t h;
+  memcpy(&h, w->part[1] + (size_t)row * w->row_bytes[1] + 2 * block, 2);
+  return h;
+}
+
+/* Columns 32 b .. 32 b + 31 of a row of quantised weights. */
+static void decode_block(float out[IE_BLOCK_COLS], const ie_wview *w, int64_t row, int64_t b) {
+  const uint8_t *data = w->part[0] + (size_t)row * w->row_bytes[0];
+  if (w->format == IE_W_MXFP4) {
+    ie_mxfp4_decode_block(out, data + b * IE_MXFP4_BYTES,
+                          w->part[1][(size_t)row * w->row_bytes[1] + (size_t)b]);
+  } else if (w->format == IE_W_INT8) {
+    ie_int8_decode_block(out, (const int8_t *)data + b * IE_INT8_COLS, scale_f16(w, row, b));
+  } else {
+    float both[IE_INT4_COLS];
+    ie_int4_decode_block(both, data + b / 2 * IE_INT4_BYTES, scale_f16(w, row, b / 2));
+    memcpy(out, both + b % 2 * IE_BLOCK_COLS, IE_BLOCK_COLS * sizeof *out);
+  }
+}
+
 /* out[i] = the weight at (row, k0 + i), i < n <= 32; k0 is a multiple of 32. */
 static void decode_cols(float out[IE_BLOCK_COLS], const ie_wview *w, int64_t row, int64_t k0, int n) {
   const uint8_t *data = w->part[0] + (size_t)row * w->row_bytes[0];
@@ -62,11 +86,7 @@ static void decode_cols(float out[IE_BLOCK_COLS], const ie_wview *w, int64_t row
       out[i] = w->format == IE_W_F16 ? ie_f16_to_f32(h) : ie_bf16_to_f32(h);
     }
     break;
-  default: {
-    int64_t block = k0 / IE_BLOCK_COLS;
-    const uint8_t *scales = w->part[1] + (size_t)row * w->row_bytes[1];
-    ie_mxfp4_decode_block(out, data + block * IE_MXFP4_BYTES, scales[block]);
-  }
+  default: decode_block(out, w, row, k0 / IE_BLOCK_COLS); break;
   }
 }
 
@@ -90,14 +110,14 @@ static void run_float(const ie_product_args *args, int64_t r0, int64_t r1, void 
   }
 }
 
-/* Activations of INT8 x MXFP4: one block of 32 columns after the other. */
+/* Activations of INT8 x quantised weights: one block of 32 columns after the other. */
 typedef struct int8_block {
   float scale;
   int8_t q[IE_BLOCK_COLS];
 } int8_block;
 
 static size_t int8_token_bytes(int64_t K) {
-  return ie_size_align((size_t)(K / IE_BLOCK_COLS) * sizeof(int8_block), 64);
+  return ie_size_align((size_t)ie_div_up(K, IE_BLOCK_COLS) * sizeof(int8_block), 64);
 }
 static size_t int8_pack_bytes(int64_t T, int64_t K) {
   return (size_t)T * int8_token_bytes(K);
@@ -109,13 +129,13 @@ static void pack_int8(void *packed, const float *x, int64_t x_stride, const int3
   for (int64_t t = t0; t < t1; t++) {
     int8_block *out = (int8_block *)((char *)packed + (size_t)t * int8_token_bytes(K));
     const float *row = ie_pack_source(x, x_stride, x_rows, t);
-    for (int64_t b = 0; b < K / IE_BLOCK_COLS; b++)
-      out[b].scale = ie_quantise_block(out[b].q, row + b * IE_BLOCK_COLS, IE_BLOCK_COLS);
+    for (int64_t k = 0; k < K; k += IE_BLOCK_COLS, out++)
+      out->scale = ie_quantise_block(out->q, row + k, (int)ie_min_i64(K - k, IE_BLOCK_COLS));
   }
 }
 
-/* Twice the sum of value * q over one block: an exact integer of at most 12 * 127 * 32. */
-static int dot_block(const uint8_t *w, const int8_t *q) {
+/* Twice the sum of value * q over a block of MXFP4: an exact integer of at most 12 * 127 * 32. */
+static int dot_mxfp4(const uint8_t *w, const int8_t *q) {
   static const int8_t twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
   int sum = 0;
   for (int i = 0; i < IE_MXFP4_BYTES; i++)
@@ -123,20 +143,46 @@ static int dot_block(const uint8_t *w, const int8_t *q) {
   return sum;
 }
 
-static void run_int8_mxfp4(const ie_product_args *args, int64_t r0, int64_t r1, void *scratch) {
+/* The sum of code * q over 32 columns. */
+static int dot_int4(const uint8_t *w, const int8_t *q) {
+  int sum = 0;
+  for (int i = 0; i < IE_BLOCK_COLS / 2; i++)
+    sum += ((w[i] & 15) - 8) * q[2 * i] + ((w[i] >> 4) - 8) * q[2 * i + 1];
+  return sum;
+}
+
+static int dot_int8(const int8_t *w, const int8_t *q) {
+  int sum = 0;
+  for (int i = 0; i < IE_BLOCK_COLS; i++) sum += w[i] * q[i];
+  return sum;
+}
+
+/* Block b of row r, times its activations: the integer sum, times their scale and that of the weights. */
+static float dot_block(const ie_wview *w, int64_t r, int64_t b, const int8_block *x) {
+  const uint8_t *data = w->part[0] + (size_t)r * w->row_bytes[0];
+  switch (w->format) {
+  case IE_W_INT8:
+    return (float)dot_int8((const int8_t *)data + b * IE_INT8_COLS, x->q) * x->scale *
+           ie_f16_to_f32(scale_f16(w, r, b));
+  case IE_W_INT4:
+    return (float)dot_int4(data + b * (IE_INT4_BYTES / 2), x->q) * x->scale *
+           ie_f16_to_f32(scale_f16(w, r, b / 2));
+  default:
+    return (float)dot_mxfp4(data + b * IE_MXFP4_BYTES, x->q) * (0.5f * x->scale) *
+           ie_mxfp4_scales[w->part[1][(size_t)r * w->row_bytes[1] + (size_t)b]];
+  }
+}
+
+static void run_int8(const ie_product_args *args, int64_t r0, int64_t r1, void *scratch) {
   (void)scratch;
-  int64_t blocks = args->w.cols / IE_BLOCK_COLS;
+  int64_t blocks = ie_div_up(args->w.cols, IE_BLOCK_COLS);
   for (int64_t r = r0; r < r1; r++) {
-    const uint8_t *w = args->w.part[0] + (size_t)r * args->w.row_bytes[0];
-    const uint8_t *scales = args->w.part[1] + (size_t)r * args->w.row_bytes[1];
     float bias = ie_product_bias(args, r);
     for (int64_t t = 0; t < args->T; t++) {
       const int8_block *x =
           (const int8_block *)((const char *)args->packed + (size_t)t * int8_token_bytes(args->w.cols));
       float sum = 0;
-      for (int64_t b = 0; b < blocks; b++)
-        sum += (float)dot_block(w + b * IE_MXFP4_BYTES, x[b].q) * (0.5f * x[b].scale) *
-               ie_mxfp4_scales[scales[b]];
+      for (int64_t b = 0; b < blocks; b++) sum += dot_block(&args->w, r, b, &x[b]);
       ie_product_store(args, t, r, sum, bias);
     }
   }
@@ -154,5 +200,7 @@ void ie_kernels_fill_products__scalar(ie_kernels *out) {
       out->few[class][format] = floats[class];
       out->many_min_tok[class][format] = INT64_MAX;
     }
-  out->few[IE_CLASS_INT8][IE_W_MXFP4] = (ie_product){int8_pack_bytes, pack_int8, NULL, run_int8_mxfp4, 1, 1};
+  static const ie_wformat quantised[] = {IE_W_MXFP4, IE_W_INT8, IE_W_INT4};
+  for (size_t i = 0; i < sizeof quantised / sizeof quantised[0]; i++)
+    out->few[IE_CLASS_INT8][quantised[i]] = (ie_product){int8_pack_bytes, pack_int8, NULL, run_int8, 1, 1};
 }

@@ -1,8 +1,9 @@
-/* Matrix-vector products of MXFP4 weights: 64 columns (32 bytes, a block in each half of a register) a step. */
+/* Matrix-vector products of 4-bit weights, MXFP4 and INT4: 64 columns (32 bytes, 32 columns in each half of a register)
+ * a step. */
 #include "kernels/avx2/products.h"
 
 ALWAYS_INLINE void step_float(__m256 sum[][IE_FEW_TOKENS], const ie_dots *dots, ie_shape shape, int64_t block,
-                              int64_t blocks) {
+                              int64_t blocks, ie_wformat format) {
 #pragma GCC unroll 4
   for (int j = 0; j < shape.rows; j++) {
     const uint8_t *p = dots->w[shape.first + j] + block * IE_MXFP4_BYTES;
@@ -12,7 +13,7 @@ ALWAYS_INLINE void step_float(__m256 sum[][IE_FEW_TOKENS], const ie_dots *dots, 
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
       __m256 w[4];
-      unpack_mxfp4(w, half == 0 ? low_nibbles(bytes) : high_nibbles(bytes));
+      unpack_nibbles(w, half == 0 ? low_nibbles(bytes) : high_nibbles(bytes), format);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; i++)
 #pragma GCC unroll 4
@@ -22,25 +23,24 @@ ALWAYS_INLINE void step_float(__m256 sum[][IE_FEW_TOKENS], const ie_dots *dots, 
           part[t] = half + i == 0 ? _mm256_mul_ps(w[i], xi) : _mm256_fmadd_ps(w[i], xi, part[t]);
         }
     }
-    __m256 scale = load_scales(dots->scales[shape.first + j] + block, blocks);
+    __m256 scale = load_scales(dots->scales[shape.first + j] + block, blocks, format);
 #pragma GCC unroll 4
     for (int t = 0; t < shape.tokens; t++) sum[j][t] = _mm256_fmadd_ps(part[t], scale, sum[j][t]);
   }
 }
 
-/* Weights as bytes 12 + 2 * value, so that vpmaddubsw takes them as unsigned; four products of 24 * 127 fit 16 bits. */
+/* Weights as bytes that are not negative (code_rule), so that vpmaddubsw takes them as unsigned; four products of
+ * 24 * 127 fit 16 bits. */
 ALWAYS_INLINE void step_int8(__m256 sum[][IE_FEW_TOKENS], const ie_dots *dots, ie_shape shape, int64_t block,
-                             int64_t blocks) {
-  const __m256i values =
-      _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+                             int64_t blocks, ie_wformat format) {
 #pragma GCC unroll 4
   for (int j = 0; j < shape.rows; j++) {
     const uint8_t *p = dots->w[shape.first + j] + block * IE_MXFP4_BYTES;
     _mm_prefetch((const char *)p + PREFETCH_BYTES, _MM_HINT_T0);
     __m256i bytes = load_nibbles(p, blocks);
-    __m256i even = _mm256_shuffle_epi8(values, low_nibbles(bytes));
-    __m256i odd = _mm256_shuffle_epi8(values, high_nibbles(bytes));
-    __m256 scale = load_scales(dots->scales[shape.first + j] + block, blocks);
+    __m256i even = unsigned_codes(low_nibbles(bytes), format);
+    __m256i odd = unsigned_codes(high_nibbles(bytes), format);
+    __m256 scale = load_scales(dots->scales[shape.first + j] + block, blocks, format);
 #pragma GCC unroll 4
     for (int t = 0; t < shape.tokens; t++) {
       const int8_chunk *x =
@@ -49,7 +49,7 @@ ALWAYS_INLINE void step_int8(__m256 sum[][IE_FEW_TOKENS], const ie_dots *dots, i
                                    _mm256_maddubs_epi16(odd, _mm256_load_si256((const __m256i *)x->odd)));
       d = _mm256_add_epi32(_mm256_madd_epi16(d, _mm256_set1_epi16(1)),
                            _mm256_load_si256((const __m256i *)x->start));
-      __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(d), _mm256_load_ps(x->half_scale));
+      __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(d), _mm256_load_ps(x->scale));
       sum[j][t] = _mm256_fmadd_ps(part, scale, sum[j][t]);
     }
   }
@@ -57,54 +57,62 @@ ALWAYS_INLINE void step_int8(__m256 sum[][IE_FEW_TOKENS], const ie_dots *dots, i
 
 typedef enum activation { ACTIVATION_FLOAT, ACTIVATION_INT8 } activation;
 
+typedef struct weights_by {
+  ie_wformat format;
+  activation kind;
+} weights_by;
+
 ALWAYS_INLINE void step(__m256 sum[][IE_FEW_TOKENS], const ie_dots *dots, ie_shape shape, int64_t block,
-                        int64_t blocks, activation kind) {
-  if (kind == ACTIVATION_FLOAT)
-    step_float(sum, dots, shape, block, blocks);
+                        int64_t blocks, weights_by by) {
+  if (by.kind == ACTIVATION_FLOAT)
+    step_float(sum, dots, shape, block, blocks, by.format);
   else
-    step_int8(sum, dots, shape, block, blocks);
+    step_int8(sum, dots, shape, block, blocks, by.format);
 }
 
-ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, activation kind) {
+ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, weights_by by) {
   __m256 sum[IE_FEW_ROWS][IE_FEW_TOKENS];
 #pragma GCC unroll 4
   for (int j = 0; j < shape.rows; j++)
 #pragma GCC unroll 4
     for (int t = 0; t < shape.tokens; t++) sum[j][t] = _mm256_setzero_ps();
-  int64_t blocks = dots->K / IE_BLOCK_COLS, b = 0;
+  int64_t blocks = by.format == IE_W_MXFP4 ? dots->K / IE_BLOCK_COLS : 2 * ie_div_up(dots->K, IE_INT4_COLS),
+          b = 0;
   for (; b + 2 <= blocks; b += 2) {
     if (b % 64 == 0) /* once a line of scales */
       for (int j = 0; j < shape.rows; j++)
         _mm_prefetch((const char *)dots->scales[shape.first + j] + b + 256, _MM_HINT_T0);
-    step(sum, dots, shape, b, 2, kind);
+    step(sum, dots, shape, b, 2, by);
   }
-  if (b < blocks) step(sum, dots, shape, b, 1, kind);
+  if (b < blocks) step(sum, dots, shape, b, 1, by);
 #pragma GCC unroll 4
   for (int j = 0; j < shape.rows; j++)
 #pragma GCC unroll 4
     for (int t = 0; t < shape.tokens; t++) out[(shape.first + j) * shape.tokens + t] = add_lanes(sum[j][t]);
 }
 
-#define DEFINE_FEW(name, kind, token_bytes)                                                                  \
+#define DEFINE_FEW(name, format, kind, token_bytes)                                                          \
   static void name##_1x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 1}, kind);                                                               \
+    dot(out, dots, (ie_shape){0, 1, 1}, (weights_by){format, kind});                                         \
   }                                                                                                          \
   static void name##_1x2(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 2}, kind);                                                               \
+    dot(out, dots, (ie_shape){0, 1, 2}, (weights_by){format, kind});                                         \
   }                                                                                                          \
   static void name##_1x4(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 4}, kind);                                                               \
+    dot(out, dots, (ie_shape){0, 1, 4}, (weights_by){format, kind});                                         \
   }                                                                                                          \
   static void name##_4x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 4, 1}, kind);                                                               \
+    dot(out, dots, (ie_shape){0, 4, 1}, (weights_by){format, kind});                                         \
   }                                                                                                          \
   static void name##_4x2(float *out, const ie_dots *dots) { /* as many at once as 16 registers hold */       \
-    for (int j = 0; j < 4; j += 2) dot(out, dots, (ie_shape){j, 2, 2}, kind);                                \
+    for (int j = 0; j < 4; j += 2) dot(out, dots, (ie_shape){j, 2, 2}, (weights_by){format, kind});          \
   }                                                                                                          \
   static void name##_4x4(float *out, const ie_dots *dots) {                                                  \
-    for (int j = 0; j < 4; j++) dot(out, dots, (ie_shape){j, 1, 4}, kind);                                   \
+    for (int j = 0; j < 4; j++) dot(out, dots, (ie_shape){j, 1, 4}, (weights_by){format, kind});             \
   }                                                                                                          \
   const ie_few ie_few_##name##__avx2 = {                                                                     \
       token_bytes, {name##_4x1, name##_4x2, name##_4x4}, {name##_1x1, name##_1x2, name##_1x4}};
-DEFINE_FEW(mxfp4, ACTIVATION_FLOAT, ie_few_token_bytes_mxfp4__avx2)
-DEFINE_FEW(int8_mxfp4, ACTIVATION_INT8, ie_few_token_bytes_int8__avx2)
+DEFINE_FEW(mxfp4, IE_W_MXFP4, ACTIVATION_FLOAT, ie_few_token_bytes_nibbles__avx2)
+DEFINE_FEW(int8_mxfp4, IE_W_MXFP4, ACTIVATION_INT8, ie_few_token_bytes_int8__avx2)
+DEFINE_FEW(int4, IE_W_INT4, ACTIVATION_FLOAT, ie_few_token_bytes_nibbles__avx2)
+DEFINE_FEW(int8_int4, IE_W_INT4, ACTIVATION_INT8, ie_few_token_bytes_int8__avx2)

@@ -1,9 +1,26 @@
-/* Matrix-vector products of MXFP4 weights, 128 columns (64 bytes, four blocks) a step. Lane l of a register holds
- * bytes 4 l .. 4 l + 3, so columns 8 l .. 8 l + 7, and four neighbouring lanes are one block: its scale is applied
- * to the sums of the lanes. */
+/* Matrix-vector products of 4-bit weights, MXFP4 and INT4, 128 columns (64 bytes, four blocks of 32) a step. Lane l of
+ * a register holds bytes 4 l .. 4 l + 3, so columns 8 l .. 8 l + 7, and four neighbouring lanes are one block of 32 (of
+ * INT4, eight are one of 64): its scale is applied to the sums of the lanes. */
 #include "kernels/avx512/products.h"
 
+#include "blocks/int4.h"
 #include "blocks/mxfp4.h"
+
+/* Blocks of 32 columns in a row. */
+ALWAYS_INLINE int64_t blocks_of(int64_t K, ie_wformat format) {
+  return format == IE_W_MXFP4 ? K / IE_BLOCK_COLS : 2 * ie_div_up(K, IE_INT4_COLS);
+}
+
+/* The scales of the four chunks from `chunk` on, of a row of `blocks` blocks of 32; zero where there are none. */
+ALWAYS_INLINE __m512 load_four(const uint8_t *scales, int64_t chunk, int64_t blocks, ie_wformat format) {
+  if (format == IE_W_MXFP4) return load_scales(scales + 4 * chunk, mask16_clamped(blocks - 4 * chunk));
+  return load_f16_scales(scales + 4 * chunk, mask16_clamped(blocks / 2 - 2 * chunk) & 0xFF);
+}
+
+/* Those of chunk c (0 .. 3), each in the lanes of its block. */
+ALWAYS_INLINE __m512 spread(__m512 scales, int c, ie_wformat format) {
+  return format == IE_W_MXFP4 ? spread_scales(scales, c) : spread_pairs(scales, c);
+}
 
 /* One step of a row: the chunk of 64 bytes, and which of its four it is (the scales of four are loaded together).
  * `last`: it ends the row, and only `lanes` of it exist. */
@@ -27,8 +44,8 @@ ALWAYS_INLINE __m512i load_nibbles(const uint8_t *w, int j, place at) {
 }
 
 ALWAYS_INLINE void step_float(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, ie_shape shape,
-                              const __m512 *scales, place at) {
-  const __m512 values = _mm512_loadu_ps(ie_mxfp4_values);
+                              const __m512 *scales, place at, ie_wformat format) {
+  const __m512 values = _mm512_loadu_ps(format == IE_W_MXFP4 ? ie_mxfp4_values : ie_int4_values);
   __m512 part[IE_FEW_ROWS][IE_FEW_TOKENS];
 #pragma GCC unroll 4
   for (int j = 0; j < shape.rows; j++)
@@ -48,24 +65,24 @@ ALWAYS_INLINE void step_float(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, 
   }
 #pragma GCC unroll 4
   for (int j = 0; j < shape.rows; j++) {
-    __m512 scale = spread_scales(scales[j], at.c);
+    __m512 scale = spread(scales[j], at.c, format);
 #pragma GCC unroll 4
     for (int t = 0; t < shape.tokens; t++) sum[j][t] = _mm512_fmadd_ps(part[j][t], scale, sum[j][t]);
   }
 }
 
-/* Three short chains, not one long one by Horner's scheme: the latter waits for its latency. Sums of a lane stay below 8 * 12 * 2^22 < 2^31. */
+/* Three short chains, not one long one by Horner's scheme: the latter waits for its latency. Sums of a lane
+ * stay below 8 * 12 * 2^22 < 2^31. */
 ALWAYS_INLINE void step_fixed(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, ie_shape shape,
-                              const __m512 *scales, place at) {
-  const __m512i values = offset_values();
+                              const __m512 *scales, place at, ie_wformat format) {
 #pragma GCC unroll 4
   for (int j = 0; j < shape.rows; j++) {
     const uint8_t *p = dots->w[shape.first + j] + 64 * at.chunk;
     _mm_prefetch((const char *)p + PREFETCH_BYTES, _MM_HINT_T0);
     __m512i w = at.last ? _mm512_maskz_loadu_epi32(at.lanes, p) : _mm512_loadu_si512(p);
-    __m512i even = _mm512_permutexvar_epi8(w, values);
-    __m512i odd = _mm512_permutexvar_epi8(_mm512_srli_epi16(w, 4), values);
-    __m512 scale = spread_scales(scales[j], at.c);
+    __m512i even = unsigned_codes(w, format);
+    __m512i odd = unsigned_codes(_mm512_srli_epi16(w, 4), format);
+    __m512 scale = spread(scales[j], at.c, format);
 #pragma GCC unroll 4
     for (int t = 0; t < shape.tokens; t++) {
       const fixed_chunk *x = (const fixed_chunk *)(dots->x + (size_t)t * dots->token_bytes) + at.chunk;
@@ -78,40 +95,45 @@ ALWAYS_INLINE void step_fixed(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, 
       }
       __m512i d = _mm512_add_epi32(_mm512_slli_epi32(digit[0], 8), digit[1]);
       d = _mm512_add_epi32(_mm512_slli_epi32(d, 8), digit[2]);
-      __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(d), _mm512_load_ps(x->half_unit));
+      __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(d), _mm512_load_ps(x->unit));
       sum[j][t] = _mm512_fmadd_ps(part, scale, sum[j][t]);
     }
   }
 }
 
+typedef struct weights_by {
+  ie_wformat format;
+  bool fixed; /* activations are fixed_chunk, else f32 */
+} weights_by;
+
 ALWAYS_INLINE void step(__m512 sum[][IE_FEW_TOKENS], const ie_dots *dots, ie_shape shape,
-                        const __m512 *scales, place at, bool fixed) {
-  if (fixed)
-    step_fixed(sum, dots, shape, scales, at);
+                        const __m512 *scales, place at, weights_by by) {
+  if (by.fixed)
+    step_fixed(sum, dots, shape, scales, at, by.format);
   else
-    step_float(sum, dots, shape, scales, at);
+    step_float(sum, dots, shape, scales, at, by.format);
 }
 
-ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, bool fixed) {
+ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, weights_by by) {
   __m512 sum[IE_FEW_ROWS][IE_FEW_TOKENS], scales[IE_FEW_ROWS];
 #pragma GCC unroll 4
   for (int j = 0; j < shape.rows; j++)
 #pragma GCC unroll 4
     for (int t = 0; t < shape.tokens; t++) sum[j][t] = _mm512_setzero_ps();
-  int64_t blocks = dots->K / IE_BLOCK_COLS, chunks = ie_div_up(blocks, 4);
+  int64_t blocks = blocks_of(dots->K, by.format), chunks = ie_div_up(blocks, 4);
   for (int64_t chunk = 0; chunk < chunks; chunk += 4) {
 #pragma GCC unroll 4
     for (int j = 0; j < shape.rows; j++) {
-      const uint8_t *p = dots->scales[shape.first + j] + 4 * chunk;
-      _mm_prefetch((const char *)p + 256, _MM_HINT_T0);
-      scales[j] = load_scales(p, mask16_clamped(blocks - 4 * chunk));
+      const uint8_t *p = dots->scales[shape.first + j];
+      _mm_prefetch((const char *)p + 4 * chunk + 256, _MM_HINT_T0);
+      scales[j] = load_four(p, chunk, blocks, by.format);
     }
     int64_t whole = ie_min_i64(4, chunks - 1 - chunk); /* of these four, the chunks that do not end the row */
     for (int c = 0; c < (int)whole; c++)
-      step(sum, dots, shape, scales, (place){chunk + c, c, false, 0xFFFF}, fixed);
+      step(sum, dots, shape, scales, (place){chunk + c, c, false, 0xFFFF}, by);
     if (whole < 4) {
       place end = {chunks - 1, (int)whole, true, mask16(4 * (blocks - 4 * (chunks - 1)))};
-      step(sum, dots, shape, scales, end, fixed);
+      step(sum, dots, shape, scales, end, by);
     }
   }
 #pragma GCC unroll 4
@@ -153,22 +175,21 @@ ALWAYS_INLINE int product_at(ie_shape shape, int g, int i) {
 }
 
 ALWAYS_INLINE void step_int8(__m512 sum[], const ie_dots *dots, ie_shape shape, const __m512 *scales,
-                             place at) {
-  const __m512i values = offset_values();
+                             place at, ie_wformat format) {
   __m512i d[IE_FEW_ROWS * IE_FEW_TOKENS];
-  __m512 scale[IE_FEW_ROWS], half[IE_FEW_TOKENS];
+  __m512 scale[IE_FEW_ROWS], factor[IE_FEW_TOKENS];
 #pragma GCC unroll 4
   for (int t = 0; t < shape.tokens; t++)
-    half[t] = _mm512_load_ps(
-        ((const int8_chunk *)(dots->x + (size_t)t * dots->token_bytes) + at.chunk)->half_scale);
+    factor[t] =
+        _mm512_load_ps(((const int8_chunk *)(dots->x + (size_t)t * dots->token_bytes) + at.chunk)->scale);
 #pragma GCC unroll 4
   for (int j = 0; j < shape.rows; j++) {
     const uint8_t *p = dots->w[shape.first + j] + 64 * at.chunk;
     _mm_prefetch((const char *)p + PREFETCH_BYTES, _MM_HINT_T0);
     __m512i w = at.last ? _mm512_maskz_loadu_epi32(at.lanes, p) : _mm512_loadu_si512(p);
-    __m512i even = _mm512_permutexvar_epi8(w, values);
-    __m512i odd = _mm512_permutexvar_epi8(_mm512_srli_epi16(w, 4), values);
-    scale[j] = spread_scales(scales[j], at.c);
+    __m512i even = unsigned_codes(w, format);
+    __m512i odd = unsigned_codes(_mm512_srli_epi16(w, 4), format);
+    scale[j] = spread(scales[j], at.c, format);
 #pragma GCC unroll 4
     for (int t = 0; t < shape.tokens; t++) {
       const int8_chunk *x = (const int8_chunk *)(dots->x + (size_t)t * dots->token_bytes) + at.chunk;
@@ -180,38 +201,38 @@ ALWAYS_INLINE void step_int8(__m512 sum[], const ie_dots *dots, ie_shape shape, 
 #pragma GCC unroll 4
   for (int g = 0; g < groups; g++) {
     __m512i four[4];
-    __m512 row_scales[4], halves[4];
+    __m512 row_scales[4], factors[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
       int product = product_at(shape, g, i);
       four[i] = d[product];
       row_scales[i] = scale[product / shape.tokens];
-      halves[i] = half[product % shape.tokens];
+      factors[i] = factor[product % shape.tokens];
     }
-    __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(add_blocks(four)), blend_products(halves));
+    __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(add_blocks(four)), blend_products(factors));
     sum[g] = _mm512_fmadd_ps(part, blend_products(row_scales), sum[g]);
   }
 }
 
-ALWAYS_INLINE void dot_int8(float *out, const ie_dots *dots, ie_shape shape) {
+ALWAYS_INLINE void dot_int8(float *out, const ie_dots *dots, ie_shape shape, ie_wformat format) {
   __m512 sum[IE_FEW_ROWS], scales[IE_FEW_ROWS];
   int groups = groups_of(shape);
 #pragma GCC unroll 4
   for (int g = 0; g < groups; g++) sum[g] = _mm512_setzero_ps();
-  int64_t blocks = dots->K / IE_BLOCK_COLS, chunks = ie_div_up(blocks, 4);
+  int64_t blocks = blocks_of(dots->K, format), chunks = ie_div_up(blocks, 4);
   for (int64_t chunk = 0; chunk < chunks; chunk += 4) {
 #pragma GCC unroll 4
     for (int j = 0; j < shape.rows; j++) {
-      const uint8_t *p = dots->scales[shape.first + j] + 4 * chunk;
-      _mm_prefetch((const char *)p + 256, _MM_HINT_T0);
-      scales[j] = load_scales(p, mask16_clamped(blocks - 4 * chunk));
+      const uint8_t *p = dots->scales[shape.first + j];
+      _mm_prefetch((const char *)p + 4 * chunk + 256, _MM_HINT_T0);
+      scales[j] = load_four(p, chunk, blocks, format);
     }
     int64_t whole = ie_min_i64(4, chunks - 1 - chunk); /* of these four, the chunks that do not end the row */
     for (int c = 0; c < (int)whole; c++)
-      step_int8(sum, dots, shape, scales, (place){chunk + c, c, false, 0xFFFF});
+      step_int8(sum, dots, shape, scales, (place){chunk + c, c, false, 0xFFFF}, format);
     if (whole < 4) {
       place end = {chunks - 1, (int)whole, true, mask16(4 * (blocks - 4 * (chunks - 1)))};
-      step_int8(sum, dots, shape, scales, end);
+      step_int8(sum, dots, shape, scales, end, format);
     }
   }
 #pragma GCC unroll 4
@@ -231,36 +252,39 @@ ALWAYS_INLINE void dot_int8(float *out, const ie_dots *dots, ie_shape shape) {
 
 /* --- Shapes ----------------------------------------------------------------------------------------------------- */
 
-ALWAYS_INLINE void dot_float(float *out, const ie_dots *dots, ie_shape shape) {
-  dot(out, dots, shape, /*fixed=*/false);
+ALWAYS_INLINE void dot_float(float *out, const ie_dots *dots, ie_shape shape, ie_wformat format) {
+  dot(out, dots, shape, (weights_by){format, .fixed = false});
 }
-ALWAYS_INLINE void dot_fixed(float *out, const ie_dots *dots, ie_shape shape) {
-  dot(out, dots, shape, /*fixed=*/true);
+ALWAYS_INLINE void dot_fixed(float *out, const ie_dots *dots, ie_shape shape, ie_wformat format) {
+  dot(out, dots, shape, (weights_by){format, .fixed = true});
 }
 
-#define DEFINE_FEW(name, dot_of, token_bytes)                                                                \
+#define DEFINE_FEW(name, dot_of, format, token_bytes)                                                        \
   static void name##_1x1(float *out, const ie_dots *dots) {                                                  \
-    dot_of(out, dots, (ie_shape){0, 1, 1});                                                                  \
+    dot_of(out, dots, (ie_shape){0, 1, 1}, format);                                                          \
   }                                                                                                          \
   static void name##_1x2(float *out, const ie_dots *dots) {                                                  \
-    dot_of(out, dots, (ie_shape){0, 1, 2});                                                                  \
+    dot_of(out, dots, (ie_shape){0, 1, 2}, format);                                                          \
   }                                                                                                          \
   static void name##_1x4(float *out, const ie_dots *dots) {                                                  \
-    dot_of(out, dots, (ie_shape){0, 1, 4});                                                                  \
+    dot_of(out, dots, (ie_shape){0, 1, 4}, format);                                                          \
   }                                                                                                          \
   static void name##_4x1(float *out, const ie_dots *dots) {                                                  \
-    dot_of(out, dots, (ie_shape){0, 4, 1});                                                                  \
+    dot_of(out, dots, (ie_shape){0, 4, 1}, format);                                                          \
   }                                                                                                          \
   static void name##_4x2(float *out, const ie_dots *dots) {                                                  \
-    dot_of(out, dots, (ie_shape){0, 4, 2});                                                                  \
+    dot_of(out, dots, (ie_shape){0, 4, 2}, format);                                                          \
   }                                                                                                          \
   static void name##_4x4(float *out,                                                                         \
                          const ie_dots *dots) { /* two and two rows: else the registers overflow */          \
-    dot_of(out, dots, (ie_shape){0, 2, 4});                                                                  \
-    dot_of(out, dots, (ie_shape){2, 2, 4});                                                                  \
+    dot_of(out, dots, (ie_shape){0, 2, 4}, format);                                                          \
+    dot_of(out, dots, (ie_shape){2, 2, 4}, format);                                                          \
   }                                                                                                          \
   const ie_few ie_few_##name##__avx512 = {                                                                   \
       token_bytes, {name##_4x1, name##_4x2, name##_4x4}, {name##_1x1, name##_1x2, name##_1x4}};
-DEFINE_FEW(mxfp4, dot_float, ie_few_token_bytes_mxfp4__avx512)
-DEFINE_FEW(int8_mxfp4, dot_int8, ie_few_token_bytes_int8__avx512)
-DEFINE_FEW(fixed_mxfp4, dot_fixed, ie_few_token_bytes_fixed__avx512)
+DEFINE_FEW(mxfp4, dot_float, IE_W_MXFP4, ie_few_token_bytes_nibbles__avx512)
+DEFINE_FEW(int8_mxfp4, dot_int8, IE_W_MXFP4, ie_few_token_bytes_int8__avx512)
+DEFINE_FEW(fixed_mxfp4, dot_fixed, IE_W_MXFP4, ie_few_token_bytes_fixed__avx512)
+DEFINE_FEW(int4, dot_float, IE_W_INT4, ie_few_token_bytes_nibbles__avx512)
+DEFINE_FEW(int8_int4, dot_int8, IE_W_INT4, ie_few_token_bytes_int8__avx512)
+DEFINE_FEW(fixed_int4, dot_fixed, IE_W_INT4, ie_few_token_bytes_fixed__avx512)

@@ -1,0 +1,122 @@
+#include "engine/placement.h"
+
+#include "base/reader.h"
+#include "base/size.h"
+#include "models/decoder.h"
+
+#include <unistd.h>
+
+/* The program itself, its stacks and tables, jansson's header objects, a tokenizer's pack: 4 MB with the demo model. */
+static const size_t program_bytes = 8u << 20;
+/* Of a reader, and what the system itself takes for direct reads and for files that are opened. */
+static const size_t reader_bytes = 8u << 20;
+/* Page tables: 8 bytes for each page of 4 KiB. */
+enum { PAGE_TABLE_SHARE = 512, TRANSIT = 8, TRANSIT_LEAST = 2 };
+static const size_t rows_least_bytes = 4u << 20;
+
+/* Memory of the machine; SIZE_MAX when the system does not say. */
+static size_t physical_bytes(void) {
+  long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : SIZE_MAX;
+}
+
+/* Of an expert's part, wherever it begins in a page. */
+static size_t part_span(size_t bytes) {
+  return bytes ? ie_size_align(bytes, IE_READER_ALIGN) + IE_READER_ALIGN : 0;
+}
+
+/* The largest slot of all layers. False when there are no experts, or experts that are not read as they are stored. */
+static bool slots_shape(const ie_model *model, ie_placement *p) {
+  size_t span[IE_PART_COUNT] = {0};
+  bool some = false;
+  for (int64_t i = 0; i < model->info.layers; i++) {
+    const ie_weight *w[2] = {model->moe[i].gate_up, model->moe[i].down};
+    if (!w[0]) continue;
+    some = true;
+    for (int k = 0; k < IE_PART_COUNT; k++) {
+      size_t file;
+      uint64_t offset;
+      const ie_weight *one = w[k / 2];
+      size_t bytes = one->expert_bytes[k % 2];
+      if (bytes == 0) continue;
+      if (!ie_checkpoint_locate(model->checkpoint, one->part[k % 2], &file, &offset)) return false;
+      if (part_span(bytes) > span[k]) span[k] = part_span(bytes);
+      p->expert_disk_bytes += (size_t)one->experts * bytes;
+    }
+  }
+  for (int k = 0; k < IE_PART_COUNT; k++) {
+    p->part_at[k] = p->slot_bytes;
+    p->slot_bytes += span[k];
+  }
+  return some;
+}
+
+static int64_t slots_most(const ie_model *model) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < model->info.layers; i++)
+    if (model->moe[i].gate_up) most += model->moe[i].gate_up->experts;
+  return most + TRANSIT;
+}
+
+/* A transposed weight is read once from its mapping and then only from its copy; its pages stay in the page cache. Those
+ * of a quantised one are let go as soon as they are read. */
+static size_t resident_bytes(const ie_model *model) {
+  const ie_model_info *info = &model->info;
+  return info->weights_bytes - info->weights_replaced_bytes + info->weights_copied_bytes;
+}
+
+static size_t streamed_fixed(const ie_placement *p) {
+  return p->resident_bytes + p->rows_bytes + p->kv_bytes + p->scratch_bytes;
+}
+
+static size_t with_tables(size_t bytes) {
+  return bytes + bytes / PAGE_TABLE_SHARE;
+}
+
+static void streamed_make(const ie_model *model, const ie_state_sizes *sizes, size_t limit, ie_placement *p) {
+  const ie_decoder *d = model->net;
+  p->streamed = true;
+  p->embed_streamed = d->embed.part[0] != d->head.part[0] && d->embed.part[1] == NULL;
+  p->embed_disk_bytes = p->embed_streamed ? (size_t)d->embed.rows * d->embed.row_bytes[0] : 0;
+  /* A row begins in any page; three times a forward's rows, so that some are found again. */
+  size_t row_span = ie_size_align(d->embed.row_bytes[0], IE_READER_ALIGN) + IE_READER_ALIGN;
+  p->rows_bytes = p->embed_streamed ? 3 * (size_t)sizes->batch_max * row_span : 0;
+  if (p->embed_streamed && p->rows_bytes < rows_least_bytes) p->rows_bytes = rows_least_bytes;
+  /* No model with experts ties its head to the embedding, so a matrix is left out once. */
+  p->resident_bytes = resident_bytes(model) - p->expert_disk_bytes - p->embed_disk_bytes;
+  p->other_bytes = program_bytes + reader_bytes;
+  size_t least = with_tables(streamed_fixed(p) + TRANSIT_LEAST * p->slot_bytes) + p->other_bytes;
+  p->minimum_bytes = least;
+  p->slots = TRANSIT_LEAST;
+  if (limit > least) p->slots += (int64_t)((limit - least) / with_tables(p->slot_bytes));
+  p->slots = ie_min_i64(p->slots, slots_most(model));
+  /* Enough to keep a disk busy; no more than a third of the slots, since those at home are found again. */
+  p->transit = ie_max_i64(TRANSIT_LEAST, ie_min_i64(TRANSIT, p->slots / 3));
+  size_t own = streamed_fixed(p) + (size_t)p->slots * p->slot_bytes;
+  p->other_bytes += own / PAGE_TABLE_SHARE;
+  p->peak_bytes = own + p->other_bytes;
+  p->fits = limit >= least;
+}
+
+bool ie_placement_split(const ie_model *model, const ie_state_sizes *sizes, size_t limit, ie_placement *out) {
+  *out =
+      (ie_placement){.kv_bytes = sizes->kv_bytes, .scratch_bytes = sizes->scratch_bytes + sizes->table_bytes};
+  if (!slots_shape(model, out)) return false;
+  streamed_make(model, sizes, limit, out);
+  return true;
+}
+
+void ie_placement_make(const ie_model *model, const ie_state_sizes *sizes, size_t limit, ie_placement *out) {
+  ie_placement p = {.kv_bytes = sizes->kv_bytes, .scratch_bytes = sizes->scratch_bytes + sizes->table_bytes};
+  p.resident_bytes = resident_bytes(model);
+  size_t own = p.resident_bytes + p.kv_bytes + p.scratch_bytes;
+  p.other_bytes = program_bytes + own / PAGE_TABLE_SHARE;
+  p.peak_bytes = p.minimum_bytes = own + p.other_bytes;
+  p.fits = p.peak_bytes <= (limit ? limit : physical_bytes());
+  ie_placement split;
+  if (ie_placement_split(model, sizes, limit, &split)) {
+    if (split.minimum_bytes < p.minimum_bytes) p.minimum_bytes = split.minimum_bytes;
+    if (limit && !p.fits) p = split;
+  }
+  *out = p;
+}

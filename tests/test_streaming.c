@@ -1,0 +1,431 @@
+/* Streamed = resident, to the bit: every layout, cache size, thread count, chunk and way of reading; and what happens
+ * when a read fails, comes late or is cancelled. */
+#include "engine/streaming.h"
+
+#include "support/golden.h"
+#include "support/tempdir.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define HF "tests/data/models/gpt-oss-hf"
+enum { TOKENS = 37, VOCAB = 259, STEPS = 6 };
+
+/* --- Reads that fail or take long: the program is linked with --wrap=pread ---------------------------------------- */
+
+static _Atomic long fail_after = -1; /* this many reads succeed, the next one fails; -1: none */
+static _Atomic long slow_ms;
+static _Atomic long reads;
+
+ssize_t __real_pread(int fd, void *to, size_t bytes, off_t offset);
+ssize_t __wrap_pread(int fd, void *to, size_t bytes, off_t offset);
+ssize_t __wrap_pread(int fd, void *to, size_t bytes, off_t offset) {
+  atomic_fetch_add(&reads, 1);
+  long ms = atomic_load(&slow_ms);
+  if (ms) nanosleep(&(struct timespec){.tv_nsec = ms * 1000000}, NULL);
+  if (atomic_load(&fail_after) >= 0 && atomic_fetch_sub(&fail_after, 1) == 0) {
+    errno = EIO;
+    return -1;
+  }
+  return __real_pread(fd, to, bytes, offset);
+}
+
+/* --- One model, resident and streamed ---------------------------------------------------------------------------- */
+
+typedef struct setting {
+  int64_t slots; /* 0: room for every expert */
+  int threads;
+  int64_t chunk;
+  ie_reader_kind kind;
+  bool buffered;
+  ie_precision precision;
+} setting;
+
+typedef struct subject {
+  ie_device *device;
+  ie_model *model;
+  ie_state *state;
+} subject;
+
+static int32_t prompt[TOKENS];
+
+static subject subject_open(const char *dir, const setting *s, bool streamed) {
+  subject x = {0};
+  ie_error error = {0};
+  ie_state_options options = {.context_tok = TOKENS + STEPS, .chunk_tok = s->chunk};
+  for (int i = 0; i < TOKENS; i++) prompt[i] = (i * 37 + 11) % VOCAB;
+  assert_int_equal(ie_device_open(&(ie_device_options){.threads = s->threads}, &x.device, &error), IE_OK);
+  ie_status status =
+      ie_model_open(x.device, dir, &(ie_model_options){.precision = s->precision}, &x.model, &error);
+  if (status != IE_OK) fail_msg("%s", error.message);
+  if (streamed) {
+    ie_state_sizes sizes;
+    ie_placement place;
+    assert_int_equal(ie_state_size(x.model, &options, &sizes, &error), IE_OK);
+    assert_true(ie_placement_split(x.model, &sizes, s->slots ? 0 : SIZE_MAX / 4, &place));
+    if (s->slots) place.slots = s->slots;
+    if (place.transit > place.slots) place.transit = place.slots;
+    place.rows_bytes = 4 * IE_READER_ALIGN; /* less than a chunk needs: rows are let go all the time */
+    ie_stream_options how = {.reader = {.kind = s->kind, .buffered = s->buffered}};
+    status = ie_stream_open(x.model, &place, &how, &error);
+    if (status != IE_OK) fail_msg("%s", error.message);
+    x.model->limited = true;
+  }
+  status = ie_state_new(x.model, &options, &x.state, &error);
+  if (status != IE_OK) fail_msg("%s", error.message);
+  return x;
+}
+
+static void subject_close(subject *x) {
+  ie_state_free(x->state);
+  ie_model_free(x->model);
+  ie_device_free(x->device);
+}
+
+/* Logits of the prompt's end and of STEPS tokens after it: (STEPS + 1, VOCAB). */
+static float *answer(subject *x) {
+  ie_error error = {0};
+  float *out = malloc((STEPS + 1) * VOCAB * sizeof *out);
+  assert_non_null(out);
+  assert_int_equal(ie_state_rollback(x->state, 0, 0, &error), IE_OK);
+  ie_status status = ie_state_append(x->state, 0, prompt, TOKENS, NULL, &error);
+  for (int i = 0; status == IE_OK && i <= STEPS; i++) {
+    memcpy(out + i * VOCAB, ie_state_logits(x->state), VOCAB * sizeof *out);
+    int32_t id = (i * 91 + 5) % VOCAB;
+    if (i < STEPS) status = ie_state_append(x->state, 0, &id, 1, NULL, &error);
+  }
+  if (status != IE_OK) fail_msg("%s", error.message);
+  return out;
+}
+
+static float *resident_answer(const char *dir, const setting *s) {
+  subject x = subject_open(dir, s, /*streamed=*/false);
+  float *out = answer(&x);
+  subject_close(&x);
+  return out;
+}
+
+static void answers_equal(const char *dir, const setting *s) {
+  float *want = resident_answer(dir, s);
+  subject x = subject_open(dir, s, /*streamed=*/true);
+  float *got = answer(&x);
+  assert_memory_equal(got, want, (STEPS + 1) * VOCAB * sizeof *got);
+  ie_stream_stats stats;
+  ie_model_stream_stats(x.model, &stats);
+  assert_true(stats.streamed && stats.misses > 0 && stats.read_bytes > 0);
+  if (s->slots == 0) {
+    /* everything was read once and is found from then on */
+    uint64_t before = stats.misses;
+    free(got);
+    got = answer(&x);
+    assert_memory_equal(got, want, (STEPS + 1) * VOCAB * sizeof *got);
+    ie_model_stream_stats(x.model, &stats);
+    assert_int_equal(stats.misses, before);
+  }
+  subject_close(&x);
+  free(got);
+  free(want);
+}
+
+static void every_setting(const char *dir) {
+  static const int64_t slots[] = {1, 2, 5, 0}, chunks[] = {5, 64};
+  bool uring = true;
+  ie_reader *reader;
+  if (ie_reader_new(&(ie_reader_options){.kind = IE_READER_URING}, &reader, NULL) != IE_OK) uring = false;
+  ie_reader_free(reader);
+  for (size_t i = 0; i < sizeof slots / sizeof *slots; i++)
+    for (int threads = 1; threads <= 2; threads++)
+      for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++)
+        for (int way = uring ? 0 : 1; way < 3; way++) {
+          setting s = {.slots = slots[i],
+                       .threads = threads,
+                       .chunk = chunks[c],
+                       .kind = way == 0 ? IE_READER_URING : IE_READER_THREADS,
+                       .buffered = way == 2,
+                       .precision = (i + c) % 2 ? IE_PRECISION_BF16 : IE_PRECISION_INT8};
+          answers_equal(dir, &s);
+        }
+}
+
+static void hugging_face(void **state) {
+  (void)state;
+  every_setting(HF);
+}
+
+static void original(void **state) {
+  (void)state;
+  every_setting("tests/data/models/gpt-oss-original");
+}
+
+/* --- Other containers, written from the golden model --------------------------------------------------------------- */
+
+static ie_tensor_out tensor_of(const ie_tensor_info *t) {
+  ie_tensor_out o = {.name = t->name, .dtype = t->dtype, .rank = t->rank, .data = t->data};
+  memcpy(o.shape, t->shape, sizeof o.shape);
+  return o;
+}
+
+static void file_copy(const char *from, const char *dir, const char *name) {
+  char path[512];
+  snprintf(path, sizeof path, "%s/%s", from, name);
+  FILE *f = fopen(path, "rb");
+  assert_non_null(f);
+  char *data = malloc(1 << 20);
+  size_t n = fread(data, 1, 1 << 20, f);
+  fclose(f);
+  tempdir_write(dir, name, data, n);
+  free(data);
+}
+
+/* Every second tensor in another shard: blocks and scales of an expert lie in different files. */
+static void shards(void **state) {
+  (void)state;
+  char *dir = tempdir_make();
+  ie_tensor_file *file;
+  assert_int_equal(ie_tensor_file_open(HF "/model.safetensors", &file, NULL), IE_OK);
+  size_t n = ie_tensor_file_count(file);
+  json_t *map = json_object();
+  for (size_t shard = 0; shard < 2; shard++) {
+    ie_tensor_out *list = calloc(n, sizeof *list);
+    char name[64];
+    size_t count = 0;
+    snprintf(name, sizeof name, "model-0000%zu-of-00002.safetensors", shard + 1);
+    for (size_t i = shard; i < n; i += 2) {
+      list[count++] = tensor_of(ie_tensor_file_at(file, i));
+      json_object_set_new(map, ie_tensor_file_at(file, i)->name, json_string(name));
+    }
+    assert_int_equal(ie_tensor_file_write(tempdir_path(dir, name), list, count, NULL), IE_OK);
+    free(list);
+  }
+  json_t *index = json_pack("{s:{}, s:o}", "metadata", "weight_map", map);
+  assert_int_equal(json_dump_file(index, tempdir_path(dir, "model.safetensors.index.json"), 0), 0);
+  json_decref(index);
+  file_copy(HF, dir, "config.json");
+  ie_tensor_file_free(file);
+  answers_equal(dir, &(setting){.slots = 3, .threads = 2, .chunk = 16});
+  tempdir_remove(dir);
+}
+
+/* IEBIN begins tensors at multiples of 64 bytes, so at most places in a page. */
+static void iebin(void **state) {
+  (void)state;
+  char *dir = tempdir_make();
+  ie_tensor_file *file;
+  assert_int_equal(ie_tensor_file_open(HF "/model.safetensors", &file, NULL), IE_OK);
+  json_t *list = json_array();
+  FILE *bin = fopen(tempdir_path(dir, "model.ie.bin"), "wb");
+  assert_non_null(bin);
+  size_t at = 0;
+  for (size_t i = 0; i < ie_tensor_file_count(file); i++) {
+    const ie_tensor_info *t = ie_tensor_file_at(file, i);
+    for (size_t gap = 64 + i % 3 * 64; gap > 0; gap--, at++) fputc(0x5A, bin);
+    json_t *shape = json_array();
+    for (int r = 0; r < t->rank; r++) json_array_append_new(shape, json_integer(t->shape[r]));
+    json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I, s:I}", "name", t->name, "dtype",
+                                          ie_dtype_name(t->dtype), "shape", shape, "nbytes",
+                                          (json_int_t)t->bytes, "offset", (json_int_t)at));
+    assert_int_equal(fwrite(t->data, 1, t->bytes, bin), t->bytes);
+    at += t->bytes;
+    for (; at % 64; at++) fputc(0, bin);
+  }
+  fclose(bin);
+  json_t *root =
+      json_pack("{s:i, s:s, s:s, s:s, s:s, s:o}", "version", 1, "dtype", "mixed", "weights_bin",
+                "model.ie.bin", "format", "iebin_v1_raw_safetensors", "hf_dir", "/x", "tensors", list);
+  assert_int_equal(json_dump_file(root, tempdir_path(dir, "model.ie.json"), 0), 0);
+  json_decref(root);
+  file_copy(HF, dir, "config.json");
+  ie_tensor_file_free(file);
+  answers_equal(dir, &(setting){.slots = 2, .threads = 1, .chunk = 64});
+  answers_equal(dir, &(setting){.slots = 0, .threads = 2, .chunk = 7});
+  tempdir_remove(dir);
+}
+
+/* --- What goes wrong ------------------------------------------------------------------------------------------------ */
+
+static const setting threaded = {.slots = 3, .threads = 2, .chunk = 8, .kind = IE_READER_THREADS};
+
+/* Each read fails once, at loading or in a forward: an error with the file, and the next try gives the answer. */
+static void failed_reads(void **state) {
+  (void)state;
+  float *want = resident_answer(HF, &threaded);
+  subject x = subject_open(HF, &threaded, /*streamed=*/true);
+  int failures = 0;
+  for (long n = 0; n < 200; n += 7) {
+    ie_error error = {0};
+    assert_int_equal(ie_state_rollback(x.state, 0, 0, &error), IE_OK);
+    atomic_store(&fail_after, n);
+    ie_status status = ie_state_append(x.state, 0, prompt, TOKENS, NULL, &error);
+    bool failed = atomic_exchange(&fail_after, -1) < 0;
+    assert_int_equal(status, failed ? IE_IO : IE_OK);
+    failures += failed;
+    if (!failed) continue;
+    assert_non_null(strstr(error.message, "model.safetensors"));
+    assert_non_null(strstr(error.message, "Input/output error"));
+    float *got = answer(&x);
+    assert_memory_equal(got, want, (STEPS + 1) * VOCAB * sizeof *got);
+    free(got);
+  }
+  assert_true(failures > 5);
+  subject_close(&x);
+  free(want);
+}
+
+static void failed_loads(void **state) {
+  (void)state;
+  for (long n = 0; n < 60; n += 4) {
+    ie_error error = {0};
+    ie_device *device;
+    ie_model *model;
+    ie_state_sizes sizes;
+    ie_placement place;
+    assert_int_equal(ie_device_open(&(ie_device_options){.threads = 1}, &device, &error), IE_OK);
+    assert_int_equal(ie_model_open(device, HF, NULL, &model, &error), IE_OK);
+    assert_int_equal(ie_state_size(model, NULL, &sizes, &error), IE_OK);
+    assert_true(ie_placement_split(model, &sizes, 0, &place));
+    atomic_store(&fail_after, n);
+    ie_status status =
+        ie_stream_open(model, &place, &(ie_stream_options){.reader = {.kind = IE_READER_THREADS}}, &error);
+    bool failed = atomic_exchange(&fail_after, -1) < 0;
+    /* the first read only asks whether direct reads work here */
+    if (n > 0) assert_int_equal(status, failed ? IE_IO : IE_OK);
+    if (n == 4) assert_true(failed);
+    ie_model_free(model);
+    ie_device_free(device);
+  }
+}
+
+/* A file that another program cuts off: an error, no hang, and nothing touches the mapping (which would be SIGBUS). */
+static void shrunk_file(void **state) {
+  (void)state;
+  bool uring = false;
+  for (int way = 0; way < 2; way++) {
+    char *dir = tempdir_make();
+    file_copy(HF, dir, "config.json");
+    ie_tensor_file *file;
+    assert_int_equal(ie_tensor_file_open(HF "/model.safetensors", &file, NULL), IE_OK);
+    size_t n = ie_tensor_file_count(file);
+    ie_tensor_out *list = calloc(n, sizeof *list);
+    for (size_t i = 0; i < n; i++) list[i] = tensor_of(ie_tensor_file_at(file, i));
+    assert_int_equal(ie_tensor_file_write(tempdir_path(dir, "model.safetensors"), list, n, NULL), IE_OK);
+    free(list);
+    ie_tensor_file_free(file);
+    subject x = subject_open(
+        dir,
+        &(setting){.slots = 2, .threads = 1, .chunk = 8, .kind = way ? IE_READER_THREADS : IE_READER_AUTO},
+        /*streamed=*/true);
+    ie_stream_stats stats;
+    ie_model_stream_stats(x.model, &stats);
+    uring |= stats.uring;
+    assert_int_equal(truncate(tempdir_path(dir, "model.safetensors"), 5000), 0);
+    ie_error error = {0};
+    assert_int_equal(ie_state_append(x.state, 0, prompt, TOKENS, NULL, &error), IE_IO);
+    assert_non_null(strstr(error.message, "shrunk"));
+    assert_int_equal(ie_state_append(x.state, 0, prompt, 1, NULL, &error), IE_IO);
+    subject_close(&x);
+    tempdir_remove(dir);
+  }
+  if (!uring) print_message("    io_uring was not tried: it does not work here\n");
+}
+
+static bool cancel_at(void *arg) {
+  int *left = arg;
+  return --*left <= 0;
+}
+
+/* Slow reads: the question whether to go on is asked while they are waited for. */
+static void cancelled_while_reading(void **state) {
+  (void)state;
+  float *want = resident_answer(HF, &threaded);
+  subject x = subject_open(HF, &threaded, /*streamed=*/true);
+  for (int calls = 1; calls < 12; calls += 2) {
+    int left = calls;
+    ie_error error = {0};
+    ie_append_options o = {.cancelled = cancel_at, .cancelled_arg = &left};
+    assert_int_equal(ie_state_rollback(x.state, 0, 0, &error), IE_OK);
+    atomic_store(&slow_ms, 60);
+    ie_status status = ie_state_append(x.state, 0, prompt, TOKENS, &o, &error);
+    atomic_store(&slow_ms, 0);
+    assert_int_equal(status, IE_CANCELLED);
+    assert_true(left <= 0);
+  }
+  float *got = answer(&x);
+  assert_memory_equal(got, want, (STEPS + 1) * VOCAB * sizeof *got);
+  free(got);
+  free(want);
+  subject_close(&x);
+}
+
+/* --- The plan --------------------------------------------------------------------------------------------------------- */
+
+static void plans(void **state) {
+  (void)state;
+  ie_error error = {0};
+  ie_device *device;
+  ie_model *model;
+  ie_state_sizes sizes;
+  ie_placement least, more, all;
+  assert_int_equal(ie_device_open(&(ie_device_options){.threads = 1}, &device, &error), IE_OK);
+  assert_int_equal(ie_model_open(device, HF, NULL, &model, &error), IE_OK);
+  assert_int_equal(ie_state_size(model, NULL, &sizes, &error), IE_OK);
+  assert_true(ie_placement_split(model, &sizes, 0, &least));
+  assert_int_equal(least.slots, 2);
+  assert_int_equal(least.peak_bytes, least.minimum_bytes);
+  size_t limit = least.minimum_bytes + 7 * least.slot_bytes + 4096;
+  assert_true(ie_placement_split(model, &sizes, limit, &more));
+  assert_true(more.fits && more.slots >= 8 && more.peak_bytes <= limit);
+  assert_true(ie_placement_split(model, &sizes, limit - 6 * least.slot_bytes, &all) &&
+              all.slots < more.slots);
+  assert_true(ie_placement_split(model, &sizes, SIZE_MAX / 4, &all));
+  assert_true(all.slots >= 8 && all.slots < 1000);
+  /* below the least: refused, nothing is loaded, and the least is named */
+  ie_plan plan;
+  ie_plan_options o = {.memory_bytes = 1 << 20};
+  assert_int_equal(ie_model_plan(model, &o, &plan, &error), IE_OK);
+  assert_false(plan.fits);
+  char number[32];
+  snprintf(number, sizeof number, "at least %zu", plan.minimum_bytes);
+  assert_int_equal(ie_model_place(model, &o, &error), IE_LIMIT);
+  assert_non_null(strstr(error.message, number));
+  assert_null(model->stream);
+  /* a limit that holds all: nothing moves; only once */
+  o.memory_bytes = (size_t)1 << 40;
+  assert_int_equal(ie_model_place(model, &o, &error), IE_OK);
+  assert_null(model->stream);
+  assert_int_equal(ie_model_place(model, &o, &error), IE_INVALID_ARGUMENT);
+  ie_model_free(model);
+  /* no experts, or experts that are transposed at load: cannot be split */
+  static const char *const whole[] = {"tests/data/models/qwen3", "tests/data/models/gpt-oss-bf16"};
+  for (size_t i = 0; i < 2; i++) {
+    assert_int_equal(ie_model_open(device, whole[i], NULL, &model, &error), IE_OK);
+    assert_int_equal(ie_state_size(model, NULL, &sizes, &error), IE_OK);
+    assert_false(ie_placement_split(model, &sizes, 0, &least));
+    assert_int_equal(ie_model_plan(model, &o, &plan, &error), IE_OK);
+    assert_int_equal(plan.minimum_bytes, plan.peak_bytes);
+    ie_model_free(model);
+  }
+  ie_device_free(device);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(hugging_face), cmocka_unit_test(original),
+      cmocka_unit_test(shards),       cmocka_unit_test(iebin),
+      cmocka_unit_test(failed_reads), cmocka_unit_test(failed_loads),
+      cmocka_unit_test(shrunk_file),  cmocka_unit_test(cancelled_while_reading),
+      cmocka_unit_test(plans),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
