@@ -10,9 +10,11 @@ typedef struct bench_settings {
   const char *model_dir, *phase, *prompt, *depth, *batch, *path, *tokenizer, *encoding, *text;
   int64_t runs, tokens, chunk, vocab;
   uint64_t buffer, probe_read;
-  int kv;
+  int kv, fill;
   bool json;
 } bench_settings;
+
+enum { BENCH_FILL_RANDOM, BENCH_FILL_PREFILL }; /* --fill */
 
 enum { BENCH_LIST_MAX = 32 };
 

@@ -76,6 +76,13 @@ static ie_status sequence_fill(const bench *b, int64_t sequence, int64_t count, 
   return status;
 }
 
+/* The tokens that the sequence holds before what is measured. */
+static ie_status depth_fill(const bench *b, int64_t sequence, int64_t depth, ie_error *error) {
+  if (depth == 0) return IE_OK;
+  if (b->s->fill == BENCH_FILL_PREFILL) return sequence_fill(b, sequence, depth, error);
+  return ie_state_fill_random(b->state, sequence, depth, error);
+}
+
 static void work_add(ie_state_work *sum, const ie_state_work *from, const ie_state_work *to) {
   sum->weight_bytes += to->weight_bytes - from->weight_bytes;
   sum->kv_bytes += to->kv_bytes - from->kv_bytes;
@@ -148,7 +155,7 @@ static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {
   if (!c->tok_s || !c->token_s) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the times");
   ie_status status = ie_state_new(b->engine.model, &o, &b->state, error);
   if (status == IE_OK) c->kv = ie_state_kv(b->state);
-  for (int64_t i = 0; status == IE_OK && i < c->batch; i++) status = sequence_fill(b, i, c->depth, error);
+  for (int64_t i = 0; status == IE_OK && i < c->batch; i++) status = depth_fill(b, i, c->depth, error);
   /* one run that does not count: page faults, clocks, caches */
   if (status == IE_OK)
     status = decode ? decode_once(b, c, more < 4 ? more : 4, false, error) : prefill_once(b, c, false, error);
@@ -213,12 +220,17 @@ static json_t *ceiling_json(const bench *b, const bench_case *c, const figures *
                    cli_json_number(matrix), "matrix_kind", kind);
 }
 
+static const char *filled_name(const bench *b, const bench_case *c) {
+  if (c->depth == 0) return "nothing";
+  return b->s->fill == BENCH_FILL_PREFILL ? "prefill" : "random";
+}
+
 static json_t *case_json(const bench *b, const bench_case *c, const figures *f) {
   char hash[20], name[256];
   snprintf(hash, sizeof hash, "%016llx", (unsigned long long)c->hash);
-  json_t *o =
-      json_pack("{s:s, s:I, s:I, s:I, s:I}", "phase", c->phase, "prompt", (json_int_t)c->prompt, "depth",
-                (json_int_t)c->depth, "batch", (json_int_t)c->batch, "runs", (json_int_t)c->runs);
+  json_t *o = json_pack("{s:s, s:I, s:I, s:s, s:I, s:I}", "phase", c->phase, "prompt", (json_int_t)c->prompt,
+                        "depth", (json_int_t)c->depth, "filled", filled_name(b, c), "batch",
+                        (json_int_t)c->batch, "runs", (json_int_t)c->runs);
   json_t *speed =
       json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "tok_s_median",
                 cli_json_number(f->tok_s.median), "tok_s_min", cli_json_number(f->tok_s.min), "tok_s_max",

@@ -118,6 +118,11 @@ ie_status ie_state_sync(ie_state *state, int64_t sequence, const int32_t *ids, i
 ie_status ie_state_save(const ie_state *state, int64_t sequence, const char *path, ie_error *error);
 ie_status ie_state_load(ie_state *state, int64_t sequence, const char *path, ie_error *error);
 
+/* For measurements only: makes the sequence one of `length` tokens without computing them. The cache gets pseudo-random
+ * keys and values of [-1, 1), the same ones for the same model shape, sequence and length; ids are 0. What follows takes
+ * the time that it would take after a prompt of that length, and means nothing. IE_LIMIT beyond the context. */
+ie_status ie_state_fill_random(ie_state *state, int64_t sequence, int64_t length, ie_error *error);
+
 /* Work done since the state was made, counted where it is done. */
 typedef struct ie_state_work {
   uint64_t weight_bytes, kv_bytes; /* read */

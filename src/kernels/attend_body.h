@@ -394,6 +394,8 @@ static void rows_attend(const ie_attend_args *args, const attend_tile *tile, att
   }
 }
 
+#include "kernels/attend_eight.h"
+
 /* The keys of [s0, s0 + TILE) that any row sees; begin >= end: none. */
 static attend_tile tile_range(const ie_attend_args *args, int64_t s0) {
   attend_tile tile = {.s0 = s0, .begin = TILE, .end = 0, .Dv = ie_div_up(args->D, VF_LANES) * VF_LANES};
@@ -419,9 +421,16 @@ void KERNEL(ie_attend)(const ie_attend_args *args) {
   }
   if (first >= last) return;
   attend_scratch scratch;
+  eight_scratch eight;
+  bool eight_rows = eight_suits(args);
+  if (eight_rows) eight_queries(args, &eight);
   for (int64_t s0 = first - first % TILE; s0 < last; s0 += TILE) {
     attend_tile tile = tile_range(args, s0);
     if (tile.begin >= tile.end) continue;
+    if (eight_rows && eight_see_all(args, s0)) {
+      eight_tile(args, s0, /*then=*/s0 + TILE < last ? s0 + TILE : s0, &eight, scratch.k);
+      continue;
+    }
     tile_load(args, &tile, &scratch);
     scratch.ahead = ahead_start(args, s0 + TILE, ie_min_i64(TILE, last - s0 - TILE));
     for (int64_t n = 0; n < args->N; n += ROWS)

@@ -205,6 +205,24 @@ INLINE void vf_transpose_quads(vf r[4]) {
   r[3] = _mm256_shuffle_ps(b, d, 0xEE);
 }
 
+/* For attend_eight.h: a lane is a row, and no two keys share a vector. */
+INLINE void vf_store_pairs(float *p, vf a, vf b) {
+  vf_store(p, a);
+  vf_store(p + VF_LANES, b);
+}
+INLINE vf vf_load_eighth(const float *p) {
+  return _mm256_broadcast_ss(p);
+}
+INLINE vf vf_load_rows(const float *p) {
+  return vf_load(p);
+}
+INLINE void vf_store_rows(float *p, vf x) {
+  vf_store(p, x);
+}
+INLINE vf vf_swap_neighbours(vf x) {
+  return x;
+}
+
 INLINE vf vf_low_bf16(vf pair) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pair), 16));
 }
