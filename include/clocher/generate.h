@@ -3,7 +3,8 @@
  * A state holds the keys and values of one or more sequences. Tokens are appended in chunks of any size; a state
  * can be rolled back, saved and restored. Layers with a sliding window keep a ring of the last positions, so a
  * state can go back at most `rollback_tok` tokens exactly; ie_state_sync falls back to the beginning when that is
- * not enough.
+ * not enough. A cache in int8 can go back to any multiple of 64 tokens, and elsewhere as far as it holds that group of
+ * 64 exactly (at least the unfinished one); ie_state_sync then keeps whole groups.
  *
  * Ownership: a state borrows its model and is freed before it. One thread at a time. */
 #ifndef CLOCHER_GENERATE_H
@@ -105,7 +106,7 @@ ie_status ie_state_step(ie_state *state, const int32_t *sequence, const int32_t 
 /* (vocab) logits of the last token of the last ie_state_append; NULL before. Borrowed until the next forward. */
 const float *ie_state_logits(const ie_state *state);
 
-/* Forgets all but the first `length` tokens. IE_LIMIT when a windowed layer cannot go back so far. */
+/* Forgets all but the first `length` tokens. IE_LIMIT when a windowed or an int8 layer cannot go back so far. */
 ie_status ie_state_rollback(ie_state *state, int64_t sequence, int64_t length, ie_error *error);
 
 /* Makes the sequence a prefix of ids (count), as long as it can but shorter than count, so that appending the rest

@@ -141,7 +141,7 @@ static void memory_touch(void *memory, size_t bytes) {
 /* Attention at depth reads the cache in a stream, and in pages of 4 KiB spends a third of its time on translations. A
  * small cache is read in no time, and keeps the pages that are taken only when they are written. */
 static void cache_advise(const ie_state *state) {
-  static const size_t small = (size_t)256 << 20;
+  static const size_t small = (size_t)128 << 20;
   if (state->kv_memory && state->kv_bytes >= small && !strcmp(state->model->device->kind, "cpu"))
     madvise(state->kv_memory, state->kv_bytes, MADV_HUGEPAGE); /* a refusal costs speed alone */
 }
