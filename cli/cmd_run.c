@@ -7,6 +7,7 @@
 #include "out.h"
 #include "run_rows.h"
 #include "signals.h"
+#include "tokenizer_ahead.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -93,6 +94,7 @@ typedef struct run {
   cli_context *context;
   const settings *s;
   cli_engine engine;
+  cli_tokenizer_ahead ahead;
   ie_tokenizer *tokenizer; /* NULL: the directory has none, or nobody needs it */
   cli_rows rows;
   int64_t max_new; /* --max-new, or what is left of the context for its default */
@@ -145,14 +147,20 @@ static ie_sample_params sample_make(const cli_context *context, const settings *
 }
 
 /* A tokenizer is needed for text prompts and stop strings; wanted for text output; else left alone. */
-static ie_status tokenizer_open(run *r, ie_error *error) {
+static bool tokenizer_needed(const run *r) {
   const settings *s = r->s;
-  bool text = !s->ids && !s->ids_file && !s->load_state;
-  bool needed =
-      text || s->prompt || s->prompt_file || s->prompts_file || r->context->arg_count || s->stop.count;
-  if (!needed && s->print_ids && !s->json) return IE_OK;
-  ie_tokenizer_options how = {.cache_dir = cli_cache_dir(r->context)};
-  ie_status status = ie_tokenizer_open_dir(s->model_dir, &how, &r->tokenizer, error);
+  return s->prompt || s->prompt_file || s->prompts_file || r->context->arg_count || s->stop.count;
+}
+
+static bool tokenizer_wanted(const run *r) {
+  return tokenizer_needed(r) || !r->s->print_ids || r->s->json;
+}
+
+/* It is read while the model is opened. */
+static ie_status tokenizer_open(run *r, ie_error *error) {
+  bool needed = tokenizer_needed(r);
+  if (!tokenizer_wanted(r)) return IE_OK;
+  ie_status status = cli_tokenizer_ahead_take(&r->ahead, &r->tokenizer, error);
   if (status != IE_OK && !needed && status != IE_OUT_OF_MEMORY) {
     cli_log(r->context, "clocher: no text: %s", error->message);
     *error = (ie_error){0};
@@ -161,7 +169,7 @@ static ie_status tokenizer_open(run *r, ie_error *error) {
   }
   if (status == IE_OK && needed && !r->tokenizer)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "%s has no tokenizer: give --ids, and no --stop",
-                        s->model_dir);
+                        r->s->model_dir);
   return status;
 }
 
@@ -374,6 +382,7 @@ static int run_run(cli_context *context, void *opaque) {
   if (code >= 0) return code;
   run r = {.context = context, .s = s, .sample = sample_make(context, s)};
   ie_error error = {0};
+  if (tokenizer_wanted(&r)) cli_tokenizer_ahead_start(context, s->model_dir, &r.ahead);
   ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &r.engine, &error);
   if (status == IE_OK) status = tokenizer_open(&r, &error);
   if (status == IE_OK) status = prompt_get(&r, &error);
@@ -389,6 +398,7 @@ static int run_run(cli_context *context, void *opaque) {
   run_rows_free(&r.out);
   cli_rows_free(&r.rows);
   ie_state_free(r.state);
+  cli_tokenizer_ahead_drop(&r.ahead);
   ie_tokenizer_free(r.tokenizer);
   cli_engine_close(&r.engine);
   return code;

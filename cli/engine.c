@@ -49,6 +49,7 @@ static ie_status engine_open(const cli_context *context, const char *dir, ie_mod
   options.precision = precisions[context->common.precision];
   options.dense_weights = weights[context->common.weights];
   options.deterministic = context->common.deterministic;
+  options.limited = context->common.memory > 0;
   status = ie_model_open(out->device, dir, &options, &out->model, error);
   if (status != IE_OK) return status;
   out->info = ie_model_describe(out->model);

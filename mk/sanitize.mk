@@ -13,7 +13,7 @@ export TSAN_OPTIONS  ?= halt_on_error=1:second_deadlock_stack=1
 endif
 
 # Tests whose code runs in several threads; the rest cannot show a race.
-TSAN_TESTS ?= $(filter test_team% test_twins% test_golden% test_tokenizer_pack% test_scheduler% test_serve%,$(TESTS))
+TSAN_TESTS ?= $(filter test_team% test_twins% test_golden% test_tokenizer_pack% test_scheduler% test_serve% test_reader% test_streaming%,$(TESTS))
 
 .PHONY: asan tsan
 asan: ## everything under AddressSanitizer and UndefinedBehaviorSanitizer
