@@ -65,7 +65,8 @@ static const cli_option options[] = {
     {"--ctx", CLI_AS_INT(settings, ctx), .argument = "N", .min = 1, .max = 1 << 30,
      .meaning = "Context to reserve; default: what the prompt and N need, at most the model's own."},
     {"--batch", CLI_AS_INT(settings, batch), .argument = "N", .fallback = CLI_BATCH, .min = 1, .max = 1 << 20,
-     .meaning = "Rows computed together. The default is less where memory does not hold eight."},
+     .meaning = "Rows computed together. The default is less where memory does not hold eight, and one where "
+                "--memory leaves experts on disk."},
     {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
      .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
     {"--print-ids", CLI_AS_FLAG(settings, print_ids),

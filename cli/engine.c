@@ -165,8 +165,9 @@ ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine,
     ie_plan_options options = plan_options(context, state);
     ie_status status = ie_model_plan(engine->model, &options, &plan, error);
     if (status != IE_OK) return status;
-    if (plan.fits) break;
-    state->sequences /= 2;
+    /* Where experts are read from disk, caches of other rows would take their places. */
+    if (plan.fits && plan.streamed_bytes_per_tok == 0) break;
+    state->sequences = plan.fits ? 1 : state->sequences / 2;
   }
   return cli_memory_place(context, engine, state, error);
 }

@@ -66,6 +66,9 @@ bool ie_checkpoint_locate(const ie_checkpoint *checkpoint, const void *data, siz
 /* Data of a mapped tensor that was read for the last time leaves memory and page cache. Nothing for another address. */
 void ie_checkpoint_forget(const ie_checkpoint *checkpoint, const void *data, size_t bytes);
 
+/* The same of whole files: of what the system read ahead around such tensors too. */
+void ie_checkpoint_forget_all(const ie_checkpoint *checkpoint);
+
 /* Where a file such as config.json lies: the weights' folder, else DIR, DIR/hf, DIR/hf/original, DIR/original.
  * *out is fresh memory; NULL (and IE_OK) when it is nowhere. */
 ie_status ie_checkpoint_path(const ie_checkpoint *checkpoint, const char *name, char **out, ie_error *error);

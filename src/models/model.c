@@ -105,6 +105,7 @@ static ie_status model_bind(ie_model *model, const json_t *config, const char *p
   ie_json_reader reader = {.object = config, .where = path, .error = error};
   ie_status status = ie_decoder_open(model->arch->decoder, &binder, &reader, model, &model->net);
   model->owned = binder.owned;
+  if (limited && binder.quantised_bytes > 0 && !model->plan_only) ie_checkpoint_forget_all(model->checkpoint);
   model->info.architecture = model->arch->name;
   model->info.chat_format = model->arch->chat_format;
   model->info.dir = ie_checkpoint_dir(model->checkpoint);
