@@ -57,6 +57,7 @@ static ie_status engine_open(const cli_context *context, const char *dir, ie_mod
   options.precision = precisions[context->common.precision];
   options.dense_weights = weights[context->common.weights];
   options.deterministic = context->common.deterministic;
+  options.limited = context->common.memory > 0;
   status = ie_model_open(out->device, dir, &options, &out->model, error);
   if (status != IE_OK) return status;
   out->info = ie_model_describe(out->model);
@@ -172,8 +173,9 @@ ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine,
     ie_plan_options options = plan_options(context, state);
     ie_status status = ie_model_plan(engine->model, &options, &plan, error);
     if (status != IE_OK) return status;
-    if (plan.fits) break;
-    state->sequences /= 2;
+    /* Where experts are read from disk, caches of other rows would take their places. */
+    if (plan.fits && plan.streamed_bytes_per_tok == 0) break;
+    state->sequences = plan.fits ? 1 : state->sequences / 2;
   }
   return cli_memory_place(context, engine, state, error);
 }
