@@ -9,6 +9,10 @@
 #ifndef CLOCHER_KERNELS_ATTEND_EIGHT_H
 #define CLOCHER_KERNELS_ATTEND_EIGHT_H
 
+#include "kernels/attend.h"
+
+#ifdef KERNEL /* nothing without the vocabulary */
+
 enum {
   EIGHT = 8,
   KEYS = VF_LANES / EIGHT,   /* keys of a vector */
@@ -29,6 +33,8 @@ typedef struct eight_scratch {
   _Alignas(64) float p[SETS * VF_LANES];  /* (SETS, EIGHT, KEYS): logits, then weights */
   _Alignas(64) float k_scale[D_MAX];      /* of the tile's int8 keys, (D), and values, (TILE) */
   _Alignas(64) float v_scale[TILE];
+  float keep[EIGHT]; /* factor of each row for what was summed before this tile */
+  int64_t s0;        /* first key of this tile */
 } eight_scratch;
 
 /* Head dimensions are constants here: with a variable one the addresses of CHAINS keys do not fit the registers. */
@@ -126,12 +132,12 @@ static void eight_softmax(const ie_attend_args *args, float *p, float *keep) {
 
 /* acc = keep acc + sum_s p[s] v[s] for VALUE_ROWS rows from n on and VALUE_VECS vectors from d on. */
 INLINE void eight_values(const ie_attend_args *args, const eight_scratch *eight, const char **ahead,
-                         const float *keep, int64_t s0, int64_t n, int64_t d, ie_dtype dtype, int64_t D) {
+                         int64_t n, int64_t d, ie_dtype dtype, int64_t D) {
   vf sum[VALUE_ROWS][VALUE_VECS];
   UNROLL for (int r = 0; r < VALUE_ROWS; r++) UNROLL for (int c = 0; c < VALUE_VECS; c++) sum[r][c] =
       vf_set1(0.0f);
   int64_t size = dtype_size(dtype), step = args->kv_stride;
-  const char *next = *ahead, *v = row_address(args, args->v, s0) + d * size;
+  const char *next = *ahead, *v = row_address(args, args->v, eight->s0) + d * size;
   const float *p = eight->p + n * KEYS;
   for (int64_t j = 0; j < SETS; j++, p += VF_LANES, next += ASK_VALUES * size, v += KEYS * step * size) {
     UNROLL for (int h = 0; h < KEYS; h++) {
@@ -150,7 +156,7 @@ INLINE void eight_values(const ie_attend_args *args, const eight_scratch *eight,
   UNROLL for (int r = 0; r < VALUE_ROWS; r++) {
     UNROLL for (int c = 0; c < VALUE_VECS; c++) {
       float *to = args->acc + (n + r) * D + d + c * VF_LANES;
-      vf_store(to, vf_add(vf_mul(vf_load(to), vf_set1(keep[n + r])), sum[r][c]));
+      vf_store(to, vf_add(vf_mul(vf_load(to), vf_set1(eight->keep[n + r])), sum[r][c]));
     }
   }
 }
@@ -158,17 +164,16 @@ INLINE void eight_values(const ie_attend_args *args, const eight_scratch *eight,
 /* One tile. The one at `then` is asked for meanwhile: its keys during the logits, its values after them. */
 INLINE void eight_tile_as(const ie_attend_args *args, int64_t s0, int64_t then, eight_scratch *eight,
                           float *keys, ie_dtype dtype, int64_t D) {
-  float keep[EIGHT];
   const char *next = row_address(args, args->k, then);
   if (dtype == IE_I8) eight_scales(args, s0, eight, D);
   eight_keys(args, s0, keys, eight, dtype, D);
   for (int64_t j = 0; j < SETS; j += CHAINS)
     eight_logits(args, eight->q, keys + j * KEYS * D, &next, eight->p + j * VF_LANES, D, dtype_size(dtype));
-  eight_softmax(args, eight->p, keep);
+  eight_softmax(args, eight->p, eight->keep);
+  eight->s0 = s0;
   next = row_address(args, args->v, then);
   for (int64_t n = 0; n < EIGHT; n += VALUE_ROWS)
-    for (int64_t d = 0; d < D; d += VALUE_VECS * VF_LANES)
-      eight_values(args, eight, &next, keep, s0, n, d, dtype, D);
+    for (int64_t d = 0; d < D; d += VALUE_VECS * VF_LANES) eight_values(args, eight, &next, n, d, dtype, D);
 }
 
 INLINE void eight_tile_of(const ie_attend_args *args, int64_t s0, int64_t then, eight_scratch *eight,
@@ -191,4 +196,5 @@ static void eight_tile(const ie_attend_args *args, int64_t s0, int64_t then, eig
     eight_tile_of(args, s0, then, eight, keys, IE_BF16);
 }
 
+#endif
 #endif
