@@ -59,6 +59,14 @@ static void ctrl_c_stops_the_answer_alone(void **state) {
   pty_type(&p, "/stats\r");
   pty_wait(&p, "3 messages"); /* the turn, its reasoning, and the answer as far as it went */
   pty_wait(&p, PROMPT);
+  pty_type(&p, "/set max-new 3\r");
+  pty_wait(&p, PROMPT);
+  pty_type(&p, "hi\r"); /* cut before a word is said: no turn */
+  pty_wait(&p, "this turn was not taken");
+  pty_wait(&p, PROMPT);
+  pty_type(&p, "/stats\r");
+  pty_wait(&p, "3 messages");
+  pty_wait(&p, PROMPT);
   pty_type(&p, "/exit\r");
   assert_int_equal(pty_end(&p), 0);
 }

@@ -2,10 +2,10 @@
  *
  *   ie_conversation_new(format, tokenizer, &conversation, &error);
  *   ie_conversation_instruct(conversation, "Answer in one sentence.", &error);
- *   ie_conversation_add(conversation, &(ie_chat_message){.role = "user", .text = t, .text_size = n}, &error);
- *   ie_conversation_answer(conversation, state, 0, &options, &answer, &error);
+ *   ie_chat_message question = {.role = "user", .text = t, .text_size = n};
+ *   ie_conversation_turn(conversation, &question, state, 0, &options, &answer, &error);
  *
- * An answer renders all messages, reads what the state's sequence does not hold yet, generates until the format's
+ * A turn is a message and the answer to it. An answer renders all messages, reads what the state's sequence does not hold yet, generates until the format's
  * stop token, and adds the messages that the model wrote. Reasoning stays in the list; the renderer leaves it out of
  * later prompts as the format demands, so the state goes back to what both prompts have in common and only the rest
  * is computed.
@@ -81,6 +81,13 @@ typedef struct ie_answer {
  * yet is dropped. A model that begins to write a message of somebody else is stopped there. */
 ie_status ie_conversation_answer(ie_conversation *conversation, ie_state *state, int64_t sequence,
                                  const ie_answer_options *options, ie_answer *answer, ie_error *error);
+
+/* Adds a copy of the message and answers it. Where that fails, and where the answer has no message (it was stopped in
+ * the prompt, or in its reasoning), the message is taken back and the conversation is as it was: formats in which user
+ * and assistant take turns (nanochat) cannot go on from a turn without an answer. answer->first is then the count. */
+ie_status ie_conversation_turn(ie_conversation *conversation, const ie_chat_message *message, ie_state *state,
+                               int64_t sequence, const ie_answer_options *options, ie_answer *answer,
+                               ie_error *error);
 
 /* How many tokens the next prompt has. */
 ie_status ie_conversation_prompt_tok(const ie_conversation *conversation, const ie_chat_options *options,

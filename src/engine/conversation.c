@@ -266,6 +266,19 @@ ie_status ie_conversation_answer(ie_conversation *c, ie_state *state, int64_t se
   return status;
 }
 
+ie_status ie_conversation_turn(ie_conversation *c, const ie_chat_message *message, ie_state *state,
+                               int64_t sequence, const ie_answer_options *options, ie_answer *answer,
+                               ie_error *error) {
+  *answer = (ie_answer){0};
+  size_t before = c->count;
+  ie_status status = ie_conversation_add(c, message, error);
+  if (status == IE_OK) status = ie_conversation_answer(c, state, sequence, options, answer, error);
+  bool answered = status == IE_OK && c->count > answer->first;
+  if (!answered) ie_conversation_truncate(c, before);
+  if (status == IE_OK && !answered) answer->first = before;
+  return status;
+}
+
 ie_status ie_conversation_prompt_tok(const ie_conversation *c, const ie_chat_options *options, int64_t *out,
                                      ie_error *error) {
   ie_chat_prompt prompt;
