@@ -172,6 +172,14 @@ static void a_conversation_is_saved_and_loaded(void **state) {
   snprintf(keys, sizeof keys, "/load %s\r", path);
   pty_type(&p, keys);
   pty_wait(&p, "4 messages loaded.");
+  pty_wait(&p, PROMPT);
+  pty_not_shown(&p, 0, "another chat format");
+  tempdir_write_text(home, "other.json",
+                     "{\"chat_format\": \"qwen3\", \"messages\": [{\"role\": \"user\", \"content\": \"x\"},"
+                     "{\"role\": \"assistant\", \"content\": \"y\"}]}");
+  snprintf(keys, sizeof keys, "/load %s/other.json\r", home);
+  pty_type(&p, keys);
+  pty_wait(&p, "saved in another chat format (qwen3); the model reads it in its own, harmony");
   pty_type(&p, "/save /nowhere/x.json\r");
   pty_wait(&p, "/nowhere");
   pty_type(&p, "more\r");

@@ -399,6 +399,7 @@ static void files_round_trip(void **state) {
   const ie_chat_message *m = ie_conversation_at(e.conversation, 1);
   assert_int_equal(m->text_size, 5);
   assert_memory_equal(m->text, "a\0b\xC3\xA9", 6);
+  assert_string_equal(ie_conversation_saved_format(e.conversation), "harmony");
   m = ie_conversation_at(e.conversation, 3);
   assert_string_equal(m->recipient, "functions.look");
   assert_string_equal(m->content_type, "<|constrain|>json");
@@ -419,6 +420,7 @@ static void files_round_trip(void **state) {
   }
   static const char *const bad[] = {
       "[]",
+      "{\"chat_format\": 5, \"messages\": []}",
       "{}",
       "{\"messages\": {}}",
       "{\"messages\": [1]}",
@@ -433,7 +435,13 @@ static void files_round_trip(void **state) {
     assert_int_equal(ie_conversation_load(e.conversation, path, &error), IE_FORMAT);
     assert_non_null(strstr(error.message, path));
   }
+  tempdir_write_text(
+      dir, "talk.json",
+      "{\"chat_format\": \"qwen3\", \"messages\": [{\"role\": \"user\", \"content\": \"mine\"}]}");
+  assert_int_equal(ie_conversation_load(e.conversation, path, &error), IE_OK);
+  assert_string_equal(ie_conversation_saved_format(e.conversation), "qwen3");
   assert_int_equal(ie_conversation_load(e.conversation, "/nowhere/x.json", &error), IE_IO);
+  assert_string_equal(ie_conversation_saved_format(e.conversation), "qwen3");
   assert_int_equal(ie_conversation_save(e.conversation, "/nowhere/x.json", &error), IE_IO);
   assert_int_equal(ie_conversation_count(e.conversation), 1);
   message_expect(&e, 0, "user", "", "mine");

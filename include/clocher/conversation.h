@@ -97,8 +97,12 @@ ie_status ie_conversation_prompt_tok(const ie_conversation *conversation, const 
  * "recipient"?, "content_type"?, "content"}]}, which ie_chat_render takes as a request. */
 ie_status ie_conversation_save(const ie_conversation *conversation, const char *path, ie_error *error);
 /* Replaces the messages by those of such a file. IE_FORMAT, IE_IO: the conversation is as it was. The messages must
- * be such that the format can render them. */
+ * be such that the format can render them; that the file names another format is no failure, since messages are the same
+ * in all: who speaks, to whom, and what. */
 ie_status ie_conversation_load(ie_conversation *conversation, const char *path, ie_error *error);
+/* The chat_format of the file that was loaded last; NULL: there is none, or it named none. Whoever wants both formats
+ * to be equal compares it. Borrowed until the next load. */
+const char *ie_conversation_saved_format(const ie_conversation *conversation);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

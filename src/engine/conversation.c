@@ -32,6 +32,7 @@ void ie_conversation_free(ie_conversation *c) {
   if (!c) return;
   ie_conversation_truncate(c, 0);
   free(c->messages);
+  free(c->saved_format);
   ie_ids_free(&c->stop);
   free(c);
 }
