@@ -1,5 +1,6 @@
 /* clocher run: text or ids in, new tokens out. */
 #include "clocher/bench.h"
+#include "clocher/chat.h"
 #include "clocher/generate.h"
 #include "clocher/tensor.h"
 #include "clocher/text.h"
@@ -78,6 +79,7 @@ typedef struct run {
   const settings *s;
   cli_engine engine;
   ie_tokenizer *tokenizer; /* NULL: the directory has none, or nobody needs it */
+  ie_ids stop;             /* where the model's files give no stop ids: its chat format's */
   cli_rows rows;
   int64_t max_new; /* --max-new, or what is left of the context for its default */
   ie_state *state;
@@ -108,13 +110,29 @@ static int settings_check(const cli_context *context, const settings *s) {
   return s->save_state ? cli_out_file_check(context, "--save-state", s->save_state) : -1;
 }
 
-/* A tokenizer is needed for text prompts and stop strings; wanted for text output; else left alone. */
+/* A model whose files give no stop ids (nanochat takes them from its tokenizer) stops where its chat format does. */
+static bool stop_ids_missing(const run *r) {
+  return r->engine.info->stop_count == 0 && !r->s->ignore_eos;
+}
+
+static ie_status stop_ids_find(run *r, ie_error *error) {
+  const ie_chat_format *format = NULL;
+  if (!stop_ids_missing(r) || !r->tokenizer) return IE_OK;
+  ie_status status = ie_chat_format_detect(r->s->model_dir, r->tokenizer, &format, error);
+  if (status == IE_OK && format) status = ie_chat_format_stop_ids(format, r->tokenizer, &r->stop, error);
+  if (status == IE_OK || status == IE_OUT_OF_MEMORY) return status;
+  cli_log(r->context, "clocher: no stop ids: %s", error->message);
+  *error = (ie_error){0};
+  return IE_OK;
+}
+
+/* A tokenizer is needed for text prompts and stop strings; wanted for text output and stop ids; else left alone. */
 static ie_status tokenizer_open(run *r, ie_error *error) {
   const settings *s = r->s;
   bool text = !s->ids && !s->ids_file && !s->load_state;
   bool needed =
       text || s->prompt || s->prompt_file || s->prompts_file || r->context->arg_count || s->stop.count;
-  if (!needed && s->print_ids && !s->json) return IE_OK;
+  if (!needed && s->print_ids && !s->json && !stop_ids_missing(r)) return IE_OK;
   ie_tokenizer_options how = {.cache_dir = cli_cache_dir(r->context)};
   ie_status status = ie_tokenizer_open_dir(s->model_dir, &how, &r->tokenizer, error);
   if (status != IE_OK && !needed && status != IE_OUT_OF_MEMORY) {
@@ -261,6 +279,8 @@ static ie_status rows_generate(run *r, ie_error *error) {
                                   .stop = s->stop.items,
                                   .stop_count = s->stop.count,
                                   .ignore_eos = s->ignore_eos,
+                                  .stop_ids = r->stop.ids,
+                                  .stop_id_count = r->stop.count,
                                   .logprobs = (int)s->logprobs},
                       .output = s->json                         ? RUN_JSON
                                 : s->print_ids || !r->tokenizer ? RUN_IDS
@@ -346,6 +366,7 @@ static int run_run(cli_context *context, void *opaque) {
   ie_error error = {0};
   ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &r.engine, &error);
   if (status == IE_OK) status = tokenizer_open(&r, &error);
+  if (status == IE_OK) status = stop_ids_find(&r, &error);
   if (status == IE_OK) status = prompt_get(&r, &error);
   if (status == IE_OK) status = state_open(&r, &error);
   if (status == IE_OK) status = rows_generate(&r, &error);
@@ -358,6 +379,7 @@ static int run_run(cli_context *context, void *opaque) {
   }
   run_rows_free(&r.out);
   cli_rows_free(&r.rows);
+  ie_ids_free(&r.stop);
   ie_state_free(r.state);
   ie_tokenizer_free(r.tokenizer);
   cli_engine_close(&r.engine);

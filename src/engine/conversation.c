@@ -140,16 +140,10 @@ typedef struct answering {
   ie_conversation *conversation;
   const ie_answer_options *options;
   ie_chat_parser *parser;
-  bool ended; /* by a stop token of the format, or because a message of somebody else began */
+  bool ended; /* because a message of somebody else began */
   ie_status status;
   ie_error *error;
 } answering;
-
-static bool is_stop_id(const ie_conversation *c, int32_t id) {
-  for (size_t i = 0; i < c->stop.count; i++)
-    if (c->stop.ids[i] == id) return true;
-  return false;
-}
 
 static bool is_own(const ie_chat_message *m) {
   return strcmp(m->role, "assistant") == 0;
@@ -169,12 +163,7 @@ static bool id_take(answering *a, int32_t id) {
   ie_chat_event event;
   a->status = ie_chat_parser_push(a->parser, id, &event, a->error);
   if (a->status != IE_OK) return false;
-  bool more = event_show(a, &event);
-  if (is_stop_id(a->conversation, id)) {
-    a->ended = true;
-    return false;
-  }
-  return more;
+  return event_show(a, &event);
 }
 
 static bool token_take(void *arg, int32_t id, const char *text, size_t size) {
@@ -240,6 +229,8 @@ ie_status ie_conversation_answer(ie_conversation *c, ie_state *state, int64_t se
                              .max_new = fits ? options->max_new : room,
                              .sample = options->sample,
                              .row = options->row,
+                             .stop_ids = c->stop.ids,
+                             .stop_id_count = c->stop.count,
                              .on_token = token_take,
                              .arg = &a,
                              .cancelled = options->cancelled,
