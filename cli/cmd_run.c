@@ -1,5 +1,6 @@
 /* clocher run: text or ids in, new tokens out. */
 #include "clocher/bench.h"
+#include "clocher/chat.h"
 #include "clocher/generate.h"
 #include "clocher/tensor.h"
 #include "clocher/text.h"
@@ -83,6 +84,7 @@ typedef struct run {
   cli_engine engine;
   cli_tokenizer_ahead ahead;
   ie_tokenizer *tokenizer; /* NULL: the directory has none, or nobody needs it */
+  ie_ids stop;             /* where the model's files give no stop ids: its chat format's */
   cli_rows rows;
   int64_t max_new; /* --max-new, or what is left of the context for its default */
   ie_state *state;
@@ -113,6 +115,22 @@ static int settings_check(const cli_context *context, const settings *s) {
   return s->save_state ? cli_out_file_check(context, "--save-state", s->save_state) : -1;
 }
 
+/* A model whose files give no stop ids (nanochat takes them from its tokenizer) stops where its chat format does. */
+static bool stop_ids_missing(const run *r) {
+  return r->engine.info->stop_count == 0 && !r->s->ignore_eos;
+}
+
+static ie_status stop_ids_find(run *r, ie_error *error) {
+  const ie_chat_format *format = NULL;
+  if (!stop_ids_missing(r) || !r->tokenizer) return IE_OK;
+  ie_status status = ie_chat_format_detect(r->s->model_dir, r->tokenizer, &format, error);
+  if (status == IE_OK && format) status = ie_chat_format_stop_ids(format, r->tokenizer, &r->stop, error);
+  if (status == IE_OK || status == IE_OUT_OF_MEMORY) return status;
+  cli_log(r->context, "clocher: no stop ids: %s", error->message);
+  *error = (ie_error){0};
+  return IE_OK;
+}
+
 /* A tokenizer is needed for text prompts and stop strings; wanted for text output; else left alone. */
 static bool tokenizer_needed(const run *r) {
   const settings *s = r->s;
@@ -123,11 +141,15 @@ static bool tokenizer_wanted(const run *r) {
   return tokenizer_needed(r) || !r->s->print_ids || r->s->json;
 }
 
-/* It is read while the model is opened. */
+/* It is read while the model is opened; one that only gives stop ids, afterwards. */
 static ie_status tokenizer_open(run *r, ie_error *error) {
   bool needed = tokenizer_needed(r);
-  if (!tokenizer_wanted(r)) return IE_OK;
-  ie_status status = cli_tokenizer_ahead_take(&r->ahead, &r->tokenizer, error);
+  ie_tokenizer_options how = {.cache_dir = cli_cache_dir(r->context)};
+  ie_status status = IE_OK;
+  if (tokenizer_wanted(r))
+    status = cli_tokenizer_ahead_take(&r->ahead, &r->tokenizer, error);
+  else if (stop_ids_missing(r))
+    status = ie_tokenizer_open_dir(r->s->model_dir, &how, &r->tokenizer, error);
   if (status != IE_OK && !needed && status != IE_OUT_OF_MEMORY) {
     cli_log(r->context, "clocher: no text: %s", error->message);
     *error = (ie_error){0};
@@ -272,6 +294,8 @@ static ie_status rows_generate(run *r, ie_error *error) {
                                   .stop = s->stop.items,
                                   .stop_count = s->stop.count,
                                   .ignore_eos = s->ignore_eos,
+                                  .stop_ids = r->stop.ids,
+                                  .stop_id_count = r->stop.count,
                                   .logprobs = (int)s->logprobs},
                       .output = s->json                         ? RUN_JSON
                                 : s->print_ids || !r->tokenizer ? RUN_IDS
@@ -359,6 +383,7 @@ static int run_run(cli_context *context, void *opaque) {
   if (tokenizer_wanted(&r)) cli_tokenizer_ahead_start(context, s->model_dir, &r.ahead);
   ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &r.engine, &error);
   if (status == IE_OK) status = tokenizer_open(&r, &error);
+  if (status == IE_OK) status = stop_ids_find(&r, &error);
   if (status == IE_OK) status = prompt_get(&r, &error);
   if (status == IE_OK) status = state_open(&r, &error);
   if (status == IE_OK) status = rows_generate(&r, &error);
@@ -371,6 +396,7 @@ static int run_run(cli_context *context, void *opaque) {
   }
   run_rows_free(&r.out);
   cli_rows_free(&r.rows);
+  ie_ids_free(&r.stop);
   ie_state_free(r.state);
   cli_tokenizer_ahead_drop(&r.ahead);
   ie_tokenizer_free(r.tokenizer);

@@ -1,5 +1,6 @@
 /* `clocher run` from outside, on the small golden models. */
 #include "clocher/tensor.h"
+#include "support/chat_model.h"
 #include "support/program.h"
 #include "support/random_model.h"
 #include "support/small_model.h"
@@ -633,6 +634,41 @@ static void an_interrupted_row_is_stopped(void **state) {
 }
 
 /* A file that someone else cuts while it is mapped ends with a message that names it. */
+/* A folder whose files give no stop ids, such as nanochat's own: its chat format has some. */
+static void stop_ids_come_from_the_chat_format(void **state) {
+  (void)state;
+  enum { RETURN = 261, LETTERS = 300 };
+  char prompt[LETTERS + 1];
+  char *dir = chat_model_make();
+  const char *path = tempdir_path(dir, "config.json");
+  json_t *config = json_load_file(path, 0, NULL);
+  assert_int_equal(json_object_del(config, "eos_token_id"), 0);
+  assert_int_equal(json_dump_file(config, path, 0), 0);
+  json_decref(config);
+  memset(prompt, 'x', LETTERS);
+  prompt[LETTERS - 1] = 't'; /* the model goes on as behind a header of the assistant */
+  prompt[LETTERS] = '\0';
+  json_t *v = program_json("run --model-dir %s --prompt %s --max-new 40 --greedy --json", dir, prompt);
+  json_t *ids = json_object_get(result_row(v, 0), "new_ids");
+  assert_string_equal(json_string_value(json_object_get(result_row(v, 0), "stop_reason")), "eos");
+  assert_in_range(json_array_size(ids), 8, 39);
+  assert_int_equal(json_integer_value(json_array_get(ids, json_array_size(ids) - 1)), RETURN);
+  json_decref(v);
+  v = program_json("run --model-dir %s --prompt %s --max-new 40 --greedy --ignore-eos --json", dir, prompt);
+  assert_int_equal(json_array_size(json_object_get(result_row(v, 0), "new_ids")), 40);
+  json_decref(v);
+  /* and where nobody needs a tokenizer otherwise */
+  char list[4 * LETTERS + 1] = "";
+  for (size_t i = 0; i < LETTERS; i++) snprintf(list + 4 * i, sizeof list - 4 * i, "%d,", prompt[i]);
+  list[4 * LETTERS - 1] = '\0';
+  program_result r = program_run("run --model-dir %s --ids %s --max-new 40 --greedy --print-ids", dir, list);
+  assert_int_equal(r.code, 0);
+  size_t end = strlen(r.out);
+  assert_true(end > 4 && strcmp(r.out + end - 4, "261\n") == 0);
+  program_free(&r);
+  tempdir_remove(dir);
+}
+
 static void a_truncated_file_is_named(void **state) {
   (void)state;
   char *dir = text_model_make(), path[1024];
@@ -674,6 +710,7 @@ int main(void) {
       cmocka_unit_test(stop_strings_end_the_text),
       cmocka_unit_test(interrupts_stop_at_the_next_token),
       cmocka_unit_test(an_interrupted_row_is_stopped),
+      cmocka_unit_test(stop_ids_come_from_the_chat_format),
       cmocka_unit_test(a_truncated_file_is_named),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

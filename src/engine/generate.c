@@ -60,6 +60,8 @@ static bool is_stop_id(const ie_generation *g, int32_t id) {
   const ie_model_info *info = &g->model->info;
   for (int i = 0; i < info->stop_count && !g->options.ignore_eos; i++)
     if (info->stop_ids[i] == id) return true;
+  for (size_t i = 0; i < g->options.stop_id_count; i++)
+    if (g->options.stop_ids[i] == id) return true;
   return false;
 }
 
