@@ -128,8 +128,14 @@ static int dir_check(infer_job *job) {
   return infer_fail(job, INFER_NO_MODEL, &error);
 }
 
-/* Opens device and model. A model that is missing is an error in strict mode, and a stub else; one that is there and
- * damaged is always an error. Returns -1 when there is a model. */
+/* The exit code of a model that could not be opened: missing files are another one than damaged ones. */
+static int model_fail(infer_job *job, const ie_error *error) {
+  return infer_fail(job, error->status == IE_IO ? INFER_NO_MODEL : INFER_NO_ENGINE, error);
+}
+
+/* Opens device and model. Where there are no weights of any kind, and none were asked for by name, it is an error in
+ * strict mode and a stub else; a model that is there and not whole is always an error. Returns -1 when there is a
+ * model. */
 static int model_open(infer_job *job) {
   const infer_setup *s = &job->setup;
   ie_error error = {0};
@@ -140,11 +146,14 @@ static int model_open(infer_job *job) {
                job->engine.info->architecture, job->engine.info->weights,
                ie_device_threads(job->engine.device), job->engine.load_s);
     status = infer_label_check(s, &error);
-    return status == IE_OK ? -1 : infer_fail(job, status == IE_IO ? INFER_NO_MODEL : INFER_NO_ENGINE, &error);
+    return status == IE_OK ? -1 : model_fail(job, &error);
   }
   if (status == IE_INVALID_ARGUMENT) return cli_fail(job->context, status, &error);
-  if (status != IE_IO) return infer_fail(job, INFER_NO_ENGINE, &error);
-  if (s->strict) return infer_fail(job, INFER_NO_MODEL, &error);
+  bool there = true;
+  ie_error unread = {0};
+  if (status != IE_IO || s->strict || s->model_json || s->model_bin) return model_fail(job, &error);
+  if (ie_model_present(s->model_dir, &there, &unread) != IE_OK) return model_fail(job, &unread);
+  if (there) return model_fail(job, &error);
   infer_warn(job->context, "no model: %s", error.message);
   infer_warn(job->context,
              "stub mode: ids are made up and nothing is measured (IE_REQUIRE_MODEL=1 makes this an error)");

@@ -300,6 +300,66 @@ static void strict_and_stub(void **state) {
   tempdir_remove(dir);
 }
 
+/* Of a damaged model: an error that names `what`, without ids, in both modes. The folder is removed. */
+static void no_stub(int code, const char *what, char *dir, const char *flags) {
+  for (int strict = 0; strict < 2; strict++) {
+    if (strict) env("IE_REQUIRE_MODEL", "1");
+    json_t *v = LINE(code, "--model-dir %s %s hello", dir, flags);
+    assert_true(json_is_false(json_object_get(v, "stub")));
+    assert_int_equal(result_integer(v, "tokens_generated"), 0);
+    if (!strstr(string(v, "error"), what)) fail_msg("'%s' is not in '%s'", what, string(v, "error"));
+    json_decref(v);
+  }
+  env_clear();
+  tempdir_remove(dir);
+}
+
+static char *folder_of(const char *name, const char *text) {
+  char *dir = tempdir_make();
+  tempdir_write_text(dir, name, text);
+  return dir;
+}
+
+/* Made-up ids are for a folder without weights of any kind, and never for files that were asked for by name. */
+static void damaged_models_are_no_stubs(void **state) {
+  (void)state;
+  char *dir = text_model_make(), path[1024];
+  snprintf(path, sizeof path, "%s/config.json", dir);
+  assert_int_equal(remove(path), 0);
+  no_stub(3, "config.json is missing", dir, "");
+  /* pieces of a model: an index whose shard is gone, below too; a lone description, a lone file of weights; a link that
+   * leads nowhere */
+  no_stub(3, "pytorch_model-00002-of-00002.bin",
+          folder_of("pytorch_model.bin.index.json",
+                    "{\"weight_map\":{\"a\":\"pytorch_model-00002-of-00002.bin\"}}"),
+          "");
+  no_stub(3, "model-00001-of-00001.safetensors",
+          folder_of("hf/original/model.safetensors.index.json",
+                    "{\"weight_map\":{\"a\":\"model-00001-of-00001.safetensors\"}}"),
+          "");
+  no_stub(5, "shard 1 of 2 is missing", folder_of("pytorch_model-00002-of-00002.bin", ""), "");
+  no_stub(3, "model.ie.bin", folder_of("model.ie.bin", "x"), "");
+  dir = tempdir_make();
+  snprintf(path, sizeof path, "%s/model.safetensors", dir);
+  assert_int_equal(symlink("nowhere", path), 0);
+  no_stub(3, "model.safetensors", dir, "");
+  dir = text_model_make();
+  iebin_pack(dir);
+  snprintf(path, sizeof path, "%s/model.ie.bin", dir);
+  assert_int_equal(remove(path), 0);
+  no_stub(3, "model.ie.bin", dir, "");
+  /* named, although the folder is empty */
+  no_stub(3, "nothere.json", tempdir_make(), "--model-json nothere.json");
+  no_stub(3, "model.ie.json", tempdir_make(), "--model-bin nothere.bin");
+  dir = tempdir_make();
+  env("IE_WEIGHTS_BIN", "nothere.bin");
+  json_decref(LINE(3, "--model-dir %s hello", dir));
+  tempdir_remove(dir);
+  /* and although it holds a model */
+  env_clear();
+  json_decref(LINE(3, "--model-dir %s --model-json nothere.json hello", model));
+}
+
 static void a_failed_generation_is_an_error(void **state) {
   (void)state;
   env("IE_MAX_SEQ", "8");
@@ -575,6 +635,7 @@ int main(void) {
       CASE(prompts_together_equal_one_at_a_time),
       CASE(a_prompt_that_does_not_fit_is_named),
       CASE(strict_and_stub),
+      CASE(damaged_models_are_no_stubs),
       CASE(a_failed_generation_is_an_error),
       CASE(messages_of_the_command_line),
       CASE(help_is_a_result),
