@@ -139,14 +139,15 @@ static int model_fail(infer_job *job, const ie_error *error) {
 static int model_open(infer_job *job) {
   const infer_setup *s = &job->setup;
   ie_error error = {0};
-  ie_status status =
+  ie_status status = infer_label_check(s, &error);
+  if (status != IE_OK) return model_fail(job, &error);
+  status =
       cli_engine_open_files(job->context, s->model_dir, s->model_json, s->model_bin, &job->engine, &error);
   if (status == IE_OK) {
     infer_info(job->context, "%s: %s, %s weights, %d threads, loaded in %.3f s", s->model_dir,
                job->engine.info->architecture, job->engine.info->weights,
                ie_device_threads(job->engine.device), job->engine.load_s);
-    status = infer_label_check(s, &error);
-    return status == IE_OK ? -1 : model_fail(job, &error);
+    return -1;
   }
   if (status == IE_INVALID_ARGUMENT) return cli_fail(job->context, status, &error);
   bool there = true;

@@ -154,6 +154,25 @@ static void packed_labels_never_fall_back(void **state) {
   assert_non_null(strstr(string(v, "error"), "cannot be computed"));
   json_decref(v);
   tempdir_remove(dir);
+  /* without a model to open it is no stub either */
+  dir = tempdir_make();
+  for (int strict = 0; strict < 2; strict++) {
+    if (strict) env("IE_REQUIRE_MODEL", "1");
+    for (size_t i = 0; i < 3; i++) {
+      v = LINE(3, "--model-dir %s --precision %s hello", dir, labels[i]);
+      assert_non_null(strstr(string(v, "error"), "clocher quantize --model-dir"));
+      assert_int_equal(result_integer(v, "tokens_generated"), 0);
+      json_decref(v);
+    }
+  }
+  env_clear();
+  tempdir_write_text(dir, "config.json", "{}");
+  tempdir_write_text(dir, "model.ie.compat.json", "{}");
+  tempdir_write_text(dir, "model.q4.bin", "x");
+  v = LINE(5, "--model-dir %s --precision int4w hello", dir);
+  assert_non_null(strstr(string(v, "error"), "cannot be computed"));
+  json_decref(v);
+  tempdir_remove(dir);
 }
 
 /* --- Work-touch ---------------------------------------------------------------------------------------------------------- */
