@@ -36,8 +36,9 @@ static uint64_t env_size(const cli_context *context, const char *name, uint64_t 
   const char *text = infer_env(context, name);
   uint64_t value;
   if (!text) return otherwise;
-  if (cli_parse_size(text, &value)) return value;
-  infer_warn(context, "%s is ignored: expected bytes, found '%s'", name, text);
+  if (cli_parse_size(text, &value) && value <= INT64_MAX) return value;
+  infer_warn(context, "%s is ignored: expected bytes, at most %lld, found '%s'", name, (long long)INT64_MAX,
+             text);
   return otherwise;
 }
 
