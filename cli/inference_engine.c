@@ -32,7 +32,8 @@ static const cli_option options[] = {
     {"--warmup-tokens", CLI_AS_INT(infer_flags, warmup), .argument = "N", ANY_INT,
      .meaning = "The same as --warmup."},
     {"--rounds", CLI_AS_INT(infer_flags, rounds), .argument = "N", .fallback = "1", .min = -0x1p53,
-     .max = 1 << 20, .meaning = "How often all prompts are run; below 1 counts as 1."},
+     .max = INFER_ROUNDS_MAX,
+     .meaning = "How often all prompts are run, at most 65536 runs of a prompt in all; below 1 counts as 1."},
     {"--prompts-file", CLI_AS_STRING(infer_flags, prompts_file), .argument = "PATH",
      .meaning =
          "One prompt a line (a .jsonl file: {\"text\": ..} a line); blank lines are none. Without a prompt "
@@ -113,6 +114,8 @@ static void flag_refuse(const cli_context *context, cli_refusal what, const cli_
     cli_failf(context, "empty integer");
   else if (!strcmp(option->name, "--max-new") && cli_parse_int(text, INT64_MIN, -1, &value))
     cli_failf(context, "--max-new >= 0");
+  else if (!strcmp(option->name, "--rounds") && cli_parse_int(text, INFER_ROUNDS_MAX, INT64_MAX, &value))
+    cli_failf(context, "--rounds <= %d", INFER_ROUNDS_MAX);
   else
     cli_failf(context, "invalid integer: '%s'", text);
 }

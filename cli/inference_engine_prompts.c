@@ -31,6 +31,9 @@ void infer_prompts_free(infer_prompts *prompts) {
 }
 
 static ie_status prompt_add(infer_prompts *prompts, const char *text, size_t size, ie_error *error) {
+  if (prompts->rounds > 1 && (int64_t)prompts->count >= INFER_ROUNDS_MAX / prompts->rounds)
+    return ie_error_set(error, IE_LIMIT, "--rounds %lld of more than %zu prompts: expected at most %d runs",
+                        (long long)prompts->rounds, prompts->count, INFER_ROUNDS_MAX);
   infer_prompt *items = realloc(prompts->items, (prompts->count + 1) * sizeof *items);
   if (items) prompts->items = items;
   char *copy = items ? malloc(size + 1) : NULL;

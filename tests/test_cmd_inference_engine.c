@@ -409,6 +409,8 @@ static void messages_of_the_command_line(void **state) {
   usage("error: --max-new >= 0\n", "--max-new -1");
   usage("error: invalid integer: '3x'\n", "--rounds 3x");
   usage("error: invalid integer: '99999999999999999999'\n", "--threads=99999999999999999999");
+  usage("error: --rounds <= 65536\n", "--rounds 65537");
+  usage("error: --rounds <= 65536\n", "--rounds 1048576 --max-new 0");
   usage("error: empty integer\n", "--threads ''");
   usage("error: invalid float: 'hot'\n", "--temperature hot");
   usage("error: --prompt needs a value", "--prompt");
@@ -447,6 +449,21 @@ static void nothing_to_do_is_no_failure(void **state) {
   assert_int_equal(result_integer(v, "prompts_count"), 0);
   json_decref(v);
   program_free(&r);
+}
+
+/* All runs are in the line, so there are only so many. */
+static void runs_are_bounded(void **state) {
+  (void)state;
+  char *dir = tempdir_make();
+  const char *file = tempdir_write_text(dir, "p.txt", "a\nb\nc\n");
+  json_t *v = LINE(1, "--model-dir %s --prompts-file %s --rounds 21846 --max-new 0", model, file);
+  assert_non_null(
+      strstr(string(v, "error"), "--rounds 21846 of more than 2 prompts: expected at most 65536"));
+  json_decref(v);
+  v = LINE(0, "--model-dir %s --prompts-file %s --rounds 21845 --max-new 0", dir, file); /* made up */
+  assert_int_equal(json_array_size(json_object_get(prompt_of(v, 2), "rounds")), 21845);
+  json_decref(v);
+  tempdir_remove(dir);
 }
 
 /* --- Environment -------------------------------------------------------------------------------------------------------- */
@@ -640,6 +657,7 @@ int main(void) {
       CASE(messages_of_the_command_line),
       CASE(help_is_a_result),
       CASE(nothing_to_do_is_no_failure),
+      CASE(runs_are_bounded),
       CASE(a_flag_counts_before_its_variable),
       CASE(sampling_knobs_act),
       CASE(idle_knobs_say_so),
