@@ -6,6 +6,7 @@
 #include "clocher/text.h"
 #include "engine.h"
 #include "out.h"
+#include "prompts_file.h"
 #include "run_rows.h"
 #include "sampling_options.h"
 #include "signals.h"
@@ -37,7 +38,7 @@ static const cli_option options[] = {
     {"--prompt-file", CLI_AS_STRING(settings, prompt_file), .argument = "F",
      .meaning = "The same from a file, byte for byte; - is stdin."},
     {"--prompts-file", CLI_AS_STRING(settings, prompts_file), .argument = "F",
-     .meaning = "One prompt a line, each a row; - is stdin."},
+     .meaning = "One prompt a line (a .jsonl file: {\"text\": ..} a line), each a row; - is stdin."},
     {"--max-new", CLI_AS_INT(settings, max_new), .argument = "N", .fallback = "128", .min = 0, .max = 1 << 30,
      .meaning = "New tokens at most. The default is less where the context is full before."},
     SAMPLING_OPTIONS(settings, sampling),
@@ -162,29 +163,23 @@ static ie_status tokenizer_open(run *r, ie_error *error) {
   return status;
 }
 
-/* One prompt a line; a last line may end without its end. */
-static ie_status prompts_encode(run *r, ie_error *error) {
-  const char *path = r->s->prompts_file;
-  ie_bytes text = {0};
+static ie_status prompt_line(void *arg, const char *text, size_t size, size_t number, ie_error *error) {
+  run *r = arg;
   ie_encode_options how = {.add_special = true};
-  ie_status status = cli_read(path, (size_t)1 << 30, &text, error);
-  for (size_t at = 0; status == IE_OK && at < text.size;) {
-    const char *end = memchr(text.data + at, '\n', text.size - at);
-    size_t next = end ? (size_t)(end - text.data) + 1 : text.size, size = end ? next - 1 - at : next - at;
-    if (size > 0 && text.data[at + size - 1] == '\r') size--;
-    ie_ids ids = {0};
-    if (size == 0)
-      status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s: line %zu is empty; expected one prompt a line",
-                            path, r->rows.count + 1);
-    else
-      status = ie_tokenizer_encode(r->tokenizer, text.data + at, size, &how, &ids, error);
-    if (status == IE_OK) status = cli_rows_add(&r->rows, ids.ids, ids.count, r->engine.info->vocab, error);
-    ie_ids_free(&ids);
-    at = next;
-  }
+  ie_ids ids = {0};
+  ie_status status = ie_tokenizer_encode(r->tokenizer, text, size, &how, &ids, error);
+  if (status == IE_OK && ids.count == 0)
+    status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s: line %zu: the prompt is empty: it has no tokens",
+                          r->s->prompts_file, number);
+  if (status == IE_OK) status = cli_rows_add(&r->rows, ids.ids, ids.count, r->engine.info->vocab, error);
+  ie_ids_free(&ids);
+  return status;
+}
+
+static ie_status prompts_encode(run *r, ie_error *error) {
+  ie_status status = cli_prompts_read(r->s->prompts_file, prompt_line, r, error);
   if (status == IE_OK && r->rows.count == 0)
-    status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s holds no prompt", path);
-  ie_bytes_free(&text);
+    status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s holds no prompt", r->s->prompts_file);
   return status;
 }
 

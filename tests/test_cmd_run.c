@@ -242,8 +242,28 @@ static void prompts_files_are_rows(void **state) {
       lines, sizeof lines - 1, "run --model-dir %s --prompts-file - --max-new 2 --print-ids --no-cache", dir);
   assert_int_equal(r.code, 0);
   program_free(&r);
-  path = tempdir_write_text(dir, "empty-line", "AB\n\nC\n");
-  program_expect(2, "line 2 is empty", "run --model-dir %s --prompts-file %s --no-cache", dir, path);
+  /* a byte order mark and blank lines are none; .jsonl has a prompt in each line */
+  static const char *const files[][2] = {
+      {"blank", "\xEF\xBB\xBF"
+                "AB\r\n\r\n \t\nC"},
+      {"lines.jsonl", "{\"text\":\"AB\"}\r\n\n{\"prompt\":\"C\",\"x\":1}\n"}};
+  for (size_t i = 0; i < 2; i++) {
+    path = tempdir_write_text(dir, files[i][0], files[i][1]);
+    rows = program_json("run --model-dir %s --prompts-file %s --max-new 0 --no-cache --json", dir, path);
+    json_t *want = json_loads("[[65,66],[67]]", 0, NULL);
+    assert_int_equal(json_array_size(json_object_get(rows, "rows")), 2);
+    for (size_t k = 0; k < 2; k++)
+      assert_true(json_equal(json_object_get(result_row(rows, k), "prompt_ids"), json_array_get(want, k)));
+    json_decref(want);
+    json_decref(rows);
+  }
+  path = tempdir_write_text(dir, "bad.jsonl", "{\"text\":\"a\"}\n\n{\"tex\":1}\n");
+  program_expect(1, "bad.jsonl: line 3", "run --model-dir %s --prompts-file %s --no-cache", dir, path);
+  path = tempdir_write_text(dir, "none.jsonl", "{\"text\":\"\"}\n");
+  program_expect(2, "line 1: the prompt is empty", "run --model-dir %s --prompts-file %s --no-cache", dir,
+                 path);
+  path = tempdir_write_text(dir, "empty-lines", "\n\r\n  \n");
+  program_expect(2, "holds no prompt", "run --model-dir %s --prompts-file %s --no-cache", dir, path);
   path = tempdir_write_text(dir, "empty", "");
   program_expect(2, "holds no prompt", "run --model-dir %s --prompts-file %s --no-cache", dir, path);
   program_expect(2, "more than one", "run --model-dir %s --prompts-file x --ids 1", dir);
