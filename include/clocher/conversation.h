@@ -82,7 +82,8 @@ typedef struct ie_answer {
 ie_status ie_conversation_answer(ie_conversation *conversation, ie_state *state, int64_t sequence,
                                  const ie_answer_options *options, ie_answer *answer, ie_error *error);
 
-/* How many tokens the next prompt has. */
+/* How many tokens the messages have as a prompt: that of the next answer where the last message is a user's or a tool's;
+ * else what the next prompt begins with, for the assistant's header stands only behind another's message. */
 ie_status ie_conversation_prompt_tok(const ie_conversation *conversation, const ie_chat_options *options,
                                      int64_t *out, ie_error *error);
 
