@@ -90,8 +90,11 @@ ie_status ie_conversation_prompt_tok(const ie_conversation *conversation, const 
 /* Writes the messages as JSON, atomically: {"chat_format": NAME, "messages": [{"role", "name"?, "channel"?,
  * "recipient"?, "content_type"?, "content"}]}, which ie_chat_render takes as a request. */
 ie_status ie_conversation_save(const ie_conversation *conversation, const char *path, ie_error *error);
-/* Replaces the messages by those of such a file. IE_FORMAT, IE_IO: the conversation is as it was. The messages must
- * be such that the format can render them. */
+/* Replaces the messages by those of such a file, or of a request that somebody else wrote, whose texts are strings:
+ * "tool_calls" and "reasoning_content" (or "thinking") of an assistant's message become messages of their own, as a
+ * parser gives them, so that a call at the end waits for its answer; a tool's answer without a name has that of its call
+ * ("tool_call_id", else their order). "tools" and "kwargs" must have their types and are not kept. IE_FORMAT, IE_IO: the
+ * conversation is as it was. The messages must be such that the format can render them. */
 ie_status ie_conversation_load(ie_conversation *conversation, const char *path, ie_error *error);
 
 #if defined(__GNUC__)
