@@ -163,6 +163,7 @@ static ie_status input_open(chat_repl *repl, char **history, ie_error *error) {
       o.history = *history;
   } else {
     cli_signals_poll();
+    cli_signals_terminal(fileno(repl->prompts));
   }
   ie_status status = line_input_open(&o, &repl->input, error);
   if (status != IE_OK || !repl->prompts) return status;
