@@ -80,9 +80,7 @@ int chat_repl_turn(chat_repl *repl, const ie_chat_message *message) {
   ie_status status = turn_run(repl, message, &error);
   if (repl->prompts) cli_signals_take();
   if (status == IE_OK) return CLI_OK;
-  int code = cli_fail(repl->context, status, &error);
-  if (status == IE_LIMIT)
-    cli_log(repl->context,
-            "This turn was not taken: /reset begins anew; clocher chat --ctx N reserves more.");
-  return code;
+  if (status != IE_LIMIT) return cli_fail(repl->context, status, &error);
+  return cli_failf(repl->context, "%s; this turn was not taken: /reset begins anew, --ctx N reserves more",
+                   error.message);
 }

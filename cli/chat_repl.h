@@ -27,6 +27,9 @@ __attribute__((format(printf, 2, 3))) void chat_repl_say(const chat_repl *repl, 
 
 /* Runs the command in `line`, which begins with a slash. CLI_OK, or an exit code after a message. */
 int chat_command_run(chat_repl *repl, char *line);
+/* Whether a text of several lines that begins so is a command: one whose argument is a text. Any other is a turn, such as
+ * pasted text that begins with a path. */
+bool chat_command_takes_lines(const char *text);
 /* Their names with the slash, NULL-terminated. */
 const char *const *chat_command_names(void);
 /* The flags of `clocher chat`, of chat_flags; /set changes some of them. cmd_chat.c. */

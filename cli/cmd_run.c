@@ -27,17 +27,17 @@ typedef struct settings {
 } settings;
 
 static const cli_option options[] = {
-    {"--model-dir", CLI_AS_STRING(settings, model_dir), .argument = "D", .required = true,
+    {"--model-dir", CLI_AS_PATH(settings, model_dir), .argument = "D", .required = true,
      .meaning = "Folder with config.json and weights (in D, D/hf, D/hf/original or D/original)."},
     {"--ids", CLI_AS_STRING(settings, ids), .argument = "ROWS",
      .meaning = "Prompt as token ids: 1,2,3 or several rows 1,2;3,4. Used as they are."},
-    {"--ids-file", CLI_AS_STRING(settings, ids_file), .argument = "F",
+    {"--ids-file", CLI_AS_PATH(settings, ids_file), .argument = "F",
      .meaning = "safetensors file with I32 `ids`, (T) or (B,T)."},
     {"--prompt", CLI_AS_STRING(settings, prompt), .argument = "T",
      .meaning = "Prompt as text. Special tokens that stand in it are recognised; no chat template."},
-    {"--prompt-file", CLI_AS_STRING(settings, prompt_file), .argument = "F",
+    {"--prompt-file", CLI_AS_PATH(settings, prompt_file), .argument = "F",
      .meaning = "The same from a file, byte for byte; - is stdin."},
-    {"--prompts-file", CLI_AS_STRING(settings, prompts_file), .argument = "F",
+    {"--prompts-file", CLI_AS_PATH(settings, prompts_file), .argument = "F",
      .meaning = "One prompt a line (a .jsonl file: {\"text\": ..} a line), each a row; - is stdin."},
     {"--max-new", CLI_AS_INT(settings, max_new), .argument = "N", .fallback = "128", .min = 0, .max = 1 << 30,
      .meaning = "New tokens at most. The default is less where the context is full before."},
@@ -62,13 +62,13 @@ static const cli_option options[] = {
     {"--logprobs", CLI_AS_INT(settings, logprobs), .argument = "K", .min = 0, .max = IE_SAMPLE_TOP_MAX,
      .meaning =
          "With --json: the log probability of each new id and of the K best, before any sampling step."},
-    {"--save-state", CLI_AS_STRING(settings, save_state), .argument = "F",
+    {"--save-state", CLI_AS_PATH(settings, save_state), .argument = "F",
      .meaning = "Save keys and values of all tokens afterwards, to go on from later (one row)."},
-    {"--load-state", CLI_AS_STRING(settings, load_state), .argument = "F",
+    {"--load-state", CLI_AS_PATH(settings, load_state), .argument = "F",
      .meaning =
          "Begin with a saved state: what the prompt shares with it is not computed again. Without a prompt, "
          "go on behind its last token."},
-    {"--adapter", CLI_AS_STRING(settings, adapter), .argument = "DIR",
+    {"--adapter", CLI_AS_PATH(settings, adapter), .argument = "DIR",
      .meaning = "Low-rank adapter; not built yet."},
     {"--ceiling", CLI_AS_FLAG(settings, ceiling),
      .meaning =
@@ -113,7 +113,7 @@ static int settings_check(const cli_context *context, const settings *s) {
   if (s->logprobs && !s->json) return cli_usage(context, "--logprobs is shown with --json only");
   sampling_unused_log(context, &s->sampling);
   if (s->print_ids && s->json) cli_log(context, "clocher: --print-ids is ignored: --json holds the ids");
-  return s->save_state ? cli_out_file_check(context, "--save-state", s->save_state) : -1;
+  return s->save_state ? cli_out_file_check(context, "--save-state", s->save_state, /*replaced=*/true) : -1;
 }
 
 /* A model whose files give no stop ids (nanochat takes them from its tokenizer) stops where its chat format does. */

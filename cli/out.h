@@ -36,8 +36,9 @@ char *cli_path_join(const char *dir, const char *name);
 ie_status cli_read(const char *path, size_t max_bytes, ie_bytes *out, ie_error *error);
 
 /* Before something long is computed for the file that `flag` names: -1 when it can be written as far as one can see,
- * or an exit code after a message: 2 for an empty path or a folder, 1 when its folder is missing or not writable. */
-int cli_out_file_check(const cli_context *context, const char *flag, const char *path);
+ * or an exit code after a message: 2 for an empty path or a folder, 1 when its folder is missing or not writable.
+ * replaced: the file is written whole and renamed into its place, so that a device or a pipe is refused (1). */
+int cli_out_file_check(const cli_context *context, const char *flag, const char *path, bool replaced);
 
 /* JSON results. All take ownership of `value` and answer NULL with "out of memory". */
 

@@ -429,7 +429,16 @@ static void files_round_trip(void **state) {
       "{\"messages\": [{\"role\": \"user\", \"content\": null}]}",
       "{\"messages\": [{\"role\": \"wizard\", \"content\": \"x\"}]}",
       "{\"messages\": [{\"role\": 1, \"content\": \"x\"}]}",
-      "{\"messages\": [{\"role\": \"user\", \"channel\": 1, \"content\": \"x\"}]}"};
+      "{\"messages\": [{\"role\": \"user\", \"channel\": 1, \"content\": \"x\"}]}",
+      "{\"messages\": [], \"tools\": \"zz\"}",
+      "{\"messages\": [], \"kwargs\": 7}",
+      "{\"messages\": [], \"add_generation_prompt\": 1}",
+      "{\"messages\": [{\"role\": \"assistant\", \"content\": null}]}",
+      "{\"messages\": [{\"role\": \"assistant\", \"content\": \"\", \"thinking\": 1}]}",
+      "{\"messages\": [{\"role\": \"assistant\", \"content\": \"\", \"tool_calls\": {}}]}",
+      "{\"messages\": [{\"role\": \"assistant\", \"content\": \"\", \"tool_calls\": [1]}]}",
+      "{\"messages\": [{\"role\": \"user\", \"content\": \"\", \"tool_calls\": [{\"name\": \"f\"}]}]}",
+      "{\"messages\": [{\"role\": \"assistant\", \"tool_calls\": [{\"name\": \"f\", \"arguments\": 1}]}]}"};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     tempdir_write_text(dir, "talk.json", bad[i]);
     assert_int_equal(ie_conversation_load(e.conversation, path, &error), IE_FORMAT);
@@ -446,6 +455,128 @@ static void files_round_trip(void **state) {
   assert_int_equal(ie_conversation_count(e.conversation), 1);
   message_expect(&e, 0, "user", "", "mine");
   engine_close(&e);
+  tempdir_remove(dir);
+}
+
+/* A request that somebody else wrote: calls and reasoning become messages, and a call waits for its answer. */
+static void requests_are_loaded(void **state) {
+  (void)state;
+  engine e;
+  ie_error error = {0};
+  char *dir = tempdir_make();
+  engine_start(&e, 1024);
+  tempdir_write_text(
+      dir, "talk.json",
+      "{\"tools\": [], \"kwargs\": {}, \"messages\": ["
+      "{\"role\": \"user\", \"content\": \"@\"},"
+      "{\"role\": \"assistant\", \"content\": null, \"reasoning_content\": \"Hm.\", \"tool_calls\": ["
+      "{\"id\": \"a\", \"function\": {\"name\": \"look\", \"arguments\": {\"q\": 1}}},"
+      "{\"id\": \"b\", \"function\": {\"name\": \"my.find\", \"arguments\": \"{}\"}}]},"
+      "{\"role\": \"tool\", \"tool_call_id\": \"b\", \"content\": \"two\"},"
+      "{\"role\": \"assistant\", \"content\": \"And\", \"tool_calls\": [{\"name\": \"look\"}]}]}");
+  if (ie_conversation_load(e.conversation, tempdir_path(dir, "talk.json"), &error) != IE_OK)
+    fail_msg("%s", error.message);
+  assert_int_equal(ie_conversation_count(e.conversation), 7);
+  message_expect(&e, 1, "assistant", "analysis", "Hm.");
+  message_expect(&e, 2, "assistant", "commentary", "{\"q\":1}");
+  assert_string_equal(ie_conversation_at(e.conversation, 2)->recipient, "functions.look");
+  assert_string_equal(ie_conversation_at(e.conversation, 2)->content_type, "<|constrain|>json");
+  assert_string_equal(ie_conversation_at(e.conversation, 3)->recipient, "my.find");
+  message_expect(&e, 4, "tool", "commentary", "two");
+  assert_string_equal(ie_conversation_at(e.conversation, 4)->name, "my.find");
+  message_expect(&e, 5, "assistant", "commentary", "And");
+  message_expect(&e, 6, "assistant", "commentary", "");
+  assert_string_equal(ie_conversation_at(e.conversation, 6)->recipient, "functions.look");
+  engine_close(&e);
+  tempdir_remove(dir);
+}
+
+/* Adds what a model writes, as an answer does: up to the message of somebody else. */
+static void written_add(ie_conversation *c, const chat_sample *sample, const ie_tokenizer *tokenizer,
+                        const char *text) {
+  ie_error error = {0};
+  ie_chat_parser *parser;
+  ie_ids ids = chat_sample_ids(tokenizer, text);
+  if (ie_chat_parse(chat_sample_format(sample), tokenizer, "assistant", ids.ids, ids.count, &parser,
+                    &error) != IE_OK)
+    fail_msg("%s: %s", sample->name, error.message);
+  for (size_t i = 0; i < ie_chat_parser_count(parser); i++) {
+    const ie_chat_message *m = &ie_chat_parser_at(parser, i)->message;
+    if (strcmp(m->role, "assistant") != 0) break;
+    assert_int_equal(ie_conversation_add(c, m, &error), IE_OK);
+  }
+  ie_chat_parser_free(parser);
+  ie_ids_free(&ids);
+}
+
+static bool same(const char *a, const char *b) {
+  return !a == !b && (!a || strcmp(a, b) == 0);
+}
+
+/* Counts, saves, loads and counts again; the file is a request. */
+static void round_trip(const ie_chat_format *format, const ie_tokenizer *tokenizer, const ie_conversation *c,
+                       const char *dir) {
+  ie_error error = {0};
+  const char *name = ie_chat_format_name(format), *path = tempdir_path(dir, "talk.json");
+  int64_t before = -1, after = -2;
+  size_t count = ie_conversation_count(c);
+  ie_conversation *again;
+  ie_chat_prompt prompt;
+  char text[8192];
+  if (ie_conversation_prompt_tok(c, NULL, &before, &error) != IE_OK)
+    fail_msg("%s, %zu messages: %s", name, count, error.message);
+  assert_int_equal(ie_conversation_save(c, path, &error), IE_OK);
+  assert_int_equal(ie_conversation_new(format, tokenizer, &again, &error), IE_OK);
+  if (ie_conversation_load(again, path, &error) != IE_OK)
+    fail_msg("%s, %zu messages: %s", name, count, error.message);
+  assert_int_equal(ie_conversation_count(again), count);
+  for (size_t i = 0; i < count; i++) {
+    const ie_chat_message *x = ie_conversation_at(c, i), *y = ie_conversation_at(again, i);
+    assert_true(same(x->role, y->role) && same(x->channel, y->channel) && same(x->recipient, y->recipient) &&
+                same(x->content_type, y->content_type) && same(x->text, y->text));
+  }
+  assert_int_equal(ie_conversation_prompt_tok(again, NULL, &after, &error), IE_OK);
+  assert_int_equal(before, after);
+  ie_conversation_free(again);
+
+  FILE *file = fopen(path, "r");
+  assert_non_null(file);
+  size_t size = fread(text, 1, sizeof text, file);
+  fclose(file);
+  assert_true(size < sizeof text);
+  if (ie_chat_render(format, tokenizer, text, size, NULL, &prompt, &error) != IE_OK)
+    fail_msg("%s, %zu messages as a request: %s", name, count, error.message);
+  ie_chat_prompt_free(&prompt);
+}
+
+static void every_format_loads_what_it_saved(void **state) {
+  (void)state;
+  char *dir = tempdir_make();
+  for (const chat_sample *s = chat_samples; s->name; s++) {
+    ie_tokenizer *tokenizer = chat_sample_tokenizer(s);
+    const ie_chat_format *format = chat_sample_format(s);
+    for (const char *const *text = s->texts; *text; text++) {
+      ie_error error = {0};
+      ie_conversation *c;
+      ie_chat_message m = user("hi");
+      int64_t before, answered;
+      assert_int_equal(ie_conversation_new(format, tokenizer, &c, &error), IE_OK);
+      round_trip(format, tokenizer, c, dir);
+      assert_int_equal(ie_conversation_instruct(c, "brief", &error), IE_OK);
+      round_trip(format, tokenizer, c, dir);
+      for (int turn = 0; turn < 2; turn++) {
+        assert_int_equal(ie_conversation_prompt_tok(c, NULL, &before, &error), IE_OK);
+        assert_int_equal(ie_conversation_add(c, &m, &error), IE_OK);
+        round_trip(format, tokenizer, c, dir);
+        written_add(c, s, tokenizer, *text);
+        round_trip(format, tokenizer, c, dir);
+        assert_int_equal(ie_conversation_prompt_tok(c, NULL, &answered, &error), IE_OK);
+        assert_true(answered > before); /* c2c's header is as long as a short answer */
+      }
+      ie_conversation_free(c);
+    }
+    ie_tokenizer_free(tokenizer);
+  }
   tempdir_remove(dir);
 }
 
@@ -504,6 +635,8 @@ int main(void) {
       cmocka_unit_test(so_it_is_in_every_format),
       cmocka_unit_test(limits),
       cmocka_unit_test(files_round_trip),
+      cmocka_unit_test(requests_are_loaded),
+      cmocka_unit_test(every_format_loads_what_it_saved),
       {.name = "memory: an answer", .test_func = exhaust, .initial_state = (void *)(uintptr_t)&cases[0]},
       {.name = "memory: save and load", .test_func = exhaust, .initial_state = (void *)(uintptr_t)&cases[1]},
   };

@@ -271,12 +271,20 @@ ie_status ie_conversation_turn(ie_conversation *c, const ie_chat_message *messag
   return status;
 }
 
+/* Whether the assistant speaks next. Behind its own message some formats have no place for another. */
+static bool answer_due(const ie_conversation *c) {
+  const char *last = c->count > 0 ? c->messages[c->count - 1].role : "system";
+  return strcmp(last, "assistant") != 0 && strcmp(last, "system") != 0 && strcmp(last, "developer") != 0;
+}
+
 ie_status ie_conversation_prompt_tok(const ie_conversation *c, const ie_chat_options *options, int64_t *out,
                                      ie_error *error) {
   ie_chat_prompt prompt;
+  ie_chat_options o = options ? *options : (ie_chat_options){0};
   *out = 0;
+  if (!answer_due(c)) o.no_generation_prompt = true;
   ie_status status =
-      ie_chat_render_messages(c->format, c->tokenizer, c->messages, c->count, options, &prompt, error);
+      ie_chat_render_messages(c->format, c->tokenizer, c->messages, c->count, &o, &prompt, error);
   if (status == IE_OK) *out = (int64_t)prompt.ids.count;
   ie_chat_prompt_free(&prompt);
   return status;
