@@ -26,6 +26,8 @@ extern "C" {
 
 typedef struct ie_scheduler ie_scheduler;
 
+/* Takes a sampler for each sequence of the state. A request that waits takes little more than its prompt; what its
+ * tokens need is taken when it gets a sequence, and when that fails the request ends with IE_OUT_OF_MEMORY. */
 ie_status ie_scheduler_new(ie_state *state, ie_scheduler **out, ie_error *error);
 void ie_scheduler_free(ie_scheduler *scheduler);
 

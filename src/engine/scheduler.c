@@ -22,8 +22,9 @@ struct ie_scheduler {
   int64_t sequences;
   request **running; /* (sequences), oldest first */
   size_t running_count;
-  bool *taken;      /* (sequences) */
-  ie_advance *rows; /* (sequences) of the forward, and whose they are */
+  bool *taken;           /* (sequences) */
+  ie_sampler **samplers; /* (sequences) whoever has the sequence uses its sampler */
+  ie_advance *rows;      /* (sequences) of the forward, and whose they are */
   request **owner;
   request *first, **last; /* the queue */
   size_t waiting_count;
@@ -61,9 +62,15 @@ ie_status ie_scheduler_new(ie_state *state, ie_scheduler **out, ie_error *error)
   s->taken = calloc(n, sizeof *s->taken);
   s->rows = calloc(n, sizeof *s->rows);
   s->owner = calloc(n, sizeof(request *));
-  if (!s->running || !s->taken || !s->rows || !s->owner) {
+  s->samplers = calloc(n, sizeof(ie_sampler *));
+  ie_status status = IE_OK;
+  if (!s->running || !s->taken || !s->rows || !s->owner || !s->samplers)
+    status = ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a scheduler of %zu sequences", n);
+  for (size_t i = 0; i < n && status == IE_OK; i++)
+    status = ie_generation_sampler(state, &s->samplers[i], error);
+  if (status != IE_OK) {
     ie_scheduler_free(s);
-    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a scheduler of %zu sequences", n);
+    return status;
   }
   *out = s;
   return IE_OK;
@@ -74,6 +81,8 @@ void ie_scheduler_free(ie_scheduler *s) {
   for (size_t i = 0; i < s->running_count; i++) request_free(s->running[i]);
   list_free(s->first);
   list_free(s->ended);
+  for (int64_t i = 0; s->samplers && i < s->sequences; i++) ie_sampler_free(s->samplers[i]);
+  free(s->samplers);
   free(s->running);
   free(s->taken);
   free(s->rows);
@@ -239,10 +248,10 @@ static void requests_admit(ie_scheduler *s) {
     s->first = q->next;
     if (!s->first) s->last = &s->first;
     s->waiting_count--;
-    ie_generation_start(&q->g);
-    ie_status status =
-        ie_state_sync(s->state, sequence, q->g.history, q->g.options.prompt_count, &q->read, &error);
-    if (status != IE_OK) { /* no fault that is known; still no other request's */
+    ie_status status = ie_generation_start(&q->g, s->samplers[sequence], &error);
+    if (status == IE_OK)
+      status = ie_state_sync(s->state, sequence, q->g.history, q->g.options.prompt_count, &q->read, &error);
+    if (status != IE_OK) { /* no memory for it now; others may need less */
       request_fail(s, q, status, &error);
       continue;
     }
