@@ -69,7 +69,9 @@ size_t ie_scheduler_step(ie_scheduler *scheduler, bool (*cancelled)(void *arg), 
 size_t ie_scheduler_running(const ie_scheduler *scheduler);
 size_t ie_scheduler_waiting(const ie_scheduler *scheduler);
 
-/* Time and work of all steps, split by kind: a step that computed any prompt token counts as prefill. */
+/* Time and work of all steps, split by kind: a step that computed any prompt token counts as prefill. Times count all;
+ * decode's ids and bytes those of forwards that gave ids, not one that failed or was cancelled (ie_state_work_done has
+ * the bytes of all). */
 typedef struct ie_scheduler_work {
   double prefill_s, decode_s;
   int64_t prompt_tok;    /* computed, of steps with prompts */
