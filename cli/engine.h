@@ -33,6 +33,10 @@ extern const char *const cli_kv_names[];
 enum { CLI_KV_AUTO, CLI_KV_F32, CLI_KV_F16, CLI_KV_BF16 };
 ie_dtype cli_kv_dtype(int choice);
 
+/* The --pretranspose choices of older documents, and the note that all but "none" are ignored. */
+extern const char *const cli_pretranspose_names[];
+void cli_pretranspose_log(const cli_context *context, int choice);
+
 /* The rows of --ids or --ids-file (the other is NULL). */
 ie_status cli_rows_get(const char *ids, const char *ids_file, int64_t vocab, cli_rows *out, ie_error *error);
 
@@ -57,7 +61,8 @@ void cli_stream_print(const cli_context *context, const cli_engine *engine);
 double cli_hit_rate(const ie_stream_stats *stats);
 double cli_disk_gb_s(const ie_stream_stats *stats);
 /* Sets state->sequences for `rows` rows, `batch` of them together, and calls cli_memory_place. Where --batch was not given
- * (its default is CLI_BATCH), fewer when the --memory limit, or the machine, does not hold so many. */
+ * (its default is CLI_BATCH), fewer when the --memory limit, or the machine, does not hold so many, and one where
+ * that limit leaves experts on disk. */
 #define CLI_BATCH "8"
 ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine, int64_t batch, size_t rows,
                            ie_state_options *state, ie_error *error);

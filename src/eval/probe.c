@@ -1,8 +1,10 @@
 /* Probes of memory, matrix units and other programs (clocher/bench.h). The disk has a file of its own. */
 #include "kernels/probe.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/size.h"
 #include "eval/usage.h"
+#include "models/arch.h"
 #include "tensor/device.h"
 
 #include <errno.h>
@@ -19,7 +21,7 @@ static const size_t probe_most_bytes = (size_t)2 << 30, probe_least_bytes = (siz
 
 typedef struct memory_job {
   const ie_probe_loops *loops;
-  uint8_t *buffer;
+  const uint8_t *buffer;
   size_t part_bytes; /* of one thread */
   int streams;
   bool prefetch;
@@ -36,7 +38,7 @@ static bool memory_cancelled(const memory_job *job) {
 static void memory_touch(void *arg, int thread, int threads) {
   (void)threads;
   memory_job *job = arg;
-  uint8_t *part = job->buffer + (size_t)thread * job->part_bytes;
+  uint8_t *part = (uint8_t *)(uintptr_t)job->buffer + (size_t)thread * job->part_bytes;
   for (size_t at = 0; at < job->part_bytes && !memory_cancelled(job); at += TOUCH_BYTES) {
     size_t left = job->part_bytes - at;
     memset(part + at, thread + 1, left < TOUCH_BYTES ? left : TOUCH_BYTES);
@@ -65,8 +67,11 @@ static ie_status memory_size(const ie_memory_probe_options *options, size_t *byt
       available >> 20, 2 * probe_least_bytes >> 20);
 }
 
-/* False: it was cancelled, so that some of the figures are not true. */
-static bool memory_patterns(ie_team *team, memory_job *job, size_t bytes, ie_memory_probe *out) {
+/* Each pattern over the threads' parts of job->buffer; the best one is the result. */
+static ie_status memory_patterns(ie_team *team, memory_job *job, ie_memory_probe *out, ie_error *error) {
+  size_t bytes = job->part_bytes * (size_t)ie_team_size(team);
+  size_t wanted = job->options->read_bytes ? job->options->read_bytes : (size_t)4 << 30;
+  job->passes = (int)((wanted + bytes - 1) / bytes);
   for (int i = 0; i < IE_PROBE_PATTERNS && !memory_cancelled(job); i++) {
     job->streams = 1 << (i / 2);
     job->prefetch = i % 2;
@@ -79,13 +84,19 @@ static bool memory_patterns(ie_team *team, memory_job *job, size_t bytes, ie_mem
     snprintf(out->pattern, sizeof out->pattern, "%d stream%s per thread, %s", job->streams,
              job->streams == 1 ? "" : "s", job->prefetch ? "prefetch 1024 B ahead" : "no prefetch");
   }
-  return !memory_cancelled(job);
+  out->patterns = IE_PROBE_PATTERNS;
+  out->buffer_bytes = bytes;
+  out->read_bytes = bytes * (size_t)job->passes;
+  if (!memory_cancelled(job)) return IE_OK;
+  memset(out, 0, sizeof *out); /* some of the figures are not true */
+  return ie_error_set(error, IE_CANCELLED, "memory probe: cancelled");
 }
+
+static const ie_memory_probe_options memory_defaults = {0};
 
 ie_status ie_probe_memory(ie_device *device, const ie_memory_probe_options *options, ie_memory_probe *out,
                           ie_error *error) {
-  static const ie_memory_probe_options defaults = {0};
-  if (!options) options = &defaults;
+  if (!options) options = &memory_defaults;
   memset(out, 0, sizeof *out);
   size_t bytes, threads = (size_t)ie_team_size(device->team);
   ie_status status = memory_size(options, &bytes, error);
@@ -105,18 +116,42 @@ ie_status ie_probe_memory(ie_device *device, const ie_memory_probe_options *opti
           MADV_HUGEPAGE); /* the ceiling is the best that reads can do; a refusal costs little */
   job.buffer = memory;
   ie_team_run(device->team, memory_touch, &job);
-  size_t wanted = options->read_bytes ? options->read_bytes : (size_t)4 << 30;
-  job.passes = (int)((wanted + bytes - 1) / bytes);
-  bool whole = memory_patterns(device->team, &job, bytes, out);
+  status = memory_patterns(device->team, &job, out, error);
   munmap(memory, bytes);
-  if (!whole) {
-    memset(out, 0, sizeof *out);
-    return ie_error_set(error, IE_CANCELLED, "memory probe: cancelled");
+  return status;
+}
+
+ie_status ie_probe_weights(ie_model *model, const ie_memory_probe_options *options, ie_memory_probe *out,
+                           ie_error *error) {
+  if (!options) options = &memory_defaults;
+  memset(out, 0, sizeof *out);
+  const char *path = NULL;
+  size_t bytes = 0;
+  for (size_t i = 0; i < ie_checkpoint_file_count(model->checkpoint); i++) {
+    size_t size;
+    const char *file = ie_checkpoint_file_at(model->checkpoint, i, &size);
+    if (size > bytes) path = file, bytes = size;
   }
-  out->patterns = IE_PROBE_PATTERNS;
-  out->buffer_bytes = bytes;
-  out->read_bytes = bytes * (size_t)job.passes;
-  return IE_OK;
+  size_t most = options->buffer_bytes ? options->buffer_bytes : probe_most_bytes;
+  size_t threads = (size_t)ie_team_size(model->device->team);
+  ie_probe_loops loops;
+  ie_probe_loops_fill(&loops, model->device->kernels.isa);
+  memory_job job = {.loops = &loops, .options = options, .passes = 1, .streams = 1};
+  job.part_bytes = (bytes < most ? bytes : most) / threads / IE_PROBE_STRIDE * IE_PROBE_STRIDE;
+  if (job.part_bytes == 0) return IE_OK;
+  ie_map map;
+  ie_status status = ie_map_open(path, &map, error);
+  if (status != IE_OK) return status;
+  if (map.size < bytes) {
+    status = ie_error_set(error, IE_IO, "%s: was %zu bytes when the model was opened, is %zu", path, bytes,
+                          map.size);
+  } else {
+    job.buffer = map.data;
+    ie_team_run(model->device->team, memory_read, &job);
+    status = memory_patterns(model->device->team, &job, out, error);
+  }
+  ie_map_close(&map);
+  return status;
 }
 
 /* --- Matrix units -------------------------------------------------------------------------------------------- */

@@ -117,7 +117,7 @@ static bool is_blank(const ie_buf *bytes, size_t size) {
 /* Reads what is held until a message was closed or more bytes are needed: an id closes one message at most. */
 static bool held_read(ie_chat_parser *parser) {
   c2c_state *s = parser->state;
-  size_t marker;
+  size_t marker = 0;
   bool whole;
   size_t at = marker_find(&s->held, &marker, &whole);
   if (!s->role) {
