@@ -297,7 +297,7 @@ static ie_status rows_generate(run *r, ie_error *error) {
                                                                 : RUN_TEXT};
   cli_signals_poll();
   ie_status status = run_rows_generate(&r->out, error);
-  if (status == IE_OK && s->save_state) status = state_save(r, error);
+  if (status == IE_OK && s->save_state && r->out.failed == 0) status = state_save(r, error);
   return status;
 }
 
@@ -385,6 +385,7 @@ static int run_run(cli_context *context, void *opaque) {
   if (status == IE_OK) {
     code = s->json ? cli_out_json(context, result_json(&r)) : CLI_OK;
     summary_print(&r);
+    if (code == CLI_OK && r.out.failed > 0) code = CLI_FAILED;
   } else {
     cli_out_flush(context);
     code = cli_fail(context, status, &error);

@@ -584,6 +584,7 @@ static void stop_strings_end_the_text(void **state) {
                    dir, stop);
   const char *text = json_string_value(json_object_get(result_row(w, 0), "text"));
   assert_string_equal(json_string_value(json_object_get(result_row(w, 0), "stop_reason")), "stop");
+  assert_null(json_object_get(result_row(w, 0), "cancelled")); /* Ctrl-C alone */
   assert_null(strstr(text, stop));
   assert_true(json_array_size(json_object_get(result_row(w, 0), "new_ids")) <= at + 2);
   program_result r =
@@ -649,6 +650,7 @@ static void an_interrupted_row_is_stopped(void **state) {
   size_t count = json_array_size(rows);
   assert_true(count >= 1 && count < 20); /* those that had begun: eight at a time */
   assert_string_equal(json_string_value(json_object_get(result_row(v, count - 1), "stop_reason")), "stop");
+  assert_true(json_is_true(json_object_get(result_row(v, count - 1), "cancelled")));
   json_decref(v);
   program_free(&r);
 }
