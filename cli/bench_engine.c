@@ -9,6 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Under a memory limit: still more than the caches of most processors. */
+enum { LIMITED_PROBE_BYTES = 256 << 20 };
+
 typedef struct bench {
   cli_context *context;
   const bench_settings *s;
@@ -394,14 +397,29 @@ static int cases_do(bench *b, const plan_lists *l, int (*with)(bench *b, bench_c
   return code;
 }
 
-int bench_engine(cli_context *context, const bench_settings *s) {
-  bench b = {.context = context, .s = s};
+/* Under a limit the probe's buffer is small, and what it takes is not the model's. -1, or an exit code. */
+static int probe_fit(cli_context *context, bench_settings *s) {
+  if (!context->common.memory) return -1;
+  if (!s->buffer) s->buffer = LIMITED_PROBE_BYTES;
+  if (s->buffer >= context->common.memory)
+    return cli_usage(context, "--probe-buffer %llu does not fit --memory %llu", (unsigned long long)s->buffer,
+                     (unsigned long long)context->common.memory);
+  context->common.memory -= s->buffer;
+  cli_log(context, "clocher: the probe's buffer takes %llu bytes of --memory; %llu are left for the model",
+          (unsigned long long)s->buffer, (unsigned long long)context->common.memory);
+  return -1;
+}
+
+int bench_engine(cli_context *context, const bench_settings *given) {
+  bench_settings s = *given;
+  bench b = {.context = context, .s = &s};
   plan_lists lists;
   ie_error error = {0};
   cli_pretranspose_log(context, s->pretranspose);
   int code = lists_parse(&b, &lists);
+  if (code < 0) code = probe_fit(context, &s);
   if (code >= 0) return code;
-  ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &b.engine, &error);
+  ie_status status = cli_engine_open(context, s.model_dir, /*plan_only=*/false, &b.engine, &error);
   code = status == IE_OK ? cases_do(&b, &lists, case_check) : cli_fail(context, status, &error);
   if (code == CLI_OK && cli_memory_place(context, &b.engine, &b.largest, &error) != IE_OK)
     code = cli_fail(context, error.status, &error);

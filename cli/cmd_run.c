@@ -8,6 +8,7 @@
 #include "run_rows.h"
 #include "sampling_options.h"
 #include "signals.h"
+#include "tokenizer_ahead.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,7 +49,8 @@ static const cli_option options[] = {
     {"--ctx", CLI_AS_INT(settings, ctx), .argument = "N", .min = 1, .max = 1 << 30,
      .meaning = "Context to reserve; default: what the prompt and N need, at most the model's own."},
     {"--batch", CLI_AS_INT(settings, batch), .argument = "N", .fallback = CLI_BATCH, .min = 1, .max = 1 << 20,
-     .meaning = "Rows computed together. The default is less where memory does not hold eight."},
+     .meaning = "Rows computed together. The default is less where memory does not hold eight, and one where "
+                "--memory leaves experts on disk."},
     {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
      .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
     {"--pretranspose", CLI_AS_CHOICE(settings, pretranspose), .argument = "V", .fallback = "none",
@@ -79,6 +81,7 @@ typedef struct run {
   cli_context *context;
   const settings *s;
   cli_engine engine;
+  cli_tokenizer_ahead ahead;
   ie_tokenizer *tokenizer; /* NULL: the directory has none, or nobody needs it */
   cli_rows rows;
   int64_t max_new; /* --max-new, or what is left of the context for its default */
@@ -111,14 +114,20 @@ static int settings_check(const cli_context *context, const settings *s) {
 }
 
 /* A tokenizer is needed for text prompts and stop strings; wanted for text output; else left alone. */
-static ie_status tokenizer_open(run *r, ie_error *error) {
+static bool tokenizer_needed(const run *r) {
   const settings *s = r->s;
-  bool text = !s->ids && !s->ids_file && !s->load_state;
-  bool needed =
-      text || s->prompt || s->prompt_file || s->prompts_file || r->context->arg_count || s->stop.count;
-  if (!needed && s->print_ids && !s->json) return IE_OK;
-  ie_tokenizer_options how = {.cache_dir = cli_cache_dir(r->context)};
-  ie_status status = ie_tokenizer_open_dir(s->model_dir, &how, &r->tokenizer, error);
+  return s->prompt || s->prompt_file || s->prompts_file || r->context->arg_count || s->stop.count;
+}
+
+static bool tokenizer_wanted(const run *r) {
+  return tokenizer_needed(r) || !r->s->print_ids || r->s->json;
+}
+
+/* It is read while the model is opened. */
+static ie_status tokenizer_open(run *r, ie_error *error) {
+  bool needed = tokenizer_needed(r);
+  if (!tokenizer_wanted(r)) return IE_OK;
+  ie_status status = cli_tokenizer_ahead_take(&r->ahead, &r->tokenizer, error);
   if (status != IE_OK && !needed && status != IE_OUT_OF_MEMORY) {
     cli_log(r->context, "clocher: no text: %s", error->message);
     *error = (ie_error){0};
@@ -127,7 +136,7 @@ static ie_status tokenizer_open(run *r, ie_error *error) {
   }
   if (status == IE_OK && needed && !r->tokenizer)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "%s has no tokenizer: give --ids, and no --stop",
-                        s->model_dir);
+                        r->s->model_dir);
   return status;
 }
 
@@ -347,6 +356,7 @@ static int run_run(cli_context *context, void *opaque) {
   if (code >= 0) return code;
   run r = {.context = context, .s = s};
   ie_error error = {0};
+  if (tokenizer_wanted(&r)) cli_tokenizer_ahead_start(context, s->model_dir, &r.ahead);
   ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &r.engine, &error);
   if (status == IE_OK) status = tokenizer_open(&r, &error);
   if (status == IE_OK) status = prompt_get(&r, &error);
@@ -362,6 +372,7 @@ static int run_run(cli_context *context, void *opaque) {
   run_rows_free(&r.out);
   cli_rows_free(&r.rows);
   ie_state_free(r.state);
+  cli_tokenizer_ahead_drop(&r.ahead);
   ie_tokenizer_free(r.tokenizer);
   cli_engine_close(&r.engine);
   return code;

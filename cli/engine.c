@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-const char *const cli_kv_names[] = {"auto", "f32", "f16", "bf16", NULL};
+const char *const cli_kv_names[] = {"auto", "f32", "f16", "bf16", "int8", NULL};
 
 const char *const cli_pretranspose_names[] = {"none", "woh", "wxh", "all", NULL};
 
@@ -17,7 +17,7 @@ void cli_pretranspose_log(const cli_context *context, int choice) {
 }
 
 ie_dtype cli_kv_dtype(int choice) {
-  static const ie_dtype types[] = {IE_DTYPE_NONE, IE_F32, IE_F16, IE_BF16};
+  static const ie_dtype types[] = {IE_DTYPE_NONE, IE_F32, IE_F16, IE_BF16, IE_I8};
   return types[choice];
 }
 
@@ -57,6 +57,7 @@ static ie_status engine_open(const cli_context *context, const char *dir, ie_mod
   options.precision = precisions[context->common.precision];
   options.dense_weights = weights[context->common.weights];
   options.deterministic = context->common.deterministic;
+  options.limited = context->common.memory > 0;
   status = ie_model_open(out->device, dir, &options, &out->model, error);
   if (status != IE_OK) return status;
   out->info = ie_model_describe(out->model);
@@ -172,8 +173,9 @@ ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine,
     ie_plan_options options = plan_options(context, state);
     ie_status status = ie_model_plan(engine->model, &options, &plan, error);
     if (status != IE_OK) return status;
-    if (plan.fits) break;
-    state->sequences /= 2;
+    /* Where experts are read from disk, caches of other rows would take their places. */
+    if (plan.fits && plan.streamed_bytes_per_tok == 0) break;
+    state->sequences = plan.fits ? 1 : state->sequences / 2;
   }
   return cli_memory_place(context, engine, state, error);
 }
@@ -183,7 +185,7 @@ json_t *cli_arithmetic_json(const ie_model_info *info, ie_dtype kv) {
                                             [IE_PRECISION_BF16] = "bf16",
                                             [IE_PRECISION_FP16] = "f16",
                                             [IE_PRECISION_INT8] = "int8"};
-  const char *kv_name = kv == IE_F32 ? "f32" : kv == IE_F16 ? "f16" : "bf16";
+  const char *kv_name = kv == IE_F32 ? "f32" : kv == IE_F16 ? "f16" : kv == IE_I8 ? "int8" : "bf16";
   return json_pack("{s:s, s:s, s:s, s:s}", "weights", info->weights, "activations",
                    activations[info->precision], "accumulate", "f32", "kv", kv_name);
 }

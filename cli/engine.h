@@ -61,7 +61,8 @@ void cli_stream_print(const cli_context *context, const cli_engine *engine);
 double cli_hit_rate(const ie_stream_stats *stats);
 double cli_disk_gb_s(const ie_stream_stats *stats);
 /* Sets state->sequences for `rows` rows, `batch` of them together, and calls cli_memory_place. Where --batch was not given
- * (its default is CLI_BATCH), fewer when the --memory limit, or the machine, does not hold so many. */
+ * (its default is CLI_BATCH), fewer when the --memory limit, or the machine, does not hold so many, and one where
+ * that limit leaves experts on disk. */
 #define CLI_BATCH "8"
 ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine, int64_t batch, size_t rows,
                            ie_state_options *state, ie_error *error);

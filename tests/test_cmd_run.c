@@ -1,6 +1,7 @@
 /* `clocher run` from outside, on the small golden models. */
 #include "clocher/tensor.h"
 #include "support/program.h"
+#include "support/random_model.h"
 #include "support/small_model.h"
 #include "support/tempdir.h"
 
@@ -180,6 +181,43 @@ static void memory_decides_how_many_rows_are_together(void **state) {
   json_decref(eight);
 }
 
+/* Experts of 55 MB, and a limit that holds some of them: each row would take their places. */
+static void streamed_rows_run_one_at_a_time(void **state) {
+  (void)state;
+  char *dir = tempdir_make();
+  random_model_write(&(random_model){.arch = RANDOM_GPT_OSS,
+                                     .layers = 4,
+                                     .width = 512,
+                                     .ffn = 512,
+                                     .heads = 4,
+                                     .kv_heads = 2,
+                                     .head_dim = 64,
+                                     .vocab = 300,
+                                     .experts = 32,
+                                     .top_k = 2,
+                                     .window = 16,
+                                     .dtype = IE_BF16,
+                                     .seed = 5},
+                     dir);
+  json_t *one = program_json("plan --model-dir %s --ctx 500 --batch 1 --json", dir);
+  json_t *four = program_json("plan --model-dir %s --ctx 500 --batch 4 --json", dir);
+  long long limit = (long long)result_integer(four, "minimum_bytes") + (4 << 20);
+  assert_true(limit < (long long)result_integer(one, "peak_bytes"));
+  for (int asked = 0; asked < 2; asked++) {
+    json_t *v = program_json(
+        "run --model-dir %s --ids '1;2;3;4' --max-new 2 --ctx 500 --json --quiet --memory %lld%s", dir, limit,
+        asked ? " --batch 4" : "");
+    json_t *memory = json_object_get(v, "memory");
+    assert_true(json_is_true(json_object_get(json_object_get(memory, "stream"), "streamed")));
+    assert_int_equal(result_integer(memory, "kv_bytes"), result_integer(asked ? four : one, "kv_bytes"));
+    assert_int_equal(json_array_size(json_object_get(v, "rows")), 4);
+    json_decref(v);
+  }
+  json_decref(one);
+  json_decref(four);
+  tempdir_remove(dir);
+}
+
 static void prompts_files_are_rows(void **state) {
   (void)state;
   char *dir = text_model_make();
@@ -275,8 +313,9 @@ static void eos_ends_a_row(void **state) {
     assert_int_equal(id == 2 || id == 257, i + 1 == n);
   }
   json_decref(v);
-  v = program_json("run --model-dir %s --ids 1 --max-new 2000 --temperature 50 --ignore-eos --json", model);
-  assert_int_equal(json_array_size(json_object_get(result_row(v, 0), "new_ids")), 2000);
+  v = program_json("run --model-dir %s --ids 1 --max-new %zu --temperature 50 --ignore-eos --json", model,
+                   n + 50);
+  assert_int_equal(json_array_size(json_object_get(result_row(v, 0), "new_ids")), n + 50);
   json_decref(v);
 }
 
@@ -620,6 +659,7 @@ int main(void) {
       cmocka_unit_test(rows_are_independent),
       cmocka_unit_test(rows_together_print_what_they_print_alone),
       cmocka_unit_test(memory_decides_how_many_rows_are_together),
+      cmocka_unit_test(streamed_rows_run_one_at_a_time),
       cmocka_unit_test(prompts_files_are_rows),
       cmocka_unit_test(all_rows_begin_with_a_saved_state),
       cmocka_unit_test(seeds_decide_the_draws),

@@ -3,6 +3,7 @@
 #include "engine/streaming.h"
 
 #include "support/golden.h"
+#include "support/random_model.h"
 #include "support/tempdir.h"
 
 #include <errno.h>
@@ -29,10 +30,19 @@ static _Atomic long fail_after = -1; /* this many reads succeed, the next one fa
 static _Atomic long slow_ms;
 static _Atomic long reads;
 
+/* The first reads since `reads` was zero. */
+typedef struct read_range {
+  off_t offset;
+  size_t bytes;
+} read_range;
+enum { READS_KEPT = 4096 };
+static read_range read_kept[READS_KEPT];
+
 ssize_t __real_pread(int fd, void *to, size_t bytes, off_t offset);
 ssize_t __wrap_pread(int fd, void *to, size_t bytes, off_t offset);
 ssize_t __wrap_pread(int fd, void *to, size_t bytes, off_t offset) {
-  atomic_fetch_add(&reads, 1);
+  long mine = atomic_fetch_add(&reads, 1);
+  if (mine < READS_KEPT) read_kept[mine] = (read_range){offset, bytes};
   long ms = atomic_load(&slow_ms);
   if (ms) nanosleep(&(struct timespec){.tv_nsec = ms * 1000000}, NULL);
   if (atomic_load(&fail_after) >= 0 && atomic_fetch_sub(&fail_after, 1) == 0) {
@@ -51,6 +61,7 @@ typedef struct setting {
   ie_reader_kind kind;
   bool buffered;
   ie_precision precision;
+  ie_weights weights;
 } setting;
 
 typedef struct subject {
@@ -67,8 +78,8 @@ static subject subject_open(const char *dir, const setting *s, bool streamed) {
   ie_state_options options = {.context_tok = TOKENS + STEPS, .chunk_tok = s->chunk};
   for (int i = 0; i < TOKENS; i++) prompt[i] = (i * 37 + 11) % VOCAB;
   assert_int_equal(ie_device_open(&(ie_device_options){.threads = s->threads}, &x.device, &error), IE_OK);
-  ie_status status =
-      ie_model_open(x.device, dir, &(ie_model_options){.precision = s->precision}, &x.model, &error);
+  ie_model_options how = {.precision = s->precision, .dense_weights = s->weights, .limited = streamed};
+  ie_status status = ie_model_open(x.device, dir, &how, &x.model, &error);
   if (status != IE_OK) fail_msg("%s", error.message);
   if (streamed) {
     ie_state_sizes sizes;
@@ -78,8 +89,8 @@ static subject subject_open(const char *dir, const setting *s, bool streamed) {
     if (s->slots) place.slots = s->slots;
     if (place.transit > place.slots) place.transit = place.slots;
     place.rows_bytes = 4 * IE_READER_ALIGN; /* less than a chunk needs: rows are let go all the time */
-    ie_stream_options how = {.reader = {.kind = s->kind, .buffered = s->buffered}};
-    status = ie_stream_open(x.model, &place, &how, &error);
+    ie_stream_options stream = {.reader = {.kind = s->kind, .buffered = s->buffered}};
+    status = ie_stream_open(x.model, &place, &stream, &error);
     if (status != IE_OK) fail_msg("%s", error.message);
     x.model->limited = true;
   }
@@ -368,6 +379,113 @@ static void cancelled_while_reading(void **state) {
   subject_close(&x);
 }
 
+/* --- With weights quantised at load ---------------------------------------------------------------------------------- */
+
+static void quantised(void **state) {
+  (void)state;
+  static const int64_t slots[] = {2, 0};
+  for (int weights = IE_WEIGHTS_INT8; weights <= IE_WEIGHTS_INT4; weights++)
+    for (size_t i = 0; i < 2; i++)
+      for (int way = 0; way < 2; way++) {
+        setting s = {.slots = slots[i],
+                     .threads = 1 + way,
+                     .chunk = way ? 64 : 5,
+                     .kind = way ? IE_READER_AUTO : IE_READER_THREADS,
+                     .precision = way ? IE_PRECISION_INT8 : IE_PRECISION_BF16,
+                     .weights = (ie_weights)weights};
+        answers_equal(HF, &s);
+        answers_equal("tests/data/models/gpt-oss-original", &s);
+      }
+}
+
+static bool is_quantised(const char *name) {
+  return strstr(name, "_proj.weight") || !strcmp(name, "lm_head.weight");
+}
+
+/* Bytes of this process's own memory behind the addresses of a file's map. */
+static size_t own_bytes(const uint8_t *begin, size_t bytes) {
+  FILE *f = fopen("/proc/self/smaps", "re");
+  assert_non_null(f);
+  char line[512];
+  bool inside = false;
+  size_t sum = 0, from, to, kb;
+  while (fgets(line, sizeof line, f)) {
+    if (sscanf(line, "%zx-%zx ", &from, &to) == 2)
+      inside = from >= (uintptr_t)begin && to <= (uintptr_t)begin + bytes;
+    else if (inside && sscanf(line, "Anonymous: %zu kB", &kb) == 1)
+      sum += kb << 10;
+  }
+  fclose(f);
+  return sum;
+}
+
+/* Matrices of many pages: what was quantised is not read a second time, and what is taken is what the plan says, but for
+ * the pages that a tensor shares with its neighbours. */
+static void quantised_is_not_read_again(void **state) {
+  (void)state;
+  char *dir = tempdir_make();
+  random_model_write(&(random_model){.arch = RANDOM_GPT_OSS,
+                                     .layers = 2,
+                                     .width = 256,
+                                     .ffn = 256,
+                                     .heads = 8,
+                                     .kv_heads = 4,
+                                     .head_dim = 64,
+                                     .vocab = 1000,
+                                     .experts = 4,
+                                     .top_k = 2,
+                                     .window = 16,
+                                     .dtype = IE_BF16,
+                                     .seed = 3},
+                     dir);
+  for (int weights = IE_WEIGHTS_PUBLISHED; weights <= IE_WEIGHTS_INT4; weights++) {
+    ie_error error = {0};
+    ie_device *device;
+    ie_model *model;
+    ie_state_sizes sizes;
+    ie_placement place;
+    ie_model_options how = {.dense_weights = (ie_weights)weights, .limited = true};
+    assert_int_equal(ie_device_open(&(ie_device_options){.threads = 1}, &device, &error), IE_OK);
+    if (ie_model_open(device, dir, &how, &model, &error) != IE_OK) fail_msg("%s", error.message);
+    assert_int_equal(ie_state_size(model, NULL, &sizes, &error), IE_OK);
+    assert_true(ie_placement_split(model, &sizes, 0, &place));
+    atomic_store(&reads, 0);
+    ie_status status =
+        ie_stream_open(model, &place, &(ie_stream_options){.reader = {.kind = IE_READER_THREADS}}, &error);
+    if (status != IE_OK) fail_msg("%s", error.message);
+    long count = atomic_load(&reads);
+    assert_in_range(count, 1, READS_KEPT);
+    const ie_checkpoint *c = model->checkpoint;
+    size_t again = 0, quantised_count = 0, tensors = ie_checkpoint_count(c), file_bytes;
+    assert_non_null(ie_checkpoint_file_at(c, 0, &file_bytes));
+    const uint8_t *map = NULL;
+    for (size_t i = 0; i < tensors; i++) {
+      const ie_tensor_info *t = ie_checkpoint_at(c, i);
+      size_t file;
+      uint64_t at;
+      assert_true(ie_checkpoint_locate(c, t->data, &file, &at));
+      map = (const uint8_t *)t->data - at;
+      if (!is_quantised(t->name)) continue;
+      quantised_count++;
+      uint64_t first = (at + 4095) / 4096 * 4096, last = (at + t->bytes) / 4096 * 4096;
+      for (long k = 1; k < count; k++) /* the first one only asks whether direct reads work */
+        again += (uint64_t)read_kept[k].offset < last &&
+                 (uint64_t)read_kept[k].offset + read_kept[k].bytes > first;
+    }
+    assert_int_equal(quantised_count, 9);
+    if (weights == IE_WEIGHTS_PUBLISHED)
+      assert_true(again >= quantised_count);
+    else
+      assert_int_equal(again, 0);
+    size_t taken = own_bytes(map, file_bytes) + model->info.weights_copied_bytes, edges = 2 * 4096 * tensors;
+    if (taken > place.resident_bytes + edges || taken + edges < place.resident_bytes)
+      fail_msg("weights %d: %zu bytes taken, %zu planned", weights, taken, place.resident_bytes);
+    ie_model_free(model);
+    ie_device_free(device);
+  }
+  tempdir_remove(dir);
+}
+
 /* --- The plan --------------------------------------------------------------------------------------------------------- */
 
 static void plans(void **state) {
@@ -425,6 +543,7 @@ int main(void) {
       cmocka_unit_test(shards),       cmocka_unit_test(iebin),
       cmocka_unit_test(failed_reads), cmocka_unit_test(failed_loads),
       cmocka_unit_test(shrunk_file),  cmocka_unit_test(cancelled_while_reading),
+      cmocka_unit_test(quantised),    cmocka_unit_test(quantised_is_not_read_again),
       cmocka_unit_test(plans),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,6 +43,9 @@ typedef struct ie_model_options {
                          matrix units in prefill, but for quantised weights in class int8 */
   bool
       plan_only; /* bind for ie_model_plan alone: nothing is transposed or copied, and nothing can be computed */
+  bool
+      limited; /* ie_model_place will follow with a limit: what loading reads for the last time (weights that are
+                    quantised) leaves the page cache, which a memory cgroup counts, tensor by tensor */
   /* Paths of the two files of an IEBIN v1 model. One is enough: NULL is DIR/model.ie.json, and the file that the JSON
    * names. Both NULL: the directory is searched. */
   const char *iebin_json, *iebin_bin;

@@ -63,6 +63,15 @@ void ie_map_release(const void *data, size_t bytes) {
   if (end > first) madvise((void *)first, end - first, MADV_DONTNEED);
 }
 
+void ie_map_forget(const ie_map *map, const void *data, size_t bytes) {
+  ie_map_release(data, bytes);
+  int fd = open(map->path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  off_t offset = (off_t)((uintptr_t)data - (uintptr_t)map->data);
+  (void)posix_fadvise(fd, offset, (off_t)bytes, POSIX_FADV_DONTNEED);
+  close(fd);
+}
+
 void ie_map_close(ie_map *map) {
   if (!map) return;
   if (map->data) munmap((void *)(uintptr_t)map->data, map->size);

@@ -25,6 +25,8 @@ void ie_map_close(ie_map *map);
 /* Whole pages within a range of a map that will not be read soon: they leave the process's resident memory (the page
  * cache may keep them) and are read again when they are touched. Only for memory of an ie_map. */
 void ie_map_release(const void *data, size_t bytes);
+/* The same, and the page cache forgets them too, unless another program has them mapped. */
+void ie_map_forget(const ie_map *map, const void *data, size_t bytes);
 
 /* Puts writable memory of the process's own, all zero, in the place of whole pages of a mapping: [data, data + bytes),
  * both multiples of the page size. ie_map_close gives it back with the rest. huge: the system may use huge pages.

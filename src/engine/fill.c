@@ -72,7 +72,7 @@ ie_status ie_state_fill_random(ie_state *state, int64_t sequence, int64_t length
   state->logits = NULL; /* they lay in the arena */
   for (int64_t first = 0, n; status == IE_OK && first < length; first += n) {
     n = ie_min_i64(ie_min_i64(FILL_TOK, state->batch_max), length - first);
-    state->high[sequence] = first + n;
+    ie_state_written(state, sequence, first + n);
     status = fill_round(state, sequence, first, n, length, error);
   }
   if (status != IE_OK) return status;

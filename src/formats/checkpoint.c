@@ -475,6 +475,18 @@ bool ie_checkpoint_locate(const ie_checkpoint *checkpoint, const void *data, siz
   return false;
 }
 
+void ie_checkpoint_forget(const ie_checkpoint *checkpoint, const void *data, size_t bytes) {
+  size_t file;
+  uint64_t offset;
+  if (ie_checkpoint_locate(checkpoint, data, &file, &offset))
+    ie_map_forget(&checkpoint->maps[file], data, bytes);
+}
+
+void ie_checkpoint_forget_all(const ie_checkpoint *checkpoint) {
+  for (size_t i = 0; i < checkpoint->map_count; i++)
+    ie_map_forget(&checkpoint->maps[i], checkpoint->maps[i].data, checkpoint->maps[i].size);
+}
+
 bool ie_checkpoint_is_copied(const ie_checkpoint *checkpoint, const ie_tensor_info *tensor) {
   for (size_t i = 0; i < checkpoint->map_count; i++) {
     const ie_map *map = &checkpoint->maps[i];

@@ -63,6 +63,12 @@ const char *ie_checkpoint_file_at(const ie_checkpoint *checkpoint, size_t i, siz
 /* Which of these files holds an address of a tensor's data, and where in it. False for another address. */
 bool ie_checkpoint_locate(const ie_checkpoint *checkpoint, const void *data, size_t *file, uint64_t *offset);
 
+/* Data of a mapped tensor that was read for the last time leaves memory and page cache. Nothing for another address. */
+void ie_checkpoint_forget(const ie_checkpoint *checkpoint, const void *data, size_t bytes);
+
+/* The same of whole files: of what the system read ahead around such tensors too. */
+void ie_checkpoint_forget_all(const ie_checkpoint *checkpoint);
+
 /* Where a file such as config.json lies: the weights' folder, else DIR, DIR/hf, DIR/hf/original, DIR/original.
  * *out is fresh memory; NULL (and IE_OK) when it is nowhere. */
 ie_status ie_checkpoint_path(const ie_checkpoint *checkpoint, const char *name, char **out, ie_error *error);

@@ -31,6 +31,8 @@ enum {
 typedef struct eight_scratch {
   _Alignas(64) float q[D_MAX * VF_LANES]; /* (D, EIGHT, KEYS): the same for all KEYS */
   _Alignas(64) float p[SETS * VF_LANES];  /* (SETS, EIGHT, KEYS): logits, then weights */
+  _Alignas(64) float k_scale[D_MAX];      /* of the tile's int8 keys, (D), and values, (TILE) */
+  _Alignas(64) float v_scale[TILE];
 } eight_scratch;
 
 /* Head dimensions are constants here: with a variable one the addresses of CHAINS keys do not fit the registers. */
@@ -50,17 +52,26 @@ static void eight_queries(const ie_attend_args *args, eight_scratch *eight) {
       eight->q[d * VF_LANES + i] = args->q[i / KEYS * args->q_stride + d];
 }
 
+INLINE void eight_scales(const ie_attend_args *args, int64_t s0, eight_scratch *eight, int64_t D) {
+  for (int64_t d = 0; d < D; d += VF_LANES)
+    vf_store(eight->k_scale + d, vf_load_bf16(args->k_scale + s0 / TILE * D + d));
+  for (int64_t s = 0; s < TILE; s += VF_LANES)
+    vf_store(eight->v_scale + s, vf_load_bf16(args->v_scale + s0 + s));
+}
+
 /* Keys in f32, the numbers of KEYS neighbours side by side: (SETS, D, KEYS), the d of 16 as vf_store_pairs has them. */
-INLINE void eight_keys(const ie_attend_args *args, int64_t s0, float *out, ie_dtype dtype, int64_t D) {
+INLINE void eight_keys(const ie_attend_args *args, int64_t s0, float *out, const eight_scratch *eight,
+                       ie_dtype dtype, int64_t D) {
   int64_t step = args->kv_stride;
   const void *k = args->k;
   for (int64_t s = s0; s < s0 + TILE; s += KEYS) {
     UNROLL for (int64_t d = 0; d < D; d += VF_LANES, out += KEYS * VF_LANES) {
-      vf key = load_full(k, dtype, s * step + d);
+      vf scale = dtype == IE_I8 ? vf_load(eight->k_scale + d) : vf_set1(1.0f);
+      vf key = value_scaled(load_full(k, dtype, s * step + d), scale, dtype);
       if (KEYS == 1)
         vf_store(out, key);
       else
-        vf_store_pairs(out, key, load_full(k, dtype, (s + 1) * step + d));
+        vf_store_pairs(out, key, value_scaled(load_full(k, dtype, (s + 1) * step + d), scale, dtype));
     }
   }
 }
@@ -127,14 +138,16 @@ INLINE void eight_values(const ie_attend_args *args, const eight_scratch *eight,
   vf sum[VALUE_ROWS][VALUE_VECS];
   UNROLL for (int r = 0; r < VALUE_ROWS; r++) UNROLL for (int c = 0; c < VALUE_VECS; c++) sum[r][c] =
       vf_set1(0.0f);
-  int64_t size = dtype == IE_F32 ? 4 : 2, step = args->kv_stride;
+  int64_t size = dtype_size(dtype), step = args->kv_stride;
   const char *next = *ahead, *v = row_address(args, args->v, at.s0) + at.d * size;
   const float *p = eight->p + at.n * KEYS;
   for (int64_t j = 0; j < SETS; j++, p += VF_LANES, next += ASK_VALUES * size, v += KEYS * step * size) {
     UNROLL for (int h = 0; h < KEYS; h++) {
       if (h * 64 < ASK_VALUES * size) _mm_prefetch(next + h * 64, _MM_HINT_T1);
       vf value[VALUE_VECS];
-      UNROLL for (int c = 0; c < VALUE_VECS; c++) value[c] = load_full(v, dtype, h * step + c * VF_LANES);
+      vf scale = vf_set1(dtype == IE_I8 ? eight->v_scale[j * KEYS + h] : 1.0f);
+      UNROLL for (int c = 0; c < VALUE_VECS; c++) value[c] =
+          value_scaled(load_full(v, dtype, h * step + c * VF_LANES), scale, dtype);
       UNROLL for (int r = 0; r < VALUE_ROWS; r++) {
         vf x = vf_set1(p[r * KEYS + h]);
         UNROLL for (int c = 0; c < VALUE_VECS; c++) sum[r][c] = vf_fma(x, value[c], sum[r][c]);
@@ -155,10 +168,10 @@ INLINE void eight_tile_as(const ie_attend_args *args, int64_t s0, int64_t then, 
                           float *keys, ie_dtype dtype, int64_t D) {
   float keep[EIGHT];
   const char *next = row_address(args, args->k, then);
-  eight_keys(args, s0, keys, dtype, D);
+  if (dtype == IE_I8) eight_scales(args, s0, eight, D);
+  eight_keys(args, s0, keys, eight, dtype, D);
   for (int64_t j = 0; j < SETS; j += CHAINS)
-    eight_logits(args, eight->q, keys + j * KEYS * D, &next, eight->p + j * VF_LANES, D,
-                 dtype == IE_F32 ? 4 : 2);
+    eight_logits(args, eight->q, keys + j * KEYS * D, &next, eight->p + j * VF_LANES, D, dtype_size(dtype));
   eight_softmax(args, eight->p, keep);
   next = row_address(args, args->v, then);
   for (int64_t n = 0; n < EIGHT; n += VALUE_ROWS)
@@ -180,6 +193,8 @@ static void eight_tile(const ie_attend_args *args, int64_t s0, int64_t then, eig
     eight_tile_of(args, s0, then, eight, keys, IE_F32);
   else if (args->kv_dtype == IE_F16)
     eight_tile_of(args, s0, then, eight, keys, IE_F16);
+  else if (args->kv_dtype == IE_I8)
+    eight_tile_of(args, s0, then, eight, keys, IE_I8);
   else
     eight_tile_of(args, s0, then, eight, keys, IE_BF16);
 }

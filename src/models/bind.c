@@ -97,8 +97,11 @@ static void dense_quantise(ie_binder *b, ie_weight *w) {
   if (!memory) return;
   /* Pages of a map can go once they are read; a checkpoint that was unpacked into memory must stay. */
   bool mapped = ie_checkpoint_copied_bytes(b->checkpoint) == 0;
+  const void *source = w->part[0];
+  size_t source_bytes = (size_t)w->rows * w->row_bytes[0];
   b->status = ie_weight_quantise(b->device->team, &b->device->kernels, w, b->dense, memory,
                                  mapped ? ie_map_release : NULL, b->error);
+  if (b->limited && mapped) ie_checkpoint_forget(b->checkpoint, source, source_bytes);
 }
 
 void ie_bind_tied_head(ie_binder *b, const ie_weight *embed, ie_weight *head) {

@@ -24,6 +24,7 @@ typedef struct ie_binder {
   ie_wformat dense;        /* IE_W_INT8 or IE_W_INT4: dense matrices are quantised; IE_W_COUNT: as they lie */
   const ie_weight *lookup; /* the embedding: rows of it are looked up, so it is not quantised */
   bool deterministic;
+  bool limited;        /* a memory limit will follow: what is quantised leaves the page cache */
   bool plan_only;      /* transposed and quantised weights get no memory */
   const int64_t *dims; /* the model's dimensions, by the model's own index; dims[0] = 1 */
   ie_owned *owned;     /* handed to the model */

@@ -89,12 +89,14 @@ static void weights_label(unsigned formats, char *out, size_t size) {
 static const ie_wformat dense_formats[] = {
     [IE_WEIGHTS_PUBLISHED] = IE_W_COUNT, [IE_WEIGHTS_INT8] = IE_W_INT8, [IE_WEIGHTS_INT4] = IE_W_INT4};
 
-static ie_status model_bind(ie_model *model, const json_t *config, const char *path, ie_error *error) {
+static ie_status model_bind(ie_model *model, const json_t *config, const char *path, bool limited,
+                            ie_error *error) {
   ie_binder binder = {.device = model->device,
                       .checkpoint = model->checkpoint,
                       .cls = model->cls,
                       .dense = dense_formats[model->info.dense_weights],
                       .deterministic = model->info.deterministic,
+                      .limited = limited,
                       .plan_only = model->plan_only,
                       .bound = calloc(ie_checkpoint_count(model->checkpoint) + 1, sizeof *model->bound),
                       .error = error};
@@ -103,6 +105,7 @@ static ie_status model_bind(ie_model *model, const json_t *config, const char *p
   ie_json_reader reader = {.object = config, .where = path, .error = error};
   ie_status status = ie_decoder_open(model->arch->decoder, &binder, &reader, model, &model->net);
   model->owned = binder.owned;
+  if (limited && binder.quantised_bytes > 0 && !model->plan_only) ie_checkpoint_forget_all(model->checkpoint);
   model->info.architecture = model->arch->name;
   model->info.chat_format = model->arch->chat_format;
   model->info.dir = ie_checkpoint_dir(model->checkpoint);
@@ -141,7 +144,7 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
   if (status == IE_OK) status = config_hash(path, model->config_digest, error);
   if (status == IE_OK && !(model->arch = arch_find(config, model->checkpoint)))
     status = arch_unknown(config, path, error);
-  if (status == IE_OK) status = model_bind(model, config, path, error);
+  if (status == IE_OK) status = model_bind(model, config, path, options->limited, error);
   if (status == IE_OK) status = stop_ids_read(model, config, path, error);
   json_decref(config);
   free(path);

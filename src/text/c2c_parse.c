@@ -93,7 +93,8 @@ static void turn_begin(c2c_state *s, size_t marker) {
   held_drop(s, strlen(markers[marker].text));
 }
 
-/* Where the first marker begins that stands in the bytes, whole or cut off at their end; else their size. */
+/* Where the first marker begins that stands in the bytes, whole or cut off at their end; else their size and the number
+ * of markers. */
 static size_t marker_find(const ie_buf *bytes, size_t *marker, bool *whole) {
   for (size_t at = 0; at < bytes->size; at++)
     for (size_t i = 0; i < MARKERS; i++) {
@@ -103,6 +104,7 @@ static size_t marker_find(const ie_buf *bytes, size_t *marker, bool *whole) {
       if (memcmp(bytes->data + at, markers[i].text, *whole ? length : rest) == 0) return at;
     }
   *whole = false;
+  *marker = MARKERS;
   return bytes->size;
 }
 
@@ -115,7 +117,7 @@ static bool is_blank(const ie_buf *bytes, size_t size) {
 /* Reads what is held until a message was closed or more bytes are needed: an id closes one message at most. */
 static bool held_read(ie_chat_parser *parser) {
   c2c_state *s = parser->state;
-  size_t marker;
+  size_t marker = 0;
   bool whole;
   size_t at = marker_find(&s->held, &marker, &whole);
   if (!s->role) {

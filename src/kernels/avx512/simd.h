@@ -83,6 +83,12 @@ INLINE vf vf_load_f16(const uint16_t *p) {
 INLINE vf vf_load_bf16_n(const uint16_t *p, int64_t n) {
   return vf_from_bf16(_mm256_maskz_loadu_epi16(first_lanes(n), p));
 }
+INLINE vf vf_load_i8(const int8_t *p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+}
+INLINE vf vf_load_i8_n(const int8_t *p, int64_t n) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p)));
+}
 INLINE vf vf_load_f16_n(const uint16_t *p, int64_t n) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p));
 }
@@ -214,6 +220,11 @@ INLINE vf vf_low_bf16(vf pair) {
 INLINE vf vf_high_bf16(vf pair) {
   return _mm512_castsi512_ps(
       _mm512_and_si512(_mm512_castps_si512(pair), _mm512_set1_epi32((int)0xFFFF0000u)));
+}
+/* Signed byte j of each lane as a float, j constant. */
+INLINE vf vf_byte(vf bytes, int j) {
+  __m512i top = _mm512_slli_epi32(_mm512_castps_si512(bytes), (unsigned)(24 - 8 * j));
+  return _mm512_cvtepi32_ps(_mm512_srai_epi32(top, 24));
 }
 INLINE vf vf_low_f16(vf pair) {
   return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_castps_si512(pair)));
