@@ -443,6 +443,35 @@ static void test_unseen_scales_may_be_nan(void **state) {
   problem_free(&p);
 }
 
+/* The heads and rows that have a kernel of their own: right, and to the bit what each row alone gives. */
+static void test_eight_rows(void **state) {
+  (void)state;
+  for (int t = 0; t < DTYPES; t++) {
+    for (int64_t D = 64; D <= 128; D += 64) {
+      shape dim = {.N = 8, .S = 200, .D = D, .dtype = dtypes[t], .spread = 2};
+      problem p = problem_make(dim);
+      for (int64_t n = 0; n < dim.N; n++) p.lo[n] = n % 2 ? 64 : 0, p.hi[n] = (int32_t)(192 + n);
+      problem_check(&p);
+      for (int k = 0; k < kernel_count; k++) {
+        answer all = answer_of(&p, &kernels[k]);
+        for (int64_t n = 0; n < dim.N; n++) {
+          problem one = p;
+          one.dim.N = one.args.N = 1;
+          one.args.q = one.q = p.q + n * D;
+          one.args.lo = one.lo = p.lo + n, one.args.hi = one.hi = p.hi + n, one.sink = p.sink + n;
+          answer a = answer_of(&one, &kernels[k]);
+          assert_memory_equal(a.m, all.m + n, sizeof(float));
+          assert_memory_equal(a.l, all.l + n, sizeof(float));
+          assert_memory_equal(a.acc, all.acc + n * D, (size_t)D * sizeof(float));
+          answer_free(&a);
+        }
+        answer_free(&all);
+      }
+      problem_free(&p);
+    }
+  }
+}
+
 /* Keys in several runs, as a ring buffer gives them, equal keys in one. */
 static void test_runs_add_up(void **state) {
   (void)state;
@@ -499,6 +528,7 @@ int main(void) {
       cmocka_unit_test(test_range_ends),  cmocka_unit_test(test_rows_are_independent),
       cmocka_unit_test(test_runs_add_up), cmocka_unit_test(test_unseen_may_be_nan),
       cmocka_unit_test(test_sink),        cmocka_unit_test(test_unseen_scales_may_be_nan),
+      cmocka_unit_test(test_eight_rows),
   };
   return cmocka_run_group_tests(tests, kernels_setup, NULL);
 }
