@@ -8,6 +8,14 @@
 
 const char *const cli_kv_names[] = {"auto", "f32", "f16", "bf16", "int8", NULL};
 
+const char *const cli_pretranspose_names[] = {"none", "woh", "wxh", "all", NULL};
+
+void cli_pretranspose_log(const cli_context *context, int choice) {
+  if (choice > 0)
+    cli_log(context, "clocher: --pretranspose %s is ignored: weights are computed where they lie",
+            cli_pretranspose_names[choice]);
+}
+
 ie_dtype cli_kv_dtype(int choice) {
   static const ie_dtype types[] = {IE_DTYPE_NONE, IE_F32, IE_F16, IE_BF16, IE_I8};
   return types[choice];

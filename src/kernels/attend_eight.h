@@ -19,7 +19,7 @@ enum {
   VALUE_VECS = 2,
   /* The next tile is asked for while this one is computed, evenly: all at once would stop at the lines that a core can
    * wait for. Numbers (of 2 or 4 bytes) a step, from a tile's TILE D numbers and the steps over it; rows of a cache
-   * follow each other without gaps. */
+   * follow each other without gaps. Into the second cache: the first one is full of this tile. */
   ASK_LOGITS = 4 * TILE * CHAINS / SETS,
   ASK_VALUES = TILE * VALUE_VECS * VF_LANES * VALUE_ROWS / (SETS * EIGHT)
 };
@@ -83,7 +83,7 @@ INLINE void eight_logits(const ie_attend_args *args, const float *q, const float
   for (int64_t d = 0; d < D; d += 4) {
     const float *four = keys + (KEYS == 1 ? d : 2 * (d - d % VF_LANES) + d % VF_LANES);
     UNROLL for (int e = 0; e < 4; e++) {
-      if (e * 64 < ASK_LOGITS * size) _mm_prefetch(next + e * 64, _MM_HINT_T0);
+      if (e * 64 < ASK_LOGITS * size) _mm_prefetch(next + e * 64, _MM_HINT_T1);
       vf x = vf_load(q + (d + e) * VF_LANES);
       UNROLL for (int c = 0; c < CHAINS; c++) sum[c] =
           vf_fma(x, vf_load_eighth(four + offset[KEYS - 1][e] + c * step), sum[c]);
@@ -135,7 +135,7 @@ INLINE void eight_values(const ie_attend_args *args, const eight_scratch *eight,
   const float *p = eight->p + n * KEYS;
   for (int64_t j = 0; j < SETS; j++, p += VF_LANES, next += ASK_VALUES * size, v += KEYS * step * size) {
     UNROLL for (int h = 0; h < KEYS; h++) {
-      if (h * 64 < ASK_VALUES * size) _mm_prefetch(next + h * 64, _MM_HINT_T0);
+      if (h * 64 < ASK_VALUES * size) _mm_prefetch(next + h * 64, _MM_HINT_T1);
       vf value[VALUE_VECS];
       vf scale = vf_set1(dtype == IE_I8 ? eight->v_scale[j * KEYS + h] : 1.0f);
       UNROLL for (int c = 0; c < VALUE_VECS; c++) value[c] =
