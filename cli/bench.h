@@ -7,12 +7,14 @@
 #include "out.h"
 
 typedef struct bench_settings {
-  const char *model_dir, *phase, *prompt, *depth, *batch, *path, *tokenizer, *encoding, *text;
+  const char *model_dir, *phase, *prompt, *depth, *batch, *neighbour, *path, *tokenizer, *encoding, *text;
   int64_t runs, tokens, chunk, vocab;
   uint64_t buffer, probe_read;
-  int kv;
+  int kv, fill, pretranspose;
   bool json;
 } bench_settings;
+
+enum { BENCH_FILL_RANDOM, BENCH_FILL_PREFILL }; /* --fill */
 
 enum { BENCH_LIST_MAX = 32 };
 
@@ -36,6 +38,16 @@ bench_spread bench_spread_of(const double *values, size_t count);
 
 /* The same pseudo-random id below vocab for the same place. */
 int32_t bench_id(int64_t place, int64_t vocab);
+
+/* A foreign process that spins on one processor (bench_neighbour.c); all zero: none. */
+typedef struct bench_neighbour {
+  int pid;
+} bench_neighbour;
+
+/* Starts it and waits until it runs there. It ends with this process at the latest. */
+ie_status bench_neighbour_start(int64_t cpu, bench_neighbour *out, ie_error *error);
+/* Ends it, if there is one; the processor seconds that it took. */
+double bench_neighbour_stop(bench_neighbour *n);
 
 /* The commands: each returns an exit code. */
 int bench_engine(cli_context *context, const bench_settings *s);

@@ -26,6 +26,8 @@ typedef struct bench {
 typedef struct bench_case {
   const char *phase;
   int64_t prompt, depth, batch;
+  int64_t neighbour;  /* a processor, or -1 */
+  double neighbour_s; /* processor seconds that it took */
   double *tok_s;      /* (runs) */
   double *token_s;    /* (runs * steps) seconds a step */
   size_t runs, steps; /* steps measured in all */
@@ -35,6 +37,7 @@ typedef struct bench_case {
   uint64_t hash; /* of the last logits */
   size_t peak_rss;
   ie_memory_probe read_before, read_after;
+  double mapped_gb_s; /* of the weights' file, the better of before and after; 0: not measured */
   ie_load load;
 } bench_case;
 
@@ -44,11 +47,6 @@ static uint64_t logits_hash(const float *logits, int64_t count) {
   uint64_t hash = 0xCBF29CE484222325u;
   for (size_t i = 0; i < (size_t)count * sizeof *logits; i++) hash = (hash ^ p[i]) * 0x100000001B3u;
   return hash;
-}
-
-static ie_status probe_read(const bench *b, ie_memory_probe *out, ie_error *error) {
-  ie_memory_probe_options o = {.buffer_bytes = (size_t)b->s->buffer, .read_bytes = (size_t)b->s->probe_read};
-  return ie_probe_memory(b->engine.device, &o, out, error);
 }
 
 /* The ceiling of the class: integer units for int8 where there are some. */
@@ -67,6 +65,18 @@ static bool stop_wanted(void *arg) {
   return cli_interrupted();
 }
 
+/* Under a limit the weights' file is left alone: its pages would count. */
+static ie_status probe_read(const bench *b, bench_case *c, ie_memory_probe *out, ie_error *error) {
+  ie_memory_probe_options o = {
+      .buffer_bytes = (size_t)b->s->buffer, .read_bytes = (size_t)b->s->probe_read, .cancelled = stop_wanted};
+  ie_memory_probe mapped = {0};
+  ie_status status = ie_probe_memory(b->engine.device, &o, out, error);
+  if (status == IE_OK && !b->context->common.memory)
+    status = ie_probe_weights(b->engine.model, &o, &mapped, error);
+  c->mapped_gb_s = fmax(c->mapped_gb_s, mapped.read_gb_s);
+  return status;
+}
+
 /* Appends `count` pseudo-random ids to a sequence. */
 static ie_status sequence_fill(const bench *b, int64_t sequence, int64_t count, ie_error *error) {
   if (count == 0) return IE_OK;
@@ -77,6 +87,13 @@ static ie_status sequence_fill(const bench *b, int64_t sequence, int64_t count, 
   ie_status status = ie_state_append(b->state, sequence, ids, count, &o, error);
   free(ids);
   return status;
+}
+
+/* The tokens that the sequence holds before what is measured. */
+static ie_status depth_fill(const bench *b, int64_t sequence, int64_t depth, ie_error *error) {
+  if (depth == 0) return IE_OK;
+  if (b->s->fill == BENCH_FILL_PREFILL) return sequence_fill(b, sequence, depth, error);
+  return ie_state_fill_random(b->state, sequence, depth, error);
 }
 
 static void work_add(ie_state_work *sum, const ie_state_work *from, const ie_state_work *to) {
@@ -151,21 +168,24 @@ static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {
   if (!c->tok_s || !c->token_s) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the times");
   ie_status status = ie_state_new(b->engine.model, &o, &b->state, error);
   if (status == IE_OK) c->kv = ie_state_kv(b->state);
-  for (int64_t i = 0; status == IE_OK && i < c->batch; i++) status = sequence_fill(b, i, c->depth, error);
+  for (int64_t i = 0; status == IE_OK && i < c->batch; i++) status = depth_fill(b, i, c->depth, error);
   /* one run that does not count: page faults, clocks, caches */
   if (status == IE_OK)
     status = decode ? decode_once(b, c, more < 4 ? more : 4, false, error) : prefill_once(b, c, false, error);
-  if (status == IE_OK) status = probe_read(b, &c->read_before, error);
+  if (status == IE_OK) status = probe_read(b, c, &c->read_before, error);
   ie_usage_reset_peak(); /* the probe's buffer does not count into the run */
+  bench_neighbour neighbour = {0};
   ie_load_mark mark;
   ie_load_begin(&mark);
+  if (status == IE_OK && c->neighbour >= 0) status = bench_neighbour_start(c->neighbour, &neighbour, error);
   for (int64_t i = 0; status == IE_OK && i < s->runs; i++)
     status = decode ? decode_once(b, c, more, true, error) : prefill_once(b, c, true, error);
+  c->neighbour_s = bench_neighbour_stop(&neighbour);
   ie_load_since(&mark, &c->load);
   ie_usage usage;
   ie_usage_read(&usage);
   c->peak_rss = usage.peak_rss_bytes;
-  if (status == IE_OK) status = probe_read(b, &c->read_after, error);
+  if (status == IE_OK) status = probe_read(b, c, &c->read_after, error);
   ie_state_free(b->state);
   b->state = NULL;
   return status;
@@ -194,7 +214,9 @@ static figures figures_of(const bench *b, const bench_case *c) {
   double scale = c->prompt ? 1e3 / (double)c->prompt : 1e3;
   f.p50_ms = scale * cli_quantile(c->token_s, c->steps, 0.5);
   f.p95_ms = scale * cli_quantile(c->token_s, c->steps, 0.95);
-  f.valid = bench_quiet(&c->load) && high - low <= 0.05 * high;
+  ie_load others = c->load;
+  others.foreign_cpu_s = fmax(0, others.foreign_cpu_s - c->neighbour_s);
+  f.valid = bench_quiet(&others) && high - low <= 0.05 * high;
   return f;
 }
 
@@ -211,17 +233,24 @@ static json_t *ceiling_json(const bench *b, const bench_case *c, const figures *
   const char *kind;
   double matrix = matrix_ceiling(b, &kind);
   bool first = c->read_before.read_gb_s >= c->read_after.read_gb_s;
-  return json_pack("{s:o, s:s, s:o, s:s}", "read_gb_s", cli_json_number(f->read_gb_s), "read_pattern",
-                   first ? c->read_before.pattern : c->read_after.pattern, "matrix_tflop_s",
-                   cli_json_number(matrix), "matrix_kind", kind);
+  json_t *o = json_pack("{s:o, s:s, s:o, s:s}", "read_gb_s", cli_json_number(f->read_gb_s), "read_pattern",
+                        first ? c->read_before.pattern : c->read_after.pattern, "matrix_tflop_s",
+                        cli_json_number(matrix), "matrix_kind", kind);
+  if (o && c->mapped_gb_s > 0) json_object_set_new(o, "mapped_read_gb_s", cli_json_number(c->mapped_gb_s));
+  return o;
+}
+
+static const char *filled_name(const bench *b, const bench_case *c) {
+  if (c->depth == 0) return "nothing";
+  return b->s->fill == BENCH_FILL_PREFILL ? "prefill" : "random";
 }
 
 static json_t *case_json(const bench *b, const bench_case *c, const figures *f) {
   char hash[20], name[256];
   snprintf(hash, sizeof hash, "%016llx", (unsigned long long)c->hash);
-  json_t *o =
-      json_pack("{s:s, s:I, s:I, s:I, s:I}", "phase", c->phase, "prompt", (json_int_t)c->prompt, "depth",
-                (json_int_t)c->depth, "batch", (json_int_t)c->batch, "runs", (json_int_t)c->runs);
+  json_t *o = json_pack("{s:s, s:I, s:I, s:s, s:I, s:I}", "phase", c->phase, "prompt", (json_int_t)c->prompt,
+                        "depth", (json_int_t)c->depth, "filled", filled_name(b, c), "batch",
+                        (json_int_t)c->batch, "runs", (json_int_t)c->runs);
   json_t *speed =
       json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "tok_s_median",
                 cli_json_number(f->tok_s.median), "tok_s_min", cli_json_number(f->tok_s.min), "tok_s_max",
@@ -240,6 +269,9 @@ static json_t *case_json(const bench *b, const bench_case *c, const figures *f) 
   bool ok = o && speed && rest && json_object_update(o, speed) == 0 && json_object_update(o, rest) == 0;
   json_decref(speed);
   json_decref(rest);
+  if (ok && c->neighbour >= 0)
+    ok = json_object_set_new(o, "neighbour", json_integer(c->neighbour)) == 0 &&
+         json_object_set_new(o, "neighbour_cpu_s", cli_json_number(c->neighbour_s)) == 0;
   if (ok) return o;
   json_decref(o);
   return NULL;
@@ -256,6 +288,7 @@ static int case_print(const bench *b, const bench_case *c) {
   double ceiling = matrix_ceiling(b, &kind);
   bool memory = f.bytes / (f.read_gb_s * 1e9) >= f.flop / (matrix_ceiling(b, NULL) * 1e12);
   cli_out_printf(b->context, "%-7s", c->phase);
+  if (c->neighbour >= 0) cli_out_printf(b->context, " neighbour %lld", (long long)c->neighbour);
   if (c->prompt) cli_out_printf(b->context, " prompt %lld", (long long)c->prompt);
   cli_out_printf(b->context, " depth %lld batch %lld: %.2f tok/s (%.2f to %.2f), ", (long long)c->depth,
                  (long long)c->batch, f.tok_s.median, f.tok_s.min, f.tok_s.max);
@@ -317,7 +350,7 @@ static int case_check(bench *b, bench_case *c) {
 }
 
 typedef struct plan_lists {
-  bench_list prompts, depths, batches;
+  bench_list prompts, depths, batches, neighbours;
   bool decode, prefill;
 } plan_lists;
 
@@ -331,6 +364,19 @@ static int lists_parse(const bench *b, plan_lists *l) {
   int code = bench_list_parse(b->context, "--prompt", s->prompt, 1, &l->prompts);
   if (code < 0) code = bench_list_parse(b->context, "--depth", s->depth, 0, &l->depths);
   if (code < 0) code = bench_list_parse(b->context, "--batch", s->batch, 1, &l->batches);
+  if (code < 0 && s->neighbour)
+    code = bench_list_parse(b->context, "--neighbour", s->neighbour, 0, &l->neighbours);
+  return code;
+}
+
+/* Does `with` for a case in peace, then with each neighbour. */
+static int case_do(bench *b, const plan_lists *l, bench_case c, int (*with)(bench *b, bench_case *c)) {
+  int code = CLI_OK;
+  for (int i = -1; code == CLI_OK && i < l->neighbours.count; i++) {
+    bench_case one = c;
+    one.neighbour = i < 0 ? -1 : l->neighbours.item[i];
+    code = with(b, &one);
+  }
   return code;
 }
 
@@ -340,13 +386,13 @@ static int cases_do(bench *b, const plan_lists *l, int (*with)(bench *b, bench_c
   for (int d = 0; l->decode && d < l->depths.count; d++)
     for (int i = 0; code == CLI_OK && i < l->batches.count; i++) {
       bench_case c = {.phase = "decode", .depth = l->depths.item[d], .batch = l->batches.item[i]};
-      code = with(b, &c);
+      code = case_do(b, l, c, with);
     }
   for (int d = 0; l->prefill && d < l->depths.count; d++)
     for (int i = 0; code == CLI_OK && i < l->prompts.count; i++) {
       bench_case c = {
           .phase = "prefill", .depth = l->depths.item[d], .batch = 1, .prompt = l->prompts.item[i]};
-      code = with(b, &c);
+      code = case_do(b, l, c, with);
     }
   return code;
 }
@@ -369,6 +415,7 @@ int bench_engine(cli_context *context, const bench_settings *given) {
   bench b = {.context = context, .s = &s};
   plan_lists lists;
   ie_error error = {0};
+  cli_pretranspose_log(context, s->pretranspose);
   int code = lists_parse(&b, &lists);
   if (code < 0) code = probe_fit(context, &s);
   if (code >= 0) return code;

@@ -16,12 +16,26 @@ void chat_repl_say(const chat_repl *repl, const char *format, ...) {
   fflush(stream);
 }
 
+/* One answer on its way to the eyes of the user. */
+typedef struct turn {
+  chat_repl *repl;
+  bool shown; /* the view was begun */
+} turn;
+
+static void prompt_show(void *arg, int64_t prompt_tok) {
+  turn *t = arg;
+  int thinking = t->repl->flags.thinking;
+  bool show = thinking == CHAT_THINKING_SHOW || (thinking == CHAT_THINKING_AUTO && t->repl->prompts);
+  chat_view_begin(&t->repl->view, t->repl->context, show, prompt_tok);
+  t->shown = true;
+}
+
 static bool event_show(void *arg, const ie_chat_parser *parser, const ie_chat_event *event) {
-  return chat_view_event(&((chat_repl *)arg)->view, parser, event);
+  return chat_view_event(&((turn *)arg)->repl->view, parser, event);
 }
 
 static bool stop_wanted(void *arg) {
-  chat_repl *repl = arg;
+  chat_repl *repl = ((turn *)arg)->repl;
   chat_view_prompt(&repl->view, ie_state_length(repl->session.state, 0));
   return cli_interrupted() || !cli_out_ok(repl->context);
 }
@@ -48,18 +62,13 @@ static void answer_explain(const chat_repl *repl, const ie_answer *answer) {
 static ie_status turn_run(chat_repl *repl, const ie_chat_message *message, ie_error *error) {
   chat_session *session = &repl->session;
   size_t before = ie_conversation_count(session->conversation);
-  chat_watcher watcher = {.on_event = event_show, .cancelled = stop_wanted, .arg = repl};
-  int thinking = repl->flags.thinking;
-  bool show = thinking == CHAT_THINKING_SHOW || (thinking == CHAT_THINKING_AUTO && repl->prompts);
-  int64_t prompt_tok = 0;
+  turn t = {.repl = repl};
+  chat_watcher watcher = {
+      .on_prompt = prompt_show, .on_event = event_show, .cancelled = stop_wanted, .arg = &t};
   ie_answer answer = {0};
   ie_status status = ie_conversation_add(session->conversation, message, error);
-  if (status == IE_OK) status = chat_session_prompt_tok(session, &repl->flags, &prompt_tok, error);
-  if (status == IE_OK) {
-    chat_view_begin(&repl->view, repl->context, show, prompt_tok);
-    status = chat_session_answer(session, &repl->flags, &watcher, &answer, error);
-    chat_view_end(&repl->view);
-  }
+  if (status == IE_OK) status = chat_session_answer(session, &repl->flags, &watcher, &answer, error);
+  if (t.shown) chat_view_end(&repl->view);
   if (status == IE_OK)
     answer_explain(repl, &answer);
   else

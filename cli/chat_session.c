@@ -87,11 +87,11 @@ void chat_session_close(chat_session *session) {
   *session = (chat_session){0};
 }
 
-/* Which efforts a format has: Harmony three, Qwen 3 one, which is none. */
 static bool effort_acts(const chat_session *session, int effort) {
-  const char *name = ie_chat_format_name(session->format);
   if (effort == CHAT_EFFORT_DEFAULT) return true;
-  return effort == CHAT_EFFORT_NONE ? !strcmp(name, "qwen3") : !strcmp(name, "harmony");
+  for (const char *const *e = ie_chat_format_efforts(session->format); *e; e++)
+    if (!strcmp(*e, chat_efforts[effort])) return true;
+  return false;
 }
 
 void chat_session_effort_log(const cli_context *context, const chat_session *session, int effort) {
@@ -120,6 +120,7 @@ ie_status chat_session_answer(chat_session *session, const chat_flags *flags, co
   ie_answer_options o = {.chat = &chat,
                          .max_new = flags->max_new,
                          .sample = sampling_params(&flags->sampling),
+                         .on_prompt = watcher->on_prompt,
                          .on_event = watcher->on_event,
                          .arg = watcher->arg,
                          .cancelled = watcher->cancelled,

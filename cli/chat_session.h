@@ -48,9 +48,10 @@ ie_status chat_session_prompt_tok(const chat_session *session, const chat_flags 
 
 /* Who watches an answer, and may stop it. */
 typedef struct chat_watcher {
+  void (*on_prompt)(void *arg, int64_t prompt_tok); /* before the prompt is read */
   ie_answer_fn on_event;
   bool (*cancelled)(void *arg);
-  void *arg; /* of both */
+  void *arg; /* of all */
 } chat_watcher;
 
 /* The model's answer to the conversation as it is, with the settings of the flags. */

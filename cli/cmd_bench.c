@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+static const char *const fills[] = {"random", "prefill", NULL};
+
 static const cli_option options[] = {
     {"--model-dir", CLI_AS_STRING(bench_settings, model_dir), .argument = "D",
      .meaning = "Model to measure: decode and prefill, or its tokenizer."},
@@ -16,8 +18,12 @@ static const cli_option options[] = {
      .meaning = "Prompt lengths of prefill."},
     {"--depth", CLI_AS_STRING(bench_settings, depth), .argument = "LIST", .fallback = "0",
      .meaning = "Tokens that each sequence holds before what is measured."},
+    {"--fill", CLI_AS_CHOICE(bench_settings, fill), .argument = "F", .fallback = "random", .choices = fills,
+     .meaning = "How --depth is reached: random keys and values, or a real prefill, which may take long."},
     {"--batch", CLI_AS_STRING(bench_settings, batch), .argument = "LIST", .fallback = "1",
      .meaning = "Sequences decoded together. Prefill reads one."},
+    {"--neighbour", CLI_AS_STRING(bench_settings, neighbour), .argument = "LIST",
+     .meaning = "Processors: each case again while a foreign process spins on one of them."},
     {"--runs", CLI_AS_INT(bench_settings, runs), .argument = "N", .fallback = "5", .min = 1, .max = 1000,
      .meaning = "Runs of each case; the median is the result."},
     {"--tokens", CLI_AS_INT(bench_settings, tokens), .argument = "N", .fallback = "32", .min = 1,
@@ -26,6 +32,8 @@ static const cli_option options[] = {
      .max = 1 << 20, .meaning = "Prompt tokens per forward."},
     {"--kv", CLI_AS_CHOICE(bench_settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
      .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
+    {"--pretranspose", CLI_AS_CHOICE(bench_settings, pretranspose), .argument = "V", .fallback = "none",
+     .choices = cli_pretranspose_names, .meaning = "Ignored: weights are computed where they lie."},
     {"--probe-buffer", CLI_AS_SIZE(bench_settings, buffer), .argument = "SIZE",
      .meaning = "Memory that the read ceiling is measured on; default: 2GiB, less where there is less."},
     {"--probe-read", CLI_AS_SIZE(bench_settings, probe_read), .argument = "SIZE",
@@ -93,8 +101,8 @@ static const part parts[] = {
     {"the engine's bench",
      bench_engine,
      CLI_USES_MODEL,
-     {"--model-dir", "--phase", "--prompt", "--depth", "--batch", "--runs", "--tokens", "--chunk", "--kv",
-      "--probe-buffer", "--probe-read"}},
+     {"--model-dir", "--phase", "--prompt", "--depth", "--fill", "--batch", "--neighbour", "--pretranspose",
+      "--runs", "--tokens", "--chunk", "--kv", "--probe-buffer", "--probe-read"}},
     {"memory", bench_memory, CLI_USES_TEAM, {"--probe-buffer", "--probe-read"}},
     {"matrix", bench_matrix, CLI_USES_TEAM, {NULL}},
     {"disk", bench_disk, 0, {"--path"}},

@@ -12,7 +12,7 @@
 typedef struct settings {
   const char *model_dir, *ids, *ids_file, *out, *adapter;
   int64_t chunk, batch;
-  int kv;
+  int kv, pretranspose;
   bool last, hidden;
 } settings;
 
@@ -32,6 +32,8 @@ static const cli_option options[] = {
      .meaning = "Rows in one forward at most. The default is less where memory does not hold eight."},
     {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
      .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
+    {"--pretranspose", CLI_AS_CHOICE(settings, pretranspose), .argument = "V", .fallback = "none",
+     .choices = cli_pretranspose_names, .meaning = "Ignored: weights are computed where they lie."},
     {"--last", CLI_AS_FLAG(settings, last), .meaning = "Logits of the last position only, (1,V)."},
     {"--hidden", CLI_AS_FLAG(settings, hidden),
      .meaning =
@@ -224,6 +226,7 @@ static ie_status job_run(job *j, ie_error *error) {
 
 static int logits_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
+  cli_pretranspose_log(context, s->pretranspose);
   if (!s->ids == !s->ids_file) return cli_usage(context, "one of --ids and --ids-file is needed");
   if (s->adapter) return cli_failf(context, "--adapter is not built yet");
   int code = cli_out_file_check(context, "--out", s->out);

@@ -6,6 +6,7 @@
 #include "engine.h"
 #include "out.h"
 #include "run_rows.h"
+#include "sampling_options.h"
 #include "signals.h"
 #include "tokenizer_ahead.h"
 
@@ -16,11 +17,11 @@
 typedef struct settings {
   const char *model_dir, *ids, *ids_file, *prompt, *prompt_file, *prompts_file, *save_state, *load_state,
       *adapter;
-  int64_t max_new, top_k, seed, chunk, ctx, batch, logprobs;
-  double temperature, top_p, min_p, repetition_penalty;
+  int64_t max_new, chunk, ctx, batch, logprobs;
+  sampling_settings sampling;
   cli_strings stop;
-  int kv;
-  bool greedy, ignore_eos, print_ids, ceiling, json;
+  int kv, pretranspose;
+  bool ignore_eos, print_ids, ceiling, json;
 } settings;
 
 static const cli_option options[] = {
@@ -38,24 +39,7 @@ static const cli_option options[] = {
      .meaning = "One prompt a line, each a row; - is stdin."},
     {"--max-new", CLI_AS_INT(settings, max_new), .argument = "N", .fallback = "128", .min = 0, .max = 1 << 30,
      .meaning = "New tokens at most. The default is less where the context is full before."},
-    {"--greedy", CLI_AS_FLAG(settings, greedy),
-     .meaning = "Take the most probable token instead of drawing."},
-    {"--temperature", CLI_AS_FLOAT(settings, temperature), .argument = "F", .fallback = "1", .min = 0,
-     .max = 1e6, .meaning = "Divides the logits; 0 is --greedy."},
-    {"--top-k", CLI_AS_INT(settings, top_k), .argument = "N", .fallback = "0", .min = 0, .max = 1 << 30,
-     .meaning = "Draw from the N largest; 0: all."},
-    {"--top-p", CLI_AS_FLOAT(settings, top_p), .argument = "F", .fallback = "1", .min = 0, .max = 1,
-     .meaning = "Draw from the most probable tokens that together reach F."},
-    {"--min-p", CLI_AS_FLOAT(settings, min_p), .argument = "F", .fallback = "0", .min = 0, .max = 1,
-     .meaning = "Draw from tokens at least F times as probable as the best."},
-    {"--repetition-penalty", CLI_AS_FLOAT(settings, repetition_penalty), .argument = "F", .fallback = "1",
-     .min = 1e-6, .max = 1e6,
-     .meaning = "Above 1: tokens that stand in the prompt or were written become rarer."},
-    {"--seed", CLI_AS_INT(settings, seed), .argument = "N", .fallback = "0",
-     .meaning =
-         "Another seed, other draws. A draw depends on the logits, the seed, the place in the context and "
-         "the "
-         "row alone: a restored run goes on as the whole one would, on every machine with the same logits."},
+    SAMPLING_OPTIONS(settings, sampling),
     {"--stop", CLI_AS_STRINGS(settings, stop), .argument = "STR",
      .meaning = "Ends the text where STR begins; STR is not printed."},
     {"--ignore-eos", CLI_AS_FLAG(settings, ignore_eos),
@@ -69,6 +53,8 @@ static const cli_option options[] = {
                 "--memory leaves experts on disk."},
     {"--kv", CLI_AS_CHOICE(settings, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
      .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
+    {"--pretranspose", CLI_AS_CHOICE(settings, pretranspose), .argument = "V", .fallback = "none",
+     .choices = cli_pretranspose_names, .meaning = "Ignored: weights are computed where they lie."},
     {"--print-ids", CLI_AS_FLAG(settings, print_ids),
      .meaning = "Print the new ids, one line a row, instead of text."},
     {"--logprobs", CLI_AS_INT(settings, logprobs), .argument = "K", .min = 0, .max = IE_SAMPLE_TOP_MAX,
@@ -100,7 +86,6 @@ typedef struct run {
   cli_rows rows;
   int64_t max_new; /* --max-new, or what is left of the context for its default */
   ie_state *state;
-  ie_sample_params sample;
   run_rows out;
 } run;
 
@@ -123,28 +108,9 @@ static int settings_check(const cli_context *context, const settings *s) {
   for (size_t i = 0; i < s->stop.count; i++)
     if (!s->stop.items[i][0]) return cli_usage(context, "--stop: expected a string that is not empty");
   if (s->logprobs && !s->json) return cli_usage(context, "--logprobs is shown with --json only");
+  sampling_unused_log(context, &s->sampling);
   if (s->print_ids && s->json) cli_log(context, "clocher: --print-ids is ignored: --json holds the ids");
   return s->save_state ? cli_out_file_check(context, "--save-state", s->save_state) : -1;
-}
-
-/* Values that mean "off" make no step; temperature 0 and top-p 0 leave the best token alone. */
-static ie_sample_params sample_make(const cli_context *context, const settings *s) {
-  static const char *const drawing[] = {"--temperature", "--top-k", "--top-p", "--min-p", "--seed"};
-  ie_sample_params p = {.greedy = s->greedy || s->temperature == 0 || s->top_p == 0,
-                        .seed = (uint64_t)s->seed};
-  if (s->repetition_penalty != 1) p.repetition_penalty = s->repetition_penalty;
-  const char *why = s->greedy ? "--greedy" : s->temperature == 0 ? "--temperature 0" : "--top-p 0";
-  for (size_t i = 0; p.greedy && i < sizeof drawing / sizeof *drawing; i++) {
-    bool cause = !s->greedy && !strncmp(why, drawing[i], strlen(drawing[i]));
-    if (!cause && cli_given(context, drawing[i]))
-      cli_log(context, "clocher: %s is ignored: %s", drawing[i], why);
-  }
-  if (p.greedy) return p;
-  if (s->temperature != 1) p.temperature = s->temperature;
-  p.top_k = s->top_k;
-  if (s->top_p != 1) p.top_p = s->top_p;
-  p.min_p = s->min_p;
-  return p;
 }
 
 /* A tokenizer is needed for text prompts and stop strings; wanted for text output; else left alone. */
@@ -301,7 +267,7 @@ static ie_status rows_generate(run *r, ie_error *error) {
                       .state = r->state,
                       .prompts = &r->rows,
                       .options = {.max_new = r->max_new,
-                                  .sample = r->sample,
+                                  .sample = sampling_params(&s->sampling),
                                   .tokenizer = r->tokenizer,
                                   .stop = s->stop.items,
                                   .stop_count = s->stop.count,
@@ -347,11 +313,17 @@ static json_t *result_json(run *r) {
                    "device", ie_device_kind(r->engine.device));
 }
 
+static bool stop_wanted(void *arg) {
+  (void)arg;
+  return cli_interrupted();
+}
+
 /* Appends ", 91% of 33.9 GB/s" when the ceiling is to be measured and can be. The buffer is larger than any cache;
  * a memory limit would not hold it. */
 static void share_format(const run *r, double gb_s, char *out, size_t size) {
   bool wanted = r->s->ceiling || r->context->env.terminal || r->out.work.decode_s > 2;
-  ie_memory_probe_options o = {.buffer_bytes = (size_t)512 << 20, .read_bytes = (size_t)512 << 20};
+  ie_memory_probe_options o = {
+      .buffer_bytes = (size_t)512 << 20, .read_bytes = (size_t)512 << 20, .cancelled = stop_wanted};
   ie_memory_probe probe;
   out[0] = '\0';
   if (!wanted || r->context->common.memory || r->out.work.decode_bytes == 0 || cli_interrupted()) return;
@@ -379,9 +351,10 @@ static void summary_print(run *r) {
 
 static int run_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
+  cli_pretranspose_log(context, s->pretranspose);
   int code = settings_check(context, s);
   if (code >= 0) return code;
-  run r = {.context = context, .s = s, .sample = sample_make(context, s)};
+  run r = {.context = context, .s = s};
   ie_error error = {0};
   if (tokenizer_wanted(&r)) cli_tokenizer_ahead_start(context, s->model_dir, &r.ahead);
   ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &r.engine, &error);

@@ -6,10 +6,18 @@
 #include <string.h>
 #include <time.h>
 
-const char *const cli_kv_names[] = {"auto", "f32", "f16", "bf16", NULL};
+const char *const cli_kv_names[] = {"auto", "f32", "f16", "bf16", "int8", NULL};
+
+const char *const cli_pretranspose_names[] = {"none", "woh", "wxh", "all", NULL};
+
+void cli_pretranspose_log(const cli_context *context, int choice) {
+  if (choice > 0)
+    cli_log(context, "clocher: --pretranspose %s is ignored: weights are computed where they lie",
+            cli_pretranspose_names[choice]);
+}
 
 ie_dtype cli_kv_dtype(int choice) {
-  static const ie_dtype types[] = {IE_DTYPE_NONE, IE_F32, IE_F16, IE_BF16};
+  static const ie_dtype types[] = {IE_DTYPE_NONE, IE_F32, IE_F16, IE_BF16, IE_I8};
   return types[choice];
 }
 
@@ -177,7 +185,7 @@ json_t *cli_arithmetic_json(const ie_model_info *info, ie_dtype kv) {
                                             [IE_PRECISION_BF16] = "bf16",
                                             [IE_PRECISION_FP16] = "f16",
                                             [IE_PRECISION_INT8] = "int8"};
-  const char *kv_name = kv == IE_F32 ? "f32" : kv == IE_F16 ? "f16" : "bf16";
+  const char *kv_name = kv == IE_F32 ? "f32" : kv == IE_F16 ? "f16" : kv == IE_I8 ? "int8" : "bf16";
   return json_pack("{s:s, s:s, s:s, s:s}", "weights", info->weights, "activations",
                    activations[info->precision], "accumulate", "f32", "kv", kv_name);
 }

@@ -33,6 +33,10 @@ extern const char *const cli_kv_names[];
 enum { CLI_KV_AUTO, CLI_KV_F32, CLI_KV_F16, CLI_KV_BF16 };
 ie_dtype cli_kv_dtype(int choice);
 
+/* The --pretranspose choices of older documents, and the note that all but "none" are ignored. */
+extern const char *const cli_pretranspose_names[];
+void cli_pretranspose_log(const cli_context *context, int choice);
+
 /* The rows of --ids or --ids-file (the other is NULL). */
 ie_status cli_rows_get(const char *ids, const char *ids_file, int64_t vocab, cli_rows *out, ie_error *error);
 

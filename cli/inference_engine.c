@@ -45,7 +45,9 @@ static const cli_option options[] = {
      .meaning = "How activations enter a product (fp32, bf16, fp16), or which packed weights are computed. "
                 "Default: IE_PRECISION, PRECISION, else fp32."},
     {"--batch", CLI_AS_INT(infer_flags, batch), .argument = "N", .fallback = "1", ANY_INT,
-     .meaning = "Ignored: prompts are computed one after another."},
+     .meaning = "Prompts of a round that are computed together, at most; below 1 counts as 1."},
+    {"--deterministic", CLI_AS_FLAG(infer_flags, deterministic),
+     .meaning = "Results equal to the bit for any --batch and --threads. A little slower."},
     {"--max-new", CLI_AS_INT(infer_flags, max_new), .argument = "N", .fallback = "8", .min = 0,
      .max = 1 << 24,
      .meaning = "New tokens per prompt at most; a stop id of the model ends a prompt earlier."},
@@ -170,7 +172,6 @@ static void job_close(infer_job *job) {
   cli_engine_close(&job->engine);
   infer_setup_free(&job->setup);
   free(job->tokenizer_path);
-  free(job->callback_s);
   free(job->token_s);
   free(job->ttft_s);
 }

@@ -6,7 +6,8 @@
  *   inference_engine_setup.c     flags and variables -> infer_setup
  *   inference_engine_prompts.c   prompts, their ids, and expected tokens
  *   inference_engine_touch.c     reading the file of weights for each token
- *   inference_engine_run.c       the measured window
+ *   inference_engine_run.c       tokenizer, state, warm-up
+ *   inference_engine_window.c    the measured window
  *   inference_engine_report.c    the JSON line */
 #ifndef CLOCHER_CLI_INFERENCE_ENGINE_H
 #define CLOCHER_CLI_INFERENCE_ENGINE_H
@@ -55,7 +56,7 @@ typedef struct infer_flags {
   int64_t threads, max_new, batch, warmup, rounds, report_tokens_max, top_k, seed, log_every,
       debug_decode_every, debug_topk, debug_topk_every;
   double temperature, top_p;
-  bool aggregate, no_report_tokens, print_text, greedy, ignore_eos, log_tokens, debug_decode;
+  bool aggregate, no_report_tokens, print_text, greedy, ignore_eos, log_tokens, debug_decode, deterministic;
 } infer_flags;
 
 /* What flags and variables ask for, checked. Strings are borrowed but for the owned ones. */
@@ -169,16 +170,10 @@ typedef struct infer_job {
   FILE *trace;
   bool stub;
 
-  /* The generation at hand. */
-  double *callback_s; /* (max_new) seconds that each token's callback took */
-  size_t callbacks;
-  int64_t prompt_tok;
-  double generation_touch_s;
-  bool warming;
-
   /* Of the window. */
   double wall_s;
-  double *token_s; /* (token_count) seconds of each token's own forward and draw */
+  double prefill_s, decode_s; /* of all forwards, each once; a forward in which anyone writes is decode */
+  double *token_s;            /* (token_count) seconds of each token's own forward and draw */
   size_t token_count;
   double *ttft_s; /* (ttft_count) */
   size_t ttft_count;
@@ -187,7 +182,11 @@ typedef struct infer_job {
 
 /* Tokenizer, prompt ids, state, warm-up, and then the window. Returns an exit code; a failure is in job->error. */
 int infer_run(infer_job *job);
-/* The same without a model: ids that are a function of the prompt alone, and no times. */
+/* The window alone. Leaves rounds, times and the trace; on Ctrl-C those that there are. */
+ie_status infer_window_run(infer_job *job, ie_error *error);
+/* Compares what a round wrote with what the prompt expects. */
+void infer_expected_compare(const infer_prompt *prompt, infer_round *round);
+/* infer_run without a model: ids that are a function of the prompt alone, and no times. */
 int infer_run_stub(infer_job *job);
 
 /* Notes a failure for the line and prints it; returns the exit code. */

@@ -57,6 +57,11 @@ static totals all_totals(const infer_job *job) {
     all.hits += t.hits;
     all.misses += t.misses;
   }
+  /* the times of prompts that were computed together overlap */
+  if (job->state && ie_state_sequences(job->state) > 1) {
+    all.prefill_s = job->prefill_s;
+    all.decode_s = job->decode_s;
+  }
   return all;
 }
 
@@ -188,9 +193,14 @@ static const char *stop_reason(const infer_job *job) {
   return reason ? reason : "none";
 }
 
+/* How many prompts were computed together at most. */
+static json_int_t batch(const infer_job *job) {
+  return job->state ? ie_state_sequences(job->state) : 1;
+}
+
 static bool engine_put(json_t *o, const infer_job *job) {
   const cli_engine *e = &job->engine;
-  bool ok = put(o, "precision", json_string(job->setup.label)) && put(o, "batch", json_integer(1)) &&
+  bool ok = put(o, "precision", json_string(job->setup.label)) && put(o, "batch", json_integer(batch(job))) &&
             put(o, "device", json_string(e->device ? ie_device_kind(e->device) : "none")) &&
             put(o, "load_time_s", cli_json_number(e->load_s));
   if (!ok || !e->info) return ok;

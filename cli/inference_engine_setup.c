@@ -1,5 +1,6 @@
 /* Flags and variables, checked and put together. A flag counts before its variable. */
 #include "inference_engine.h"
+#include "sampling_options.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,9 +110,6 @@ static int idle_check(cli_context *context, const infer_setup *s) {
     return cli_usage(context, "unknown sparsity '%s' (expected none|block|auto)", sparsity);
   if (sparsity && strcmp(sparsity, "none") != 0 && strcmp(sparsity, "dense") != 0)
     infer_warn(context, "sparsity %s is ignored: all weights are dense", sparsity);
-  if (f->batch > 1)
-    infer_warn(context, "--batch %lld is ignored: prompts are computed one after another",
-               (long long)f->batch);
   return -1;
 }
 
@@ -152,12 +150,12 @@ static int sample_set(cli_context *context, infer_setup *s) {
   if (kind && !strcmp(kind, "topk") && !cli_given(context, "--top-p")) top_p = 1;
   if (kind && !strcmp(kind, "topp") && !cli_given(context, "--top-k")) top_k = 0;
   bool greedy = f->greedy || infer_env_on(context, "IE_GREEDY") || (kind && !strcmp(kind, "greedy"));
-  s->sample = (ie_sample_params){.greedy = greedy || temperature == 0 || top_p == 0,
-                                 .seed = seed ? (uint64_t)seed : 1};
-  if (s->sample.greedy) return -1;
-  if (temperature != 1) s->sample.temperature = temperature;
-  s->sample.top_k = top_k;
-  if (top_p != 1) s->sample.top_p = top_p;
+  s->sample = sampling_params(&(sampling_settings){.greedy = greedy,
+                                                   .temperature = temperature,
+                                                   .top_p = top_p,
+                                                   .top_k = top_k,
+                                                   .seed = seed ? seed : 1,
+                                                   .repetition_penalty = 1});
   return -1;
 }
 
@@ -265,6 +263,7 @@ int infer_setup_make(cli_context *context, const infer_flags *flags, infer_setup
   s->touch_stride = env_size(context, "IE_STRIDE_BYTES", 256);
   if (s->touch_stride == 0) s->touch_stride = 1;
   s->touch_verify = infer_env_on(context, "IE_VERIFY_TOUCH");
+  context->common.deterministic = flags->deterministic;
   logs_set(context, s);
   threads_set(context, s);
   int code = precision_set(context, s);

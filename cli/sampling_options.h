@@ -54,8 +54,9 @@ typedef struct sampling_settings {
   {                                                                                                          \
     "--seed", CLI_AS_INT(settings, field.seed),                                                              \
         .argument = "N", .fallback = "0",                                                                    \
-        .meaning = "Another seed, other draws. A draw depends on the logits, the settings, the seed and "    \
-                   "the place in the context alone."                                                         \
+        .meaning =                                                                                           \
+            "Another seed, other draws. A draw depends on the logits, the settings, the seed, the place "    \
+            "in the context and the row alone: a restored run goes on as the whole one would."               \
   }
 
 /* Values that mean "off" make no step; temperature 0 and top-p 0 leave the best token alone. */

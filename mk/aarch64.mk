@@ -17,6 +17,6 @@ aarch64: ## cross-compiles for aarch64 and runs the unit tests under qemu (insta
 aarch64-inside:
 	@$(TEST_SH) one aarch64
 test-aarch64: test-build
-	@$(AARCH64_SH) wrap $(B)/qemu/clocher $(B)/clocher
+	@for program in $(PROGRAM) $(PROGRAM_NAMES); do $(AARCH64_SH) wrap $(B)/qemu/$${program##*/} $$program; done
 	@TEST_LIMIT_S=7200 TEST_PROGRAM=$(B)/qemu/clocher $(TEST_SH) run aarch64 \
 	  $(call program_paths,$(TESTS) $(filter-out $(STRUCTURE_TESTS),$(SHELL_TESTS)))

@@ -72,7 +72,8 @@ case ${1:-} in
     ;;
   wrap)
     mkdir -p "$(dirname "$2")"
-    printf '#!/bin/bash\nexec qemu-aarch64 -L %q %q "$@"\n' "$SYSROOT" "$(realpath "$3")" >"$2"
+    # A link keeps its name, which may decide what the program is.
+    printf '#!/bin/bash\nexec qemu-aarch64 -L %q %q "$@"\n' "$SYSROOT" "$(realpath -s "$3")" >"$2"
     chmod +x "$2"
     ;;
   *) echo "usage: $0 setup | env COMMAND... | wrap FILE PROGRAM" >&2 && exit 2 ;;

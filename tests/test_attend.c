@@ -17,7 +17,9 @@
 
 #include <cmocka.h>
 
-static const ie_dtype dtypes[] = {IE_F32, IE_F16, IE_BF16};
+/* int8 last: its rows have no NaN of their own. */
+static const ie_dtype dtypes[] = {IE_F32, IE_F16, IE_BF16, IE_I8};
+enum { FLOATS = 3, DTYPES = 4 };
 static ie_kernels kernels[IE_ISA_COUNT]; /* scalar first */
 static int kernel_count;
 
@@ -53,7 +55,8 @@ typedef struct problem {
   ie_attend_args args; /* m, l, acc unset */
   float *q;
   void *k, *v;
-  double *kd, *vd; /* (S, D), the exact values */
+  uint16_t *k_scale, *v_scale; /* of int8 */
+  double *kd, *vd;             /* (S, D), the exact values */
   int32_t *lo, *hi;
   float *sink; /* (N); -inf: none */
 } problem;
@@ -80,6 +83,27 @@ static void kv_fill(const problem *p, void *to, double *exact, uint64_t stream) 
   }
 }
 
+/* A scale of 0.3 / 127 to 1 / 127 in bf16. */
+static uint16_t scale_at(uint64_t stream, int64_t i) {
+  return ie_f32_to_bf16((0.65f + 0.35f * uniform(stream, i)) / 127);
+}
+
+static void int8_fill(const problem *p) {
+  int64_t D = p->dim.D;
+  for (int64_t i = 0; i < ie_div_up(p->dim.S, IE_KV_GROUP) * D; i++) p->k_scale[i] = scale_at(7, i);
+  for (int64_t s = 0; s < p->dim.S; s++) {
+    p->v_scale[s] = scale_at(8, s);
+    for (int64_t d = 0; d < D; d++) {
+      int64_t at = s * p->args.kv_stride + d;
+      int8_t k = (int8_t)rintf(127 * uniform(1, s * D + d)), v = (int8_t)rintf(127 * uniform(2, s * D + d));
+      ((int8_t *)p->k)[at] = k;
+      ((int8_t *)p->v)[at] = v;
+      p->kd[s * D + d] = k * (double)ie_bf16_to_f32(p->k_scale[s / IE_KV_GROUP * D + d]);
+      p->vd[s * D + d] = v * (double)ie_bf16_to_f32(p->v_scale[s]);
+    }
+  }
+}
+
 /* Rows see everything; the gaps between rows, and what guard_alloc gave, are NaN. */
 static problem problem_make(shape dim) {
   problem p = {.dim = dim};
@@ -94,20 +118,28 @@ static problem problem_make(shape dim) {
   p.lo = guard_alloc((size_t)dim.N * sizeof(int32_t));
   p.hi = guard_alloc((size_t)dim.N * sizeof(int32_t));
   p.sink = guard_alloc((size_t)dim.N * sizeof(float));
+  p.k_scale = guard_alloc((size_t)(ie_div_up(dim.S, IE_KV_GROUP) * dim.D) * sizeof(uint16_t));
+  p.v_scale = guard_alloc((size_t)dim.S * sizeof(uint16_t));
   p.args = (ie_attend_args){.q = p.q,
                             .q_stride = q_stride,
                             .k = p.k,
                             .v = p.v,
                             .kv_stride = kv_stride,
                             .kv_dtype = dim.dtype,
+                            .k_scale = p.k_scale,
+                            .v_scale = p.v_scale,
                             .lo = p.lo,
                             .hi = p.hi,
                             .N = dim.N,
                             .S = dim.S,
                             .D = dim.D,
                             .scale = 1 / sqrtf((float)dim.D)};
-  kv_fill(&p, p.k, p.kd, 1);
-  kv_fill(&p, p.v, p.vd, 2);
+  if (dim.dtype == IE_I8) {
+    int8_fill(&p);
+  } else {
+    kv_fill(&p, p.k, p.kd, 1);
+    kv_fill(&p, p.v, p.vd, 2);
+  }
   for (int64_t n = 0; n < dim.N; n++) {
     for (int64_t d = 0; d < dim.D; d++) p.q[n * q_stride + d] = dim.spread * uniform(3, n * dim.D + d);
     p.lo[n] = 0, p.hi[n] = (int32_t)dim.S;
@@ -118,7 +150,7 @@ static problem problem_make(shape dim) {
 
 static void problem_free(problem *p) {
   guard_free(p->q), guard_free(p->k), guard_free(p->v), guard_free(p->kd), guard_free(p->vd);
-  guard_free(p->lo), guard_free(p->hi), guard_free(p->sink);
+  guard_free(p->k_scale), guard_free(p->v_scale), guard_free(p->lo), guard_free(p->hi), guard_free(p->sink);
 }
 
 static answer answer_make(const problem *p) {
@@ -219,7 +251,7 @@ static void test_shapes(void **state) {
   int turn = 0;
   for (int i = 0; i < DIMS; i++) {
     for (int j = 0; j < RUNS; j++) {
-      for (int t = 0; t < 3; t++) {
+      for (int t = 0; t < DTYPES; t++) {
         shape dim = {
             .N = counts[turn++ % COUNTS], .S = runs[j], .D = dims[i], .dtype = dtypes[t], .spread = 1};
         problem p = problem_make(dim);
@@ -232,7 +264,7 @@ static void test_shapes(void **state) {
 
 static void test_strides(void **state) {
   (void)state;
-  for (int t = 0; t < 3; t++) {
+  for (int t = 0; t < DTYPES; t++) {
     shape dim = {.N = 6, .S = 75, .D = 40, .dtype = dtypes[t], .q_gap = 3, .kv_gap = 5, .spread = 1};
     problem p = problem_make(dim);
     problem_check(&p);
@@ -278,7 +310,7 @@ static void test_ranges(void **state) {
   static const int64_t lengths[] = {1, 40, 64, 130, 300};
   for (size_t j = 0; j < sizeof lengths / sizeof lengths[0]; j++) {
     for (int kind = 0; kind < 6; kind++) {
-      for (int t = 0; t < 3; t++) {
+      for (int t = 0; t < DTYPES; t++) {
         shape dim = {.N = 23, .S = lengths[j], .D = 72, .dtype = dtypes[t], .spread = 2};
         problem p = problem_make(dim);
         ranges_set(&p, kind);
@@ -323,7 +355,7 @@ static void test_range_ends(void **state) {
 /* Each row alone gives the bits that it gives among others, also when a neighbour sees NaN. */
 static void test_rows_are_independent(void **state) {
   (void)state;
-  for (int t = 0; t < 3; t++) {
+  for (int t = 0; t < DTYPES; t++) {
     for (int kind = 0; kind < 5; kind++) {
       shape dim = {.N = 21, .S = 150, .D = 80, .dtype = dtypes[t], .spread = 2};
       problem p = problem_make(dim);
@@ -348,9 +380,40 @@ static void test_rows_are_independent(void **state) {
   }
 }
 
+/* The kernel for eight rows that see whole tiles gives the bits of the general one, which takes rows one by one; with
+ * gaps between the rows, a first and last tile that is not whole, and head dimensions that it leaves to the other. */
+static void test_eight_rows_are_eight_times_one(void **state) {
+  (void)state;
+  static const int64_t widths[] = {64, 128, 96};
+  for (int i = 0; i < 3 * 3 * 2; i++) {
+    shape dim = {.N = 8, .S = 330, .D = widths[i % 3], .dtype = dtypes[i / 3 % 3], .spread = 3};
+    if (i >= 9) dim.q_gap = 3, dim.kv_gap = 5;
+    problem p = problem_make(dim);
+    for (int64_t n = 0; n < dim.N; n++) p.lo[n] = 10, p.hi[n] = 325, p.sink[n] = n % 2 ? -INFINITY : 0.5f;
+    p.hi[7] = 200; /* its later tiles are not those of all */
+    for (int k = 0; k < kernel_count; k++) {
+      answer all = answer_of(&p, &kernels[k]);
+      answer_check(&p, &all, &kernels[k]);
+      for (int64_t n = 0; n < dim.N; n++) {
+        problem one = p;
+        one.dim.N = one.args.N = 1;
+        one.args.q = one.q = p.q + n * (dim.D + dim.q_gap);
+        one.args.lo = one.lo = p.lo + n, one.args.hi = one.hi = p.hi + n, one.sink = p.sink + n;
+        answer a = answer_of(&one, &kernels[k]);
+        assert_memory_equal(a.m, all.m + n, sizeof(float));
+        assert_memory_equal(a.l, all.l + n, sizeof(float));
+        assert_memory_equal(a.acc, all.acc + n * dim.D, (size_t)dim.D * sizeof(float));
+        answer_free(&a);
+      }
+      answer_free(&all);
+    }
+    problem_free(&p);
+  }
+}
+
 static void test_unseen_may_be_nan(void **state) {
   (void)state;
-  for (int t = 0; t < 3; t++) {
+  for (int t = 0; t < FLOATS; t++) {
     shape dim = {.N = 9, .S = 140, .D = 64, .dtype = dtypes[t], .spread = 1};
     problem p = problem_make(dim);
     for (int64_t n = 0; n < dim.N; n++) p.lo[n] = 5, p.hi[n] = n == 4 ? 138 : 137;
@@ -381,10 +444,40 @@ static void test_unseen_may_be_nan(void **state) {
   }
 }
 
+/* int8 says NaN in its scales: one of a value that nobody sees changes no bit, one that is seen is not hidden. */
+static void test_unseen_scales_may_be_nan(void **state) {
+  (void)state;
+  shape dim = {.N = 3, .S = 128, .D = 40, .dtype = IE_I8, .spread = 1};
+  problem p = problem_make(dim);
+  for (int64_t n = 0; n < dim.N; n++) p.lo[n] = 5, p.hi[n] = n == 1 ? 65 : 64;
+  for (int k = 0; k < kernel_count; k++) {
+    answer clean = answer_of(&p, &kernels[k]);
+    uint16_t kept = p.v_scale[64], kept_key = p.k_scale[dim.D + 3];
+    for (int kind = 0; kind < 2; kind++) {
+      p.v_scale[4] = p.v_scale[66] = 0x7FC0;
+      if (kind == 0)
+        p.v_scale[64] = 0x7FC0;
+      else
+        p.k_scale[dim.D + 3] = 0x7FC0;
+      answer a = answer_of(&p, &kernels[k]);
+      assert_true(isnan(a.acc[dim.D + 3] / a.l[1]));
+      for (int64_t n = 0; n < dim.N; n += 2) {
+        assert_memory_equal(a.acc + n * dim.D, clean.acc + n * dim.D, (size_t)dim.D * sizeof(float));
+        assert_true(a.l[n] == clean.l[n] && a.m[n] == clean.m[n]);
+      }
+      p.v_scale[64] = kept, p.k_scale[dim.D + 3] = kept_key;
+      p.v_scale[4] = p.v_scale[66] = kept;
+      answer_free(&a);
+    }
+    answer_free(&clean);
+  }
+  problem_free(&p);
+}
+
 /* Keys in several runs, as a ring buffer gives them, equal keys in one. */
 static void test_runs_add_up(void **state) {
   (void)state;
-  for (int t = 0; t < 3; t++) {
+  for (int t = 0; t < FLOATS; t++) {
     shape dim = {.N = 11, .S = 333, .D = 64, .dtype = dtypes[t], .spread = 3};
     problem p = problem_make(dim);
     ranges_set(&p, 1 + t);
@@ -432,11 +525,17 @@ static void test_sink(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_shapes),      cmocka_unit_test(test_strides),
-      cmocka_unit_test(test_sharp),       cmocka_unit_test(test_ranges),
-      cmocka_unit_test(test_range_ends),  cmocka_unit_test(test_rows_are_independent),
-      cmocka_unit_test(test_runs_add_up), cmocka_unit_test(test_unseen_may_be_nan),
+      cmocka_unit_test(test_shapes),
+      cmocka_unit_test(test_strides),
+      cmocka_unit_test(test_sharp),
+      cmocka_unit_test(test_ranges),
+      cmocka_unit_test(test_range_ends),
+      cmocka_unit_test(test_rows_are_independent),
+      cmocka_unit_test(test_eight_rows_are_eight_times_one),
+      cmocka_unit_test(test_runs_add_up),
+      cmocka_unit_test(test_unseen_may_be_nan),
       cmocka_unit_test(test_sink),
+      cmocka_unit_test(test_unseen_scales_may_be_nan),
   };
   return cmocka_run_group_tests(tests, kernels_setup, NULL);
 }

@@ -171,6 +171,39 @@ static void typed_tokens_stay_text(void **state) {
   }
 }
 
+/* ---- reasoning efforts ---- */
+
+static ie_bytes prompt_text(const ie_chat_format *format, const ie_tokenizer *tokenizer, bool no_thinking) {
+  const ie_chat_message message = {.role = "user", .text = "x", .text_size = 1};
+  ie_chat_options options = fixed_date;
+  ie_chat_prompt prompt;
+  ie_error error = {0};
+  options.no_thinking = no_thinking;
+  assert_int_equal(ie_chat_render_messages(format, tokenizer, &message, 1, &options, &prompt, &error), IE_OK);
+  ie_bytes text = prompt.text;
+  prompt.text = (ie_bytes){0};
+  ie_chat_prompt_free(&prompt);
+  return text;
+}
+
+/* An effort that a format names changes its prompt, one that it does not name changes nothing. */
+static void efforts_are_those_that_act(void **state) {
+  (void)state;
+  for (const chat_sample *sample = chat_samples; sample->name; sample++) {
+    ie_tokenizer *tokenizer = chat_sample_tokenizer(sample);
+    const ie_chat_format *format = chat_sample_format(sample);
+    const char *const *efforts = ie_chat_format_efforts(format);
+    ie_bytes usual = prompt_text(format, tokenizer, false), none = prompt_text(format, tokenizer, true);
+    bool acts = usual.size != none.size || memcmp(usual.data, none.data, usual.size) != 0;
+    if (acts) assert_string_equal(efforts[0], "none");
+    assert_null(efforts[acts]);
+    assert_int_equal(acts, !strcmp(sample->name, "qwen3"));
+    ie_bytes_free(&usual);
+    ie_bytes_free(&none);
+    ie_tokenizer_free(tokenizer);
+  }
+}
+
 /* ---- messages that a parser gave back ---- */
 
 static void add_messages(const ie_chat_parser *parser, ie_chat_message *out, size_t *count) {
@@ -429,6 +462,7 @@ int main(void) {
       cmocka_unit_test(golden_vectors),
       cmocka_unit_test(golden_templates),
       cmocka_unit_test(typed_tokens_stay_text),
+      cmocka_unit_test(efforts_are_those_that_act),
       cmocka_unit_test(turns_survive_the_round_trip),
       cmocka_unit_test(bad_requests_are_refused),
       cmocka_unit_test(templates_are_recognised),

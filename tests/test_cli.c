@@ -239,9 +239,11 @@ static void a_closed_stdout_ends_quietly(void **state) {
   assert_int_equal(shell("$C version >&-; exit $?", out, sizeof out), 0);
   assert_string_equal(out, "");
   assert_int_equal(shell("$C version --json <&-; exit $?", out, sizeof out), 0);
-  /* a reader that goes away in the middle: no message, no endless work */
+  /* a reader that goes away in the middle: no message, no endless work. The pipe is smaller than what is written, so
+   * that the program cannot be done before. */
   program_child child = program_start(
-      "run --model-dir %s --ids '1,2;3,4;5,6;7,8' --max-new 300 --ignore-eos --print-ids", model);
+      "run --model-dir %s --ids '1,2;3,4;5,6;7,8' --max-new 500 --ignore-eos --print-ids", model);
+  assert_true(fcntl(child.out, F_SETPIPE_SZ, 4096) >= 4096);
   program_wait_output(&child, 5);
   close(child.out);
   child.out = -1;

@@ -1,5 +1,6 @@
 /* clocher chat, on a pseudo-terminal and in scripts. */
 #include "support/chat_model.h"
+#include "support/emulated.h"
 #include "support/program.h"
 #include "support/pty.h"
 #include "support/small_model.h"
@@ -96,7 +97,7 @@ static void commands_and_the_nearest_one(void **state) {
 /* What is typed while an answer runs is not lost, Ctrl-D included. */
 static void keys_wait_for_the_prompt(void **state) {
   (void)state;
-  pty p = chat_start(80, "--ctx 4000");
+  pty p = chat_start(80, emulated() ? "--ctx 600" : "--ctx 4000");
   pty_type(&p, "~go\r");
   pty_wait(&p, "Hello again");
   pty_type(&p, "/stats\r");

@@ -7,12 +7,14 @@
 #include <fcntl.h>
 #include <math.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -278,6 +280,52 @@ static void sample_writes_what_it_promises(void **state) {
   tempdir_remove(dir);
 }
 
+/* Ctrl-C in a probe that would read for hours. */
+static void bench_ends_at_an_interrupt(void **state) {
+  (void)state;
+  program_child child = program_start(
+      "bench --model-dir %s --phase decode --runs 1 --tokens 2 --probe-buffer 64MiB --probe-read "
+      "100000GiB",
+      model);
+  char c;
+  while (read(child.err, &c, 1) == 1 && c != '\n') /* "measuring decode" */
+    continue;
+  nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
+  kill(child.pid, SIGINT);
+  alarm(60);
+  program_result r = program_end(&child);
+  alarm(0);
+  assert_int_equal(r.code, 130);
+  assert_int_equal(r.out_size, 0);
+  program_free(&r);
+}
+
+/* A neighbour takes time and changes no bit; how a depth is reached is said, and acts. */
+static void bench_fills_and_neighbours(void) {
+  static const char small[] =
+      "--phase decode --runs 2 --tokens 3 --probe-buffer 8MiB --probe-read 8MiB --json";
+  program_result r = program_run("bench --model-dir %s --depth 9 %s --neighbour 0", model, small);
+  char *second = strchr(r.out, '\n');
+  if (r.code != 0 || !second) fail_msg("%s", r.err);
+  json_t *quiet = json_loads(r.out, JSON_DISABLE_EOF_CHECK, NULL), *with = json_loads(second, 0, NULL);
+  assert_non_null(quiet), assert_non_null(with);
+  assert_null(json_object_get(quiet, "neighbour"));
+  assert_int_equal(result_integer(with, "neighbour"), 0);
+  assert_true(json_number_value(json_object_get(with, "neighbour_cpu_s")) >= 0);
+  const char *hash = json_string_value(json_object_get(quiet, "logits_hash"));
+  assert_string_equal(json_string_value(json_object_get(with, "logits_hash")), hash);
+  program_free(&r);
+  r = program_run("bench --model-dir %s --depth 9 %s --fill prefill --pretranspose woh", model, small);
+  assert_non_null(strstr(r.err, "--pretranspose woh is ignored"));
+  json_t *computed = json_loads(r.out, 0, NULL);
+  assert_string_equal(json_string_value(json_object_get(computed, "filled")), "prefill");
+  assert_string_not_equal(json_string_value(json_object_get(computed, "logits_hash")), hash);
+  program_free(&r);
+  json_decref(quiet), json_decref(with), json_decref(computed);
+  program_expect(2, "no such processor", "bench --model-dir %s %s --neighbour 8191", model, small);
+  program_expect(2, "--neighbour", "bench --model-dir %s %s --neighbour x", model, small);
+}
+
 static void bench_reports_one_object_a_case(void **state) {
   (void)state;
   static const char *const numbers[] = {
@@ -303,10 +351,15 @@ static void bench_reports_one_object_a_case(void **state) {
     assert_true(result_integer(v, "peak_rss_bytes") > 0 && result_integer(v, "runs") == 2);
     assert_true(json_number_value(json_object_get(json_object_get(v, "ceiling"), "read_gb_s")) > 0);
     assert_true(json_number_value(json_object_get(json_object_get(v, "ceiling"), "matrix_tflop_s")) > 0);
+    assert_true(json_number_value(json_object_get(json_object_get(v, "ceiling"), "mapped_read_gb_s")) > 0);
+    bool deep = result_integer(v, "depth") > 0;
+    assert_string_equal(json_string_value(json_object_get(v, "filled")), deep ? "random" : "nothing");
+    assert_null(json_object_get(v, "neighbour"));
     json_decref(v);
   }
   assert_int_equal(cases, 4 + 2);
   program_free(&r);
+  bench_fills_and_neighbours();
   program_expect(0, NULL, "bench sampler --vocab 1000 --runs 1 --json");
   r = program_run("bench sampler --vocab 1000 --runs 3 --json");
   assert_non_null(strstr(r.out, "\"runs\":3,"));
@@ -373,6 +426,7 @@ int main(void) {
       cmocka_unit_test(plan_counts_quantised_weights),
       cmocka_unit_test(sample_writes_what_it_promises),
       cmocka_unit_test(bench_reports_one_object_a_case),
+      cmocka_unit_test(bench_ends_at_an_interrupt),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

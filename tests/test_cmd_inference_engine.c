@@ -167,6 +167,99 @@ static void kv_counts_follow_the_formula(void **state) {
   json_decref(v);
 }
 
+/* --- Several prompts together ------------------------------------------------------------------------------------ */
+
+/* What does not depend on how many are computed together, of all prompts and rounds. */
+static void same_work(const json_t *a, const json_t *b) {
+  static const char *const counts[] = {"tokens_generated", "kv_hits",      "kv_misses",     "prompt_tokens",
+                                       "touch_read_bytes", "touch_tokens", "prompts_count", "rounds"};
+  for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+    assert_int_equal(result_integer(a, counts[i]), result_integer(b, counts[i]));
+  for (size_t i = 0; i < (size_t)result_integer(a, "prompts_count"); i++)
+    for (size_t r = 0; r < 2; r++) {
+      const json_t *x = round_of(a, i, r), *y = round_of(b, i, r);
+      tokens_equal(x, y, true);
+      assert_int_equal(result_integer(x, "positions"), result_integer(y, "positions"));
+      assert_string_equal(string(x, "stop_reason"), string(y, "stop_reason"));
+      assert_string_equal(string(x, "text"), string(y, "text"));
+    }
+}
+
+/* Every forward counts once at the top, and for each prompt that was in it: so the prompts' times overlap. */
+static void times_overlap(const json_t *v) {
+  double windows = 0, decode = 0;
+  int64_t tokens = 0;
+  for (size_t i = 0; i < (size_t)result_integer(v, "prompts_count"); i++) {
+    windows += number(prompt_of(v, i), "window_time_s");
+    decode += number(prompt_of(v, i), "decode_time_s");
+    tokens += result_integer(prompt_of(v, i), "tokens_generated");
+    for (size_t r = 0; r < 2; r++) {
+      const json_t *round = round_of(v, i, r);
+      assert_true(number(round, "prefill_time_s") > 0);
+      assert_true(number(round, "ttft_s") >= number(round, "prefill_time_s"));
+      assert_true(number(round, "prefill_time_s") + number(round, "decode_time_s") +
+                      number(round, "touch_time_s") <=
+                  number(round, "window_time_s"));
+      assert_true(number(round, "window_time_s") < number(v, "wall_time_s"));
+    }
+  }
+  assert_true(windows > number(v, "wall_time_s"));
+  assert_true(decode > number(v, "decode_time_s"));
+  assert_true(number(v, "prefill_time_s") > 0);
+  assert_true(number(v, "prefill_time_s") + number(v, "decode_time_s") + number(v, "touch_time_s") <=
+              number(v, "wall_time_s"));
+  assert_true(fabs(number(v, "tps_true") * number(v, "decode_time_s") - (double)tokens) < 1e-3);
+  double p50 = number(v, "latency_p50_ms"), p95 = number(v, "latency_p95_ms");
+  assert_true(p50 > 0 && p95 >= p50);
+  assert_true((0.44 * p50 + 0.05 * p95) * (double)tokens <= 1e3 * decode);
+}
+
+static void prompts_together_equal_one_at_a_time(void **state) {
+  (void)state;
+  char *dir = tempdir_make(), one_trace[512], trace[512];
+  snprintf(one_trace, sizeof one_trace, "%s/one.jsonl", dir);
+  env("IE_BYTES_PER_TOKEN", "4000");
+  env("IE_STRIDE_BYTES", "64");
+  env("IE_VERIFY_TOUCH", "1");
+  /* drawn, not greedy; some texts end before others */
+#define TOGETHER(batch, trace)                                                                               \
+  LINE(0,                                                                                                    \
+       "--model-dir %s --prompts-file benchmarks/prompts_10.txt --max-new 40 --rounds 2 --deterministic "    \
+       "--print-text --trace-ids %s --batch %d",                                                             \
+       demo, trace, batch)
+  json_t *one = TOGETHER(0, one_trace);
+  assert_int_equal(result_integer(one, "batch"), 1);
+  for (int batch = 2; batch <= 16; batch *= 2) {
+    snprintf(trace, sizeof trace, "%s/trace-%d.jsonl", dir, batch);
+    json_t *v = TOGETHER(batch, trace);
+    assert_int_equal(result_integer(v, "batch"), batch < 10 ? batch : 10);
+    assert_true(json_is_true(json_object_get(v, "touch_verified")));
+    same_work(one, v);
+    times_overlap(v);
+    json_decref(v);
+    char command[1200];
+    snprintf(command, sizeof command, "cmp '%s' '%s'", one_trace, trace);
+    assert_int_equal(system(command), 0); /* prompts in their order, whichever ended first */
+  }
+#undef TOGETHER
+  json_decref(one);
+  tempdir_remove(dir);
+}
+
+/* The one that cannot be computed is named; what ended before stays in the line. */
+static void a_prompt_that_does_not_fit_is_named(void **state) {
+  (void)state;
+  char *dir = tempdir_make();
+  const char *file = tempdir_write_text(dir, "prompts.txt", "ab\ncd\nabcdefghijkl\nef\n");
+  env("IE_MAX_SEQ", "8");
+  json_t *v = LINE(1, "--model-dir %s --prompts-file %s --max-new 3 --ignore-eos --batch 2", model, file);
+  assert_non_null(strstr(string(v, "error"), "prompt 2: "));
+  assert_non_null(strstr(string(v, "error"), "context is 8"));
+  assert_int_equal(result_integer(v, "tokens_generated"), 6);
+  json_decref(v);
+  tempdir_remove(dir);
+}
+
 /* --- Modes and exit codes --------------------------------------------------------------------------------------------- */
 
 static void strict_and_stub(void **state) {
@@ -390,24 +483,23 @@ static void idle_knobs_say_so(void **state) {
   enum { COUNT = sizeof variables / sizeof *variables };
   char text[128];
   for (size_t i = 0; i < COUNT; i++) env(variables[i], "7");
-  program_result r =
-      program_run("--model-dir %s --prefetch on --pretranspose all --batch 4 --device cuda --sparsity "
-                  "block --affinity odd hello",
-                  model);
+  program_result r = program_run("--model-dir %s --prefetch on --pretranspose all --device cuda --sparsity "
+                                 "block --affinity odd hello",
+                                 model);
   json_decref(line_of(&r, 0));
   for (size_t i = 0; i < COUNT; i++) {
     snprintf(text, sizeof text, "warn: %s is ignored: ", variables[i]);
     if (!strstr(r.err, text)) fail_msg("no %s", text);
   }
-  static const char *const flags[] = {"--prefetch on is ignored",  "--pretranspose all is ignored",
-                                      "--batch 4 is ignored",      "device cuda is ignored",
-                                      "sparsity block is ignored", "affinity 'odd' is ignored"};
-  for (size_t i = 0; i < 6; i++) assert_non_null(strstr(r.err, flags[i]));
+  static const char *const flags[] = {"--prefetch on is ignored", "--pretranspose all is ignored",
+                                      "device cuda is ignored", "sparsity block is ignored",
+                                      "affinity 'odd' is ignored"};
+  for (size_t i = 0; i < 5; i++) assert_non_null(strstr(r.err, flags[i]));
   program_free(&r);
   env_clear();
   env("IE_DEDUP", "0"); /* what is off is not ignored */
   r = program_run(
-      "--model-dir %s --prefetch auto --pretranspose none --batch 1 --device cpu --affinity scatter hello",
+      "--model-dir %s --prefetch auto --pretranspose none --batch 3 --device cpu --affinity scatter hello",
       model);
   json_decref(line_of(&r, 0));
   assert_null(strstr(r.err, "warn:"));
@@ -480,6 +572,8 @@ int main(void) {
       CASE(line_has_every_key_in_order),
       CASE(times_are_accounted_for),
       CASE(kv_counts_follow_the_formula),
+      CASE(prompts_together_equal_one_at_a_time),
+      CASE(a_prompt_that_does_not_fit_is_named),
       CASE(strict_and_stub),
       CASE(a_failed_generation_is_an_error),
       CASE(messages_of_the_command_line),

@@ -110,6 +110,46 @@ static void messages_are_copied_and_checked(void **state) {
   engine_close(&e);
 }
 
+/* The lengths that were said, one after the other. */
+typedef struct said {
+  int64_t tok[4];
+  size_t count;
+} said;
+
+static void prompt_said(void *arg, int64_t prompt_tok) {
+  said *s = arg;
+  assert_true(s->count < 4);
+  s->tok[s->count++] = prompt_tok;
+}
+
+static void the_prompt_is_told_once(void **state) {
+  (void)state;
+  engine e;
+  said s = {0};
+  ie_answer_options o = {.on_prompt = prompt_said, .arg = &s};
+  engine_start(&e, 256);
+  for (size_t turn = 1; turn <= 2; turn++) {
+    int64_t tokens;
+    ie_error error = {0};
+    say(&e, "hi");
+    assert_int_equal(ie_conversation_prompt_tok(e.conversation, NULL, &tokens, &error), IE_OK);
+    ie_answer a = answer_get(&e, &o);
+    assert_int_equal(s.count, turn);
+    assert_int_equal(s.tok[turn - 1], a.prompt_tok);
+    assert_int_equal(tokens, a.prompt_tok);
+  }
+  /* one that has no place is not computed, so not told */
+  char text[1024];
+  memset(text, 'x', sizeof text - 1);
+  text[sizeof text - 1] = '\0';
+  say(&e, text);
+  ie_answer a;
+  ie_error error = {0};
+  assert_int_equal(ie_conversation_answer(e.conversation, e.state, 0, &o, &a, &error), IE_LIMIT);
+  assert_int_equal(s.count, 2);
+  engine_close(&e);
+}
+
 static void an_answer_is_its_messages(void **state) {
   (void)state;
   engine e;
@@ -363,6 +403,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(messages_are_copied_and_checked),
       cmocka_unit_test(an_answer_is_its_messages),
+      cmocka_unit_test(the_prompt_is_told_once),
       cmocka_unit_test(a_call_ends_the_turn),
       cmocka_unit_test(nobody_else_is_spoken_for),
       cmocka_unit_test(what_was_said_before_a_stop_is_kept),

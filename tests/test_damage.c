@@ -1,6 +1,7 @@
 /* Damaged configs and weights of every architecture and layout, through the program: exit status 1 or 2, and a message
  * that names the place; no crash, no endless loop, no answer. */
 #include "clocher/model.h"
+#include "support/emulated.h"
 #include "support/program.h"
 #include "support/tempdir.h"
 
@@ -188,8 +189,10 @@ static bool case_applies(const subject *s, const config_case *c) {
 
 static void configs_are_refused(void **state) {
   const subject *s = *state;
-  int count = 0;
-  for (size_t i = 0; i < sizeof config_cases / sizeof config_cases[0]; i++) {
+  const size_t step = (size_t)emulated_step(4); /* from another first case for each model */
+  size_t count = 0;
+  for (size_t i = (size_t)(s - subjects) % step; i < sizeof config_cases / sizeof config_cases[0];
+       i += step) {
     const config_case *c = &config_cases[i];
     const char *key = s->inner ? c->native : c->key;
     char what[256];
@@ -200,7 +203,7 @@ static void configs_are_refused(void **state) {
     expect_refusal(dir, what, c->named ? c->named : key, /*may_pass=*/false);
     count++;
   }
-  assert_true(count >= 15);
+  assert_true(count >= 15 / step);
 }
 
 static void config_files_are_refused(void **state) {
@@ -332,7 +335,7 @@ static void other_tensors_are_refused(void **state) {
 static void flipped_bits_are_answered(void **state) {
   const subject *s = *state;
   uint64_t random = 12345;
-  for (int round = 0; round < 12; round++) {
+  for (int round = 0; round < 12; round += emulated_step(4)) {
     size_t size, part;
     char *dir = model_link(s), *bytes = file_read(dir, s->weights, &size);
     part = size / 4 < 3000 ? size / 4 : 3000;

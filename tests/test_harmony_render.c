@@ -300,6 +300,25 @@ static void schema_depth_is_bounded(void **state) {
   }
 }
 
+static void every_effort_is_said(void **state) {
+  (void)state;
+  const char *const *efforts = ie_chat_format_efforts(chat_harmony());
+  const ie_chat_message message = {.role = "user", .text = "x", .text_size = 1};
+  size_t count = 0;
+  for (; efforts[count]; count++) {
+    ie_chat_prompt prompt;
+    ie_error error = {0};
+    char line[64];
+    const ie_chat_options options = {.date = "2026-05-06", .reasoning_effort = efforts[count]};
+    assert_int_equal(
+        ie_chat_render_messages(chat_harmony(), tokenizer, &message, 1, &options, &prompt, &error), IE_OK);
+    snprintf(line, sizeof line, "\n\nReasoning: %s\n", efforts[count]);
+    assert_non_null(strstr(prompt.text.data, line));
+    ie_chat_prompt_free(&prompt);
+  }
+  assert_int_equal(count, 3);
+}
+
 static void table_of_formats(void **state) {
   (void)state;
   static const char *const names[] = {"harmony",  "qwen2.5",  "qwen3", "llama3.1",
@@ -402,6 +421,7 @@ int main(void) {
       cmocka_unit_test(cut_requests_are_refused),
       cmocka_unit_test(schema_depth_is_bounded),
       cmocka_unit_test(table_of_formats),
+      cmocka_unit_test(every_effort_is_said),
       cmocka_unit_test(directories_are_recognised),
   };
   return cmocka_run_group_tests(tests, setup, teardown);

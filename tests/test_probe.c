@@ -76,6 +76,30 @@ static void test_memory(void **state) {
   ie_device_free(device);
 }
 
+/* Says yes from the n-th time that it is asked on; of one thread. */
+static bool cancel_at(void *arg) {
+  int *left = arg;
+  return --*left < 0;
+}
+
+static void test_memory_is_cancelled(void **state) {
+  (void)state;
+  ie_device *device = device_open(NULL, 1);
+  for (int asks = 0; asks < 40; asks += 3) {
+    int left = asks;
+    ie_memory_probe_options options = {.buffer_bytes = 8 << 20,
+                                       .read_bytes = (size_t)1 << 50,
+                                       .cancelled = cancel_at,
+                                       .cancelled_arg = &left};
+    ie_memory_probe probe;
+    ie_error error = {0};
+    assert_int_equal(ie_probe_memory(device, &options, &probe, &error), IE_CANCELLED);
+    assert_true(probe.read_gb_s == 0 && probe.patterns == 0);
+    assert_true(left >= -10); /* no pattern went on */
+  }
+  ie_device_free(device);
+}
+
 /* Processor time of this thread: other programs do not count. */
 static double cpu_s(void) {
   struct timespec t;
@@ -231,8 +255,13 @@ static void test_usage(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_read_reads_all), cmocka_unit_test(test_memory), cmocka_unit_test(test_matrix),
-      cmocka_unit_test(test_disk),           cmocka_unit_test(test_load),   cmocka_unit_test(test_usage),
+      cmocka_unit_test(test_read_reads_all),
+      cmocka_unit_test(test_memory),
+      cmocka_unit_test(test_memory_is_cancelled),
+      cmocka_unit_test(test_matrix),
+      cmocka_unit_test(test_disk),
+      cmocka_unit_test(test_load),
+      cmocka_unit_test(test_usage),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

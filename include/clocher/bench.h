@@ -9,7 +9,7 @@
 #ifndef CLOCHER_BENCH_H
 #define CLOCHER_BENCH_H
 
-#include "clocher/device.h"
+#include "clocher/model.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -42,6 +42,9 @@ typedef struct ie_memory_probe {
 typedef struct ie_memory_probe_options {
   size_t buffer_bytes; /* 0: 2 GiB, or half of what is available, 1 GiB at least: far more than any cache */
   size_t read_bytes;   /* 0: 4 GiB per pattern */
+  /* May be NULL. Asked by all threads, between passes over the buffer: true ends the probe with IE_CANCELLED. */
+  bool (*cancelled)(void *arg);
+  void *cancelled_arg;
 } ie_memory_probe_options;
 
 /* Read bandwidth: each thread reads its own part as 1, 2, 4 or 8 streams, with and without prefetch 1 KiB ahead.
@@ -49,6 +52,13 @@ typedef struct ie_memory_probe_options {
  * options may be NULL. IE_LIMIT when there is not enough memory to measure memory. */
 ie_status ie_probe_memory(ie_device *device, const ie_memory_probe_options *options, ie_memory_probe *out,
                           ie_error *error);
+
+/* The same over the largest file of the model's weights, mapped as the model maps it (a mapping of its own, so that what
+ * is resident does not change): buffer_bytes of it at most, read once before to have it in the page cache. What memory
+ * the page cache got is not in our hands, so this may be less than the other. A file that is too small to measure gives
+ * read_gb_s = 0. */
+ie_status ie_probe_weights(ie_model *model, const ie_memory_probe_options *options, ie_memory_probe *out,
+                           ie_error *error);
 
 /* --- Matrix units -------------------------------------------------------------------------------------------- */
 

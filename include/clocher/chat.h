@@ -81,6 +81,10 @@ ie_status ie_chat_format_select(const char *name, const char *dir, const ie_toke
 ie_status ie_chat_format_stop_ids(const ie_chat_format *format, const ie_tokenizer *tokenizer, ie_ids *out,
                                   ie_error *error);
 
+/* The reasoning efforts that the format has, a NULL-terminated list, empty where it has none. "none" is
+ * ie_chat_options.no_thinking, any other is its reasoning_effort. */
+const char *const *ie_chat_format_efforts(const ie_chat_format *format);
+
 /* ---- messages to a prompt ---- */
 
 /* One message, given to ie_chat_render_messages or found by a parser. Strings are borrowed, NUL-terminated UTF-8;

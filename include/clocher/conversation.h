@@ -57,9 +57,11 @@ typedef struct ie_answer_options {
       *chat;       /* how to render; NULL: the defaults. A fixed date keeps prompts equal past midnight */
   int64_t max_new; /* new tokens at most; 0: what the context holds */
   ie_sample_params sample;
-  uint64_t row;          /* tells conversations apart: part of what a draw depends on */
-  ie_answer_fn on_event; /* may be NULL */
-  void *arg;
+  uint64_t row; /* tells conversations apart: part of what a draw depends on */
+  /* Called once, when the prompt's length is known and before it is computed. May be NULL. */
+  void (*on_prompt)(void *arg, int64_t prompt_tok);
+  ie_answer_fn on_event;        /* may be NULL */
+  void *arg;                    /* of both */
   bool (*cancelled)(void *arg); /* may be NULL; asked between forwards */
   void *cancelled_arg;
 } ie_answer_options;

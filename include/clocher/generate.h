@@ -3,7 +3,8 @@
  * A state holds the keys and values of one or more sequences. Tokens are appended in chunks of any size; a state
  * can be rolled back, saved and restored. Layers with a sliding window keep a ring of the last positions, so a
  * state can go back at most `rollback_tok` tokens exactly; ie_state_sync falls back to the beginning when that is
- * not enough.
+ * not enough. A cache in int8 can go back to any multiple of 64 tokens, and elsewhere as far as it holds that group of
+ * 64 exactly (at least the unfinished one); ie_state_sync then keeps whole groups.
  *
  * Ownership: a state borrows its model and is freed before it. One thread at a time. */
 #ifndef CLOCHER_GENERATE_H
@@ -27,7 +28,10 @@ typedef struct ie_state_options {
   int64_t sequences;    /* 0: 1 */
   int64_t chunk_tok;    /* prompt tokens per forward, of all sequences together; 0: 512 */
   int64_t rollback_tok; /* how far windowed layers can go back; 0: 4096; -1: not at all */
-  ie_dtype kv;          /* IE_F32, IE_F16, IE_BF16; IE_DTYPE_NONE: f32 for class fp32, else f16 */
+  /* IE_F32, IE_F16, IE_BF16, IE_I8; IE_DTYPE_NONE: f32 for class fp32, else f16. In int8, keys are quantised per channel
+   * over groups of 64 positions and values per position once their group is whole; a query reads its own group, and layers
+   * with a window all of theirs, in the type that IE_DTYPE_NONE means (docs/DESIGN.md). */
+  ie_dtype kv;
 } ie_state_options;
 
 /* options may be NULL. Memory is taken here, none while tokens are computed. */
@@ -102,7 +106,7 @@ ie_status ie_state_step(ie_state *state, const int32_t *sequence, const int32_t 
 /* (vocab) logits of the last token of the last ie_state_append; NULL before. Borrowed until the next forward. */
 const float *ie_state_logits(const ie_state *state);
 
-/* Forgets all but the first `length` tokens. IE_LIMIT when a windowed layer cannot go back so far. */
+/* Forgets all but the first `length` tokens. IE_LIMIT when a windowed or an int8 layer cannot go back so far. */
 ie_status ie_state_rollback(ie_state *state, int64_t sequence, int64_t length, ie_error *error);
 
 /* Makes the sequence a prefix of ids (count), as long as it can but shorter than count, so that appending the rest
@@ -114,6 +118,11 @@ ie_status ie_state_sync(ie_state *state, int64_t sequence, const int32_t *ids, i
  * type. The restored sequence continues exactly as the saved one. */
 ie_status ie_state_save(const ie_state *state, int64_t sequence, const char *path, ie_error *error);
 ie_status ie_state_load(ie_state *state, int64_t sequence, const char *path, ie_error *error);
+
+/* For measurements only: makes the sequence one of `length` tokens without computing them. The cache gets pseudo-random
+ * keys and values of [-1, 1), the same ones for the same model shape, sequence and length; ids are 0. What follows takes
+ * the time that it would take after a prompt of that length, and means nothing. IE_LIMIT beyond the context. */
+ie_status ie_state_fill_random(ie_state *state, int64_t sequence, int64_t length, ie_error *error);
 
 /* Work done since the state was made, counted where it is done. */
 typedef struct ie_state_work {

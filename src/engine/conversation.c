@@ -231,6 +231,7 @@ ie_status ie_conversation_answer(ie_conversation *c, ie_state *state, int64_t se
   int64_t used = (int64_t)prompt.ids.count, room = ie_state_context(state) - used;
   if (status == IE_OK) status = room_check(used, ie_state_context(state), error);
   if (status == IE_OK) status = ie_chat_parser_new(c->format, c->tokenizer, "assistant", &a.parser, error);
+  if (status == IE_OK && options->on_prompt) options->on_prompt(options->arg, used);
   if (status == IE_OK) {
     bool fits = options->max_new > 0 && options->max_new < room;
     ie_generate_options o = {.prompt = prompt.ids.ids,

@@ -12,4 +12,8 @@ struct ie_conversation {
   size_t count, capacity;
 };
 
+/* ie_conversation_load of a file's bytes; path is for messages. */
+ie_status ie_conversation_read(ie_conversation *conversation, const char *text, size_t size, const char *path,
+                               ie_error *error);
+
 #endif

@@ -99,15 +99,9 @@ static ie_status messages_read(ie_conversation *c, const json_t *root, const cha
   return status;
 }
 
-/* Parsed here and not by ie_json_read_object: a text may hold U+0000. */
-static ie_status file_read(const char *path, json_t **out, ie_error *error) {
-  ie_buf text = {0};
-  *out = NULL;
-  ie_status status = ie_file_read(path, FILE_MAX_BYTES, &text, error);
-  if (status == IE_OK)
-    status = ie_json_parse(text.data ? text.data : "", text.size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL,
-                           path, out, error);
-  ie_buf_free(&text);
+/* Not by ie_json_read_object: a text may hold U+0000. */
+static ie_status root_parse(const char *text, size_t size, const char *path, json_t **out, ie_error *error) {
+  ie_status status = ie_json_parse(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, path, out, error);
   if (status == IE_OK && !json_is_object(*out)) {
     status =
         ie_error_set(error, IE_FORMAT, "%s: expected an object, found %s", path, ie_json_type_name(*out));
@@ -117,12 +111,13 @@ static ie_status file_read(const char *path, json_t **out, ie_error *error) {
   return status;
 }
 
-ie_status ie_conversation_load(ie_conversation *c, const char *path, ie_error *error) {
+ie_status ie_conversation_read(ie_conversation *c, const char *text, size_t size, const char *path,
+                               ie_error *error) {
   json_t *root = NULL;
   ie_conversation *fresh = NULL;
   int64_t tokens;
   ie_error inner = {0};
-  ie_status status = file_read(path, &root, error);
+  ie_status status = root_parse(text, size, path, &root, error);
   if (status == IE_OK) status = ie_conversation_new(c->format, c->tokenizer, &fresh, error);
   if (status == IE_OK) status = messages_read(fresh, root, path, error);
   if (status == IE_OK) {
@@ -136,5 +131,13 @@ ie_status ie_conversation_load(ie_conversation *c, const char *path, ie_error *e
   }
   ie_conversation_free(fresh);
   json_decref(root);
+  return status;
+}
+
+ie_status ie_conversation_load(ie_conversation *c, const char *path, ie_error *error) {
+  ie_buf text = {0};
+  ie_status status = ie_file_read(path, FILE_MAX_BYTES, &text, error);
+  if (status == IE_OK) status = ie_conversation_read(c, text.data ? text.data : "", text.size, path, error);
+  ie_buf_free(&text);
   return status;
 }

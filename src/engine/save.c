@@ -1,11 +1,17 @@
 /* Saving and restoring one sequence: a safetensors file with
  *   state  U8 (32)       fingerprint of the model
  *   ids    I32 (n)
+ *   first  I64 (layers)  the first position that the file holds of each layer
  *   k.L v.L              (HK, n - first, D) positions first .. n - 1 of layer L, of the cache's type
- *   first  I64 (layers)  the first position that the file holds of each layer */
+ * and of an int8 layer, with the w positions of whole groups (64 each) and the n - w after them:
+ *   k.L v.L  I8          (HK, w, D)
+ *   k_scale.L  BF16      (HK, w / 64, D)
+ *   v_scale.L  BF16      (HK, w, 1)
+ *   k_recent.L v_recent.L  (HK, n - w, D) exact, of the type of the other layers */
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/size.h"
+#include "blocks/kv_int8.h"
 #include "engine/state.h"
 
 #include <stdio.h>
@@ -37,27 +43,38 @@ static void fingerprint(const ie_model *model, uint8_t digest[IE_SHA256_BYTES]) 
   sha256_digest(&ctx, IE_SHA256_BYTES, digest);
 }
 
-/* Copies positions first .. end of one head between the ring and dense memory. */
-static void head_copy(const ie_kv_layer *layer, uint8_t *cache, uint8_t *dense, int64_t first, int64_t end,
-                      bool out) {
-  size_t row = (size_t)layer->dim * ie_dtype_bytes(layer->dtype);
-  for (int64_t p = first; p < end;) {
-    int64_t slot = p % layer->cap, n = ie_min_i64(end - p, layer->cap - slot);
-    uint8_t *a = cache + (size_t)slot * row, *b = dense + (size_t)(p - first) * row;
+/* Copies rows begin .. end - 1 of one head between the ring and dense memory. */
+static void head_copy(const ie_cache_part *part, uint8_t *cache, uint8_t *dense, bool out) {
+  size_t row = ie_cache_row_bytes(part);
+  for (int64_t r = part->begin; r < part->end;) {
+    int64_t slot = r % part->cap, n = ie_min_i64(part->end - r, part->cap - slot);
+    uint8_t *a = cache + (size_t)slot * row, *b = dense + (size_t)(r - part->begin) * row;
     if (out)
       memcpy(b, a, (size_t)n * row);
     else
       memcpy(a, b, (size_t)n * row);
-    p += n;
+    r += n;
   }
 }
 
-static void layer_copy(const ie_kv_layer *layer, void *cache, int64_t sequence, void *dense, int64_t first,
-                       int64_t end, bool out) {
-  size_t row = (size_t)layer->dim * ie_dtype_bytes(layer->dtype);
-  for (int64_t h = 0; h < layer->heads; h++)
-    head_copy(layer, (uint8_t *)cache + (size_t)((sequence * layer->heads + h) * layer->cap) * row,
-              (uint8_t *)dense + (size_t)(h * (end - first)) * row, first, end, out);
+static void part_copy(const ie_cache_part *part, int64_t sequence, void *dense, bool out) {
+  size_t row = ie_cache_row_bytes(part);
+  for (int64_t h = 0; h < part->heads; h++)
+    head_copy(part, part->data + (size_t)((sequence * part->heads + h) * part->cap) * row,
+              (uint8_t *)dense + (size_t)(h * (part->end - part->begin)) * row, out);
+}
+
+static size_t part_bytes(const ie_cache_part *part) {
+  return (size_t)(part->heads * (part->end - part->begin)) * ie_cache_row_bytes(part);
+}
+
+/* The tensor of a part; `name` is written and must outlive it. */
+static ie_tensor_out part_tensor(const ie_cache_part *part, int64_t layer, char name[NAME_BYTES]) {
+  snprintf(name, NAME_BYTES, "%s.%lld", part->name, (long long)layer);
+  return (ie_tensor_out){.name = name,
+                         .dtype = part->dtype,
+                         .rank = 3,
+                         .shape = {part->heads, part->end - part->begin, part->dim}};
 }
 
 ie_status ie_state_save(const ie_state *state, int64_t sequence, const char *path, ie_error *error) {
@@ -65,11 +82,11 @@ ie_status ie_state_save(const ie_state *state, int64_t sequence, const char *pat
     return ie_error_set(error, IE_INVALID_ARGUMENT, "sequence %lld, but the state has %lld",
                         (long long)sequence, (long long)state->sequences);
   int64_t layers = state->model->info.layers, n = state->length[sequence];
-  size_t count = 3 + 2 * (size_t)layers;
+  size_t most = 3 + IE_CACHE_PARTS * (size_t)layers, count = 3;
   uint8_t digest[IE_SHA256_BYTES];
   fingerprint(state->model, digest);
-  ie_tensor_out *t = calloc(count, sizeof *t);
-  char(*names)[NAME_BYTES] = calloc(count, sizeof *names);
+  ie_tensor_out *t = calloc(most, sizeof *t);
+  char(*names)[NAME_BYTES] = calloc(most, sizeof *names);
   int64_t *first = calloc((size_t)layers, sizeof *first);
   uint8_t *dense = malloc(state->kv_bytes / (size_t)state->sequences + 1), *at = dense;
   ie_status status = IE_OK;
@@ -82,17 +99,16 @@ ie_status ie_state_save(const ie_state *state, int64_t sequence, const char *pat
   t[1] = (ie_tensor_out){.name = "first", .dtype = IE_I64, .rank = 1, .shape = {layers}, .data = first};
   t[2] = (ie_tensor_out){
       .name = "ids", .dtype = IE_I32, .rank = 1, .shape = {n}, .data = ie_state_ids(state, sequence)};
-  for (int64_t i = 0; i < 2 * layers; i++) {
-    const ie_kv_layer *layer = &state->layer[i / 2];
-    first[i / 2] = ie_min_i64(ie_state_first_held(state, i / 2, sequence), n);
-    snprintf(names[3 + i], NAME_BYTES, "%c.%lld", i % 2 ? 'v' : 'k', (long long)(i / 2));
-    t[3 + i] = (ie_tensor_out){.name = names[3 + i],
-                               .dtype = layer->dtype,
-                               .rank = 3,
-                               .shape = {layer->heads, n - first[i / 2], layer->dim},
-                               .data = at};
-    layer_copy(layer, i % 2 ? layer->v : layer->k, sequence, at, first[i / 2], n, /*out=*/true);
-    at += (size_t)(layer->heads * (n - first[i / 2]) * layer->dim) * ie_dtype_bytes(layer->dtype);
+  for (int64_t i = 0; i < layers; i++) {
+    ie_cache_part part[IE_CACHE_PARTS];
+    first[i] = ie_min_i64(ie_state_first_held(state, i, sequence), n);
+    int parts = ie_cache_parts(&state->layer[i], first[i], n, part);
+    for (int p = 0; p < parts; p++, count++) {
+      t[count] = part_tensor(&part[p], i, names[count]);
+      t[count].data = at;
+      part_copy(&part[p], sequence, at, /*out=*/true);
+      at += part_bytes(&part[p]);
+    }
   }
   status = ie_tensor_file_write(path, t, count, error);
 cleanup:
@@ -156,23 +172,22 @@ static ie_status saved_header(const ie_state *state, saved *in, ie_error *error)
  * that this one can hold; one from a shorter ring may lack what the window needs, which is refused. */
 static ie_status saved_layers(ie_state *state, int64_t sequence, const saved *in, bool copy,
                               ie_error *error) {
-  for (int64_t i = 0; i < 2 * state->model->info.layers; i++) {
-    const ie_kv_layer *layer = &state->layer[i / 2];
-    int64_t window = state->model->kv[i / 2].window, first = in->first[i / 2];
+  for (int64_t i = 0; i < state->model->info.layers; i++) {
+    int64_t window = state->model->kv[i].window, first = in->first[i];
+    ie_cache_part part[IE_CACHE_PARTS];
     char name[NAME_BYTES];
-    snprintf(name, sizeof name, "%c.%lld", i % 2 ? 'v' : 'k', (long long)(i / 2));
     if (first < 0 || first > in->n || first > (window > 0 ? ie_max_i64(0, in->n - window + 1) : 0))
       return ie_error_set(error, IE_FORMAT,
                           "%s: layer %lld begins at position %lld, too late for %lld tokens", in->path,
-                          (long long)(i / 2), (long long)first, (long long)in->n);
-    const ie_tensor_out want = {
-        .name = name, .dtype = layer->dtype, .rank = 3, .shape = {layer->heads, in->n - first, layer->dim}};
-    const ie_tensor_info *t = saved_find(in, &want, error);
-    if (!t) return IE_FORMAT;
-    /* Positions older than the ring are written first and overwritten by the newer ones. */
-    if (copy)
-      layer_copy(layer, i % 2 ? layer->v : layer->k, sequence, (void *)(uintptr_t)t->data, first, in->n,
-                 /*out=*/false);
+                          (long long)i, (long long)first, (long long)in->n);
+    int parts = ie_cache_parts(&state->layer[i], first, in->n, part);
+    for (int p = 0; p < parts; p++) {
+      const ie_tensor_out want = part_tensor(&part[p], i, name);
+      const ie_tensor_info *t = saved_find(in, &want, error);
+      if (!t) return IE_FORMAT;
+      /* Rows older than the ring are written first and overwritten by the newer ones. */
+      if (copy) part_copy(&part[p], sequence, (void *)(uintptr_t)t->data, /*out=*/false);
+    }
   }
   return IE_OK;
 }
@@ -200,6 +215,7 @@ ie_status ie_state_load(ie_state *state, int64_t sequence, const char *path, ie_
     memcpy(state->ids + sequence * state->context, in.ids, (size_t)in.n * sizeof(int32_t));
     state->length[sequence] = in.n;
     state->high[sequence] = saved_high(state, &in);
+    state->exact[sequence] = in.n - in.n % IE_KV_GROUP;
   }
   ie_tensor_file_free(file);
   return status;

@@ -1,6 +1,7 @@
 #include "engine/state.h"
 
 #include "base/size.h"
+#include "blocks/kv_int8.h"
 #include "engine/streaming.h"
 #include "models/decoder.h"
 
@@ -12,12 +13,6 @@ enum { CONTEXT_DEFAULT = 4096, CHUNK_DEFAULT = 512, ROLLBACK_DEFAULT = 4096, SLO
 static const int64_t logits_bytes_max = 64 << 20; /* of one forward that wants every position */
 
 /* --- Sizes ----------------------------------------------------------------------------------------------- */
-
-int64_t ie_state_slots(const ie_kv_spec *spec, int64_t context, int64_t chunk, int64_t rollback) {
-  int64_t slots = context;
-  if (spec->window > 0) slots = ie_min_i64(context, spec->window + chunk + rollback);
-  return ie_div_up(slots, SLOT_UNIT) * SLOT_UNIT;
-}
 
 /* f16 costs what bf16 costs and rounds eight times finer: on the golden models the error of class bf16 is 1.2 times
  * that of rounding the products' inputs alone with f16 keys and values, 1.8 times with bf16 (docs/DESIGN.md). */
@@ -80,10 +75,19 @@ static ie_status options_check(const ie_model *model, const ie_state_options *o,
     return ie_error_set(error, IE_INVALID_ARGUMENT,
                         "a context of %lld tokens was asked for, the model has %lld",
                         (long long)o->context_tok, (long long)model->info.context_tok);
-  if (o->kv != IE_DTYPE_NONE && o->kv != IE_F32 && o->kv != IE_F16 && o->kv != IE_BF16)
-    return ie_error_set(error, IE_UNSUPPORTED, "a KV cache of %s; f32, f16 and bf16 are built",
+  if (o->kv != IE_DTYPE_NONE && o->kv != IE_F32 && o->kv != IE_F16 && o->kv != IE_BF16 && o->kv != IE_I8)
+    return ie_error_set(error, IE_UNSUPPORTED, "a KV cache of %s; f32, f16, bf16 and int8 are built",
                         ie_dtype_name(o->kv));
   return IE_OK;
+}
+
+static ie_cache_options cache_options(const ie_model *model, const ie_state_sizes *s) {
+  return (ie_cache_options){.sequences = s->sequences,
+                            .context = s->context,
+                            .chunk = s->chunk,
+                            .rollback = s->rollback,
+                            .dtype = s->kv_dtype,
+                            .exact_dtype = kv_default(model->info.precision)};
 }
 
 ie_status ie_state_size(const ie_model *model, const ie_state_options *options, ie_state_sizes *out,
@@ -106,13 +110,10 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
   s.batch_max = ie_max_i64(s.batch_max, s.sequences);
   s.wanted_max = ie_max_i64(s.sequences, ie_min_i64(s.batch_max, logits_bytes_max / (4 * model->info.vocab)));
   s.wanted_max = ie_max_i64(s.wanted_max, 1);
+  ie_cache_options cache = cache_options(model, &s);
   for (int64_t i = 0; i < model->info.layers; i++) {
-    const ie_kv_spec *spec = &model->kv[i];
-    size_t bytes = 2 * ie_dtype_bytes(s.kv_dtype);
-    if (!ie_size_mul(bytes, (size_t)s.sequences, &bytes) ||
-        !ie_size_mul(bytes, (size_t)spec->heads, &bytes) ||
-        !ie_size_mul(bytes, (size_t)ie_state_slots(spec, s.context, s.chunk, s.rollback), &bytes) ||
-        !ie_size_mul(bytes, (size_t)spec->dim, &bytes) || !ie_size_add(s.kv_bytes, bytes, &s.kv_bytes))
+    ie_kv_layer layer, recent;
+    if (!ie_cache_place(&model->kv[i], &cache, /*base=*/NULL, &s.kv_bytes, &layer, &recent))
       return ie_error_set(error, IE_OUT_OF_MEMORY, "%lld sequences of %lld tokens do not fit any memory",
                           (long long)s.sequences, (long long)s.context);
   }
@@ -126,24 +127,23 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
 /* --- Life ------------------------------------------------------------------------------------------------ */
 
 static void layers_place(ie_state *state, const ie_state_sizes *s) {
-  uint8_t *at = state->kv_memory;
-  for (int64_t i = 0; i < state->model->info.layers; i++) {
-    const ie_kv_spec *spec = &state->model->kv[i];
-    ie_kv_layer *layer = &state->layer[i];
-    *layer = (ie_kv_layer){
-        .dtype = s->kv_dtype, .sequences = s->sequences, .heads = spec->heads, .dim = spec->dim};
-    layer->cap = ie_state_slots(spec, s->context, s->chunk, s->rollback);
-    size_t bytes =
-        (size_t)(s->sequences * spec->heads * layer->cap * spec->dim) * ie_dtype_bytes(s->kv_dtype);
-    layer->k = at;
-    layer->v = at + bytes;
-    at += 2 * bytes;
-  }
+  ie_cache_options cache = cache_options(state->model, s);
+  size_t at = 0; /* ie_state_size has counted the same */
+  for (int64_t i = 0; i < state->model->info.layers; i++)
+    ie_cache_place(&state->model->kv[i], &cache, state->kv_memory, &at, &state->layer[i], &state->recent[i]);
 }
 
 /* Under a limit memory is touched when it is taken: what does not fit shows now, not in the middle of a text. */
 static void memory_touch(void *memory, size_t bytes) {
   if (memory && madvise(memory, bytes, MADV_POPULATE_WRITE) != 0) memset(memory, 0, bytes);
+}
+
+/* Attention at depth reads the cache in a stream, and in pages of 4 KiB spends a third of its time on translations. A
+ * small cache is read in no time, and keeps the pages that are taken only when they are written. */
+static void cache_advise(const ie_state *state) {
+  static const size_t small = (size_t)128 << 20;
+  if (state->kv_memory && state->kv_bytes >= small && !strcmp(state->model->device->kind, "cpu"))
+    madvise(state->kv_memory, state->kv_bytes, MADV_HUGEPAGE); /* a refusal costs speed alone */
 }
 
 ie_status ie_state_new(ie_model *model, const ie_state_options *options, ie_state **out, ie_error *error) {
@@ -164,15 +164,18 @@ ie_status ie_state_new(ie_model *model, const ie_state_options *options, ie_stat
   state->kv_dtype = s.kv_dtype;
   state->kv_bytes = s.kv_bytes;
   state->layer = calloc((size_t)model->info.layers, sizeof *state->layer);
+  state->recent = calloc((size_t)model->info.layers, sizeof *state->recent);
   state->ids = calloc((size_t)s.sequences * (size_t)s.context, sizeof *state->ids);
   state->length = calloc((size_t)s.sequences, sizeof *state->length);
   state->high = calloc((size_t)s.sequences, sizeof *state->high);
+  state->exact = calloc((size_t)s.sequences, sizeof *state->exact);
   state->step = calloc((size_t)s.sequences, sizeof *state->step);
   state->batch_memory = calloc(4 * (size_t)s.batch_max, sizeof *state->batch_memory);
   state->kv_memory = model->device->alloc(model->device, s.kv_bytes);
+  cache_advise(state);
   state->ctx = (ie_ctx){.device = model->device, .cls = model->cls};
-  if (!state->layer || !state->ids || !state->length || !state->high || !state->step ||
-      !state->batch_memory || !state->kv_memory)
+  if (!state->layer || !state->recent || !state->ids || !state->length || !state->high || !state->exact ||
+      !state->step || !state->batch_memory || !state->kv_memory)
     status = ie_error_set(error, IE_OUT_OF_MEMORY,
                           "out of memory for a KV cache of %zu bytes (%lld sequences of %lld tokens)",
                           s.kv_bytes, (long long)s.sequences, (long long)s.context);
@@ -195,9 +198,11 @@ void ie_state_free(ie_state *state) {
   ie_arena_close(&state->ctx.arena);
   state->model->device->dealloc(state->model->device, state->kv_memory, state->kv_bytes);
   free(state->layer);
+  free(state->recent);
   free(state->ids);
   free(state->length);
   free(state->high);
+  free(state->exact);
   free(state->step);
   free(state->batch_memory);
   free(state);
@@ -337,13 +342,19 @@ static ie_status advance_check(const ie_state *state, const ie_advance *rows, in
   return status;
 }
 
+void ie_state_written(ie_state *state, int64_t sequence, int64_t end) {
+  state->high[sequence] = ie_max_i64(state->high[sequence], end);
+  for (int64_t i = 0; i < state->model->info.layers; i++)
+    if (state->layer[i].recent)
+      state->exact[sequence] = ie_max_i64(state->exact[sequence], end - state->layer[i].recent->cap);
+}
+
 /* The tokens of a forward were computed: they now belong to the sequence. */
 static void sequence_extend(ie_state *state, const ie_advance *row) {
   int64_t length = state->length[row->sequence];
   memcpy(state->ids + row->sequence * state->context + length, row->ids,
          (size_t)row->count * sizeof *row->ids);
   state->length[row->sequence] = length + row->count;
-  state->high[row->sequence] = ie_max_i64(state->high[row->sequence], length + row->count);
 }
 
 /* The batch of a forward over checked rows; returns its tokens. */
@@ -360,8 +371,8 @@ static int64_t batch_fill(ie_state *state, const ie_advance *rows, int64_t n, in
       b[2 * state->batch_max + at] = (int32_t)row->sequence;
       if (i >= row->count - row->wanted) b[3 * state->batch_max + (*wanted)++] = (int32_t)at;
     }
-    /* Written before the forward: a failed one may have overwritten slots of the rings. */
-    state->high[row->sequence] = ie_max_i64(state->high[row->sequence], position + row->count);
+    /* Before the forward: a failed one may have overwritten slots of the rings. */
+    ie_state_written(state, row->sequence, position + row->count);
   }
   return at;
 }
@@ -453,6 +464,21 @@ int64_t ie_state_first_held(const ie_state *state, int64_t layer_index, int64_t 
   return ie_max_i64(0, state->high[sequence] - layer->cap);
 }
 
+static int64_t group_begin(int64_t position) {
+  return position - position % IE_KV_GROUP;
+}
+
+/* What int8 layers need to go on at a length: the exact keys and values of its unfinished group. */
+static ie_status recent_check(const ie_state *state, int64_t sequence, int64_t length, ie_error *error) {
+  int64_t begin = group_begin(length);
+  if (begin == length || state->exact[sequence] <= begin) return IE_OK;
+  return ie_error_set(
+      error, IE_LIMIT,
+      "an int8 cache holds the exact keys and values of positions from %lld; to go on at %lld "
+      "tokens it needs those from %lld (it can go back to any multiple of %d)",
+      (long long)state->exact[sequence], (long long)length, (long long)begin, IE_KV_GROUP);
+}
+
 ie_status ie_state_rollback(ie_state *state, int64_t sequence, int64_t length, ie_error *error) {
   ie_status status = sequence_check(state, sequence, error);
   if (status != IE_OK) return status;
@@ -469,7 +495,10 @@ ie_status ie_state_rollback(ie_state *state, int64_t sequence, int64_t length, i
                           (long long)i, (long long)length, (long long)first,
                           (long long)ie_state_first_held(state, i, sequence));
   }
+  status = recent_check(state, sequence, length, error);
+  if (status != IE_OK) return status;
   state->length[sequence] = length;
+  state->exact[sequence] = ie_min_i64(state->exact[sequence], length);
   if (length == 0) state->high[sequence] = 0;
   return IE_OK;
 }
@@ -483,6 +512,10 @@ ie_status ie_state_sync(ie_state *state, int64_t sequence, const int32_t *ids, i
   int64_t common = 0, limit = ie_min_i64(state->length[sequence], count - 1);
   while (common < limit && held[common] == ids[common]) common++;
   status = ie_state_rollback(state, sequence, common, error);
+  if (status == IE_LIMIT && state->kv_dtype == IE_I8) {
+    common = group_begin(common);
+    status = ie_state_rollback(state, sequence, common, error);
+  }
   if (status == IE_LIMIT) {
     common = 0;
     status = ie_state_rollback(state, sequence, 0, error);

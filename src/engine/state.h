@@ -3,18 +3,20 @@
 #define CLOCHER_ENGINE_STATE_H
 
 #include "clocher/generate.h"
-#include "models/arch.h"
+#include "engine/cache.h"
 
 struct ie_state {
   ie_model *model;
   int64_t context, sequences, chunk, wanted_max;
   ie_dtype kv_dtype;
-  ie_kv_layer *layer; /* (layers); k and v of all layers lie in one allocation */
+  ie_kv_layer *layer;  /* (layers); k and v of all layers lie in one allocation */
+  ie_kv_layer *recent; /* (layers) the exact newest positions of int8 layers */
   void *kv_memory;
   size_t kv_bytes;
   int32_t *ids;    /* (sequences, context) */
   int64_t *length; /* (sequences) */
   int64_t *high; /* (sequences) positions written since the sequence was empty: what rings have overwritten */
+  int64_t *exact;        /* (sequences) the rings of int8 layers hold all positions from here on */
   ie_advance *step;      /* (sequences) of ie_state_step */
   int32_t *batch_memory; /* ids, position, sequence, wanted: (batch_max) each */
   int64_t batch_max;
@@ -34,11 +36,11 @@ typedef struct ie_state_sizes {
 ie_status ie_state_size(const ie_model *model, const ie_state_options *options, ie_state_sizes *out,
                         ie_error *error);
 
-/* Slots of a layer: a multiple of 64; window + chunk + rollback for a ring, the context for a full layer. */
-int64_t ie_state_slots(const ie_kv_spec *spec, int64_t context, int64_t chunk, int64_t rollback);
-
 /* IE_INVALID_ARGUMENT names an id that is not below the vocabulary. */
 ie_status ie_state_ids_check(const ie_state *state, const int32_t *ids, int64_t count, ie_error *error);
+
+/* Positions up to `end` of a sequence are about to be written: what rings held before is gone. */
+void ie_state_written(ie_state *state, int64_t sequence, int64_t end);
 
 /* First position of a sequence that a layer still holds. */
 int64_t ie_state_first_held(const ie_state *state, int64_t layer_index, int64_t sequence);

@@ -1,8 +1,10 @@
 /* Probes of memory, matrix units and other programs (clocher/bench.h). The disk has a file of its own. */
 #include "kernels/probe.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/size.h"
 #include "eval/usage.h"
+#include "models/arch.h"
 #include "tensor/device.h"
 
 #include <errno.h>
@@ -14,23 +16,33 @@
 
 /* --- Memory ------------------------------------------------------------------------------------------------ */
 
+enum { TOUCH_BYTES = 64 << 20 }; /* some ten milliseconds of page faults */
 static const size_t probe_most_bytes = (size_t)2 << 30, probe_least_bytes = (size_t)1 << 30;
 
 typedef struct memory_job {
   const ie_probe_loops *loops;
-  uint8_t *buffer;
+  const uint8_t *buffer;
   size_t part_bytes; /* of one thread */
   int streams;
   bool prefetch;
   int passes;
+  const ie_memory_probe_options *options;
   uint64_t digest[IE_TEAM_MAX];
 } memory_job;
+
+static bool memory_cancelled(const memory_job *job) {
+  return job->options->cancelled && job->options->cancelled(job->options->cancelled_arg);
+}
 
 /* First touch by the thread that will read it: on a machine with several memory nodes pages lie near it. */
 static void memory_touch(void *arg, int thread, int threads) {
   (void)threads;
   memory_job *job = arg;
-  memset(job->buffer + (size_t)thread * job->part_bytes, thread + 1, job->part_bytes);
+  uint8_t *part = (uint8_t *)(uintptr_t)job->buffer + (size_t)thread * job->part_bytes;
+  for (size_t at = 0; at < job->part_bytes && !memory_cancelled(job); at += TOUCH_BYTES) {
+    size_t left = job->part_bytes - at;
+    memset(part + at, thread + 1, left < TOUCH_BYTES ? left : TOUCH_BYTES);
+  }
 }
 
 static void memory_read(void *arg, int thread, int threads) {
@@ -38,7 +50,7 @@ static void memory_read(void *arg, int thread, int threads) {
   memory_job *job = arg;
   const uint8_t *part = job->buffer + (size_t)thread * job->part_bytes;
   uint64_t digest = 0;
-  for (int pass = 0; pass < job->passes; pass++)
+  for (int pass = 0; pass < job->passes && !memory_cancelled(job); pass++)
     digest += job->loops->read(part, job->part_bytes, job->streams, job->prefetch);
   job->digest[thread] = digest;
 }
@@ -55,17 +67,44 @@ static ie_status memory_size(const ie_memory_probe_options *options, size_t *byt
       available >> 20, 2 * probe_least_bytes >> 20);
 }
 
+/* Each pattern over the threads' parts of job->buffer; the best one is the result. */
+static ie_status memory_patterns(ie_team *team, memory_job *job, ie_memory_probe *out, ie_error *error) {
+  size_t bytes = job->part_bytes * (size_t)ie_team_size(team);
+  size_t wanted = job->options->read_bytes ? job->options->read_bytes : (size_t)4 << 30;
+  job->passes = (int)((wanted + bytes - 1) / bytes);
+  for (int i = 0; i < IE_PROBE_PATTERNS && !memory_cancelled(job); i++) {
+    job->streams = 1 << (i / 2);
+    job->prefetch = i % 2;
+    double start = ie_clock_s();
+    ie_team_run(team, memory_read, job);
+    double gb_s = 1e-9 * (double)bytes * job->passes / (ie_clock_s() - start);
+    out->each[i].streams = job->streams, out->each[i].prefetch = job->prefetch, out->each[i].gb_s = gb_s;
+    if (gb_s <= out->read_gb_s) continue;
+    out->read_gb_s = gb_s;
+    snprintf(out->pattern, sizeof out->pattern, "%d stream%s per thread, %s", job->streams,
+             job->streams == 1 ? "" : "s", job->prefetch ? "prefetch 1024 B ahead" : "no prefetch");
+  }
+  out->patterns = IE_PROBE_PATTERNS;
+  out->buffer_bytes = bytes;
+  out->read_bytes = bytes * (size_t)job->passes;
+  if (!memory_cancelled(job)) return IE_OK;
+  memset(out, 0, sizeof *out); /* some of the figures are not true */
+  return ie_error_set(error, IE_CANCELLED, "memory probe: cancelled");
+}
+
+static const ie_memory_probe_options memory_defaults = {0};
+
 ie_status ie_probe_memory(ie_device *device, const ie_memory_probe_options *options, ie_memory_probe *out,
                           ie_error *error) {
-  static const ie_memory_probe_options defaults = {0};
-  if (!options) options = &defaults;
+  if (!options) options = &memory_defaults;
   memset(out, 0, sizeof *out);
   size_t bytes, threads = (size_t)ie_team_size(device->team);
   ie_status status = memory_size(options, &bytes, error);
   if (status != IE_OK) return status;
   ie_probe_loops loops;
   ie_probe_loops_fill(&loops, device->kernels.isa);
-  memory_job job = {.loops = &loops, .part_bytes = bytes / threads / IE_PROBE_STRIDE * IE_PROBE_STRIDE};
+  memory_job job = {
+      .loops = &loops, .options = options, .part_bytes = bytes / threads / IE_PROBE_STRIDE * IE_PROBE_STRIDE};
   if (job.part_bytes == 0)
     return ie_error_set(error, IE_INVALID_ARGUMENT,
                         "memory probe: a buffer of %zu bytes is too small for %zu threads", bytes, threads);
@@ -77,25 +116,42 @@ ie_status ie_probe_memory(ie_device *device, const ie_memory_probe_options *opti
           MADV_HUGEPAGE); /* the ceiling is the best that reads can do; a refusal costs little */
   job.buffer = memory;
   ie_team_run(device->team, memory_touch, &job);
-  size_t wanted = options->read_bytes ? options->read_bytes : (size_t)4 << 30;
-  job.passes = (int)((wanted + bytes - 1) / bytes);
-  for (int i = 0; i < IE_PROBE_PATTERNS; i++) {
-    job.streams = 1 << (i / 2);
-    job.prefetch = i % 2;
-    double start = ie_clock_s();
-    ie_team_run(device->team, memory_read, &job);
-    double gb_s = 1e-9 * (double)bytes * job.passes / (ie_clock_s() - start);
-    out->each[i].streams = job.streams, out->each[i].prefetch = job.prefetch, out->each[i].gb_s = gb_s;
-    if (gb_s <= out->read_gb_s) continue;
-    out->read_gb_s = gb_s;
-    snprintf(out->pattern, sizeof out->pattern, "%d stream%s per thread, %s", job.streams,
-             job.streams == 1 ? "" : "s", job.prefetch ? "prefetch 1024 B ahead" : "no prefetch");
-  }
+  status = memory_patterns(device->team, &job, out, error);
   munmap(memory, bytes);
-  out->patterns = IE_PROBE_PATTERNS;
-  out->buffer_bytes = bytes;
-  out->read_bytes = bytes * (size_t)job.passes;
-  return IE_OK;
+  return status;
+}
+
+ie_status ie_probe_weights(ie_model *model, const ie_memory_probe_options *options, ie_memory_probe *out,
+                           ie_error *error) {
+  if (!options) options = &memory_defaults;
+  memset(out, 0, sizeof *out);
+  const char *path = NULL;
+  size_t bytes = 0;
+  for (size_t i = 0; i < ie_checkpoint_file_count(model->checkpoint); i++) {
+    size_t size;
+    const char *file = ie_checkpoint_file_at(model->checkpoint, i, &size);
+    if (size > bytes) path = file, bytes = size;
+  }
+  size_t most = options->buffer_bytes ? options->buffer_bytes : probe_most_bytes;
+  size_t threads = (size_t)ie_team_size(model->device->team);
+  ie_probe_loops loops;
+  ie_probe_loops_fill(&loops, model->device->kernels.isa);
+  memory_job job = {.loops = &loops, .options = options, .passes = 1, .streams = 1};
+  job.part_bytes = (bytes < most ? bytes : most) / threads / IE_PROBE_STRIDE * IE_PROBE_STRIDE;
+  if (job.part_bytes == 0) return IE_OK;
+  ie_map map;
+  ie_status status = ie_map_open(path, &map, error);
+  if (status != IE_OK) return status;
+  if (map.size < bytes) {
+    status = ie_error_set(error, IE_IO, "%s: was %zu bytes when the model was opened, is %zu", path, bytes,
+                          map.size);
+  } else {
+    job.buffer = map.data;
+    ie_team_run(model->device->team, memory_read, &job);
+    status = memory_patterns(model->device->team, &job, out, error);
+  }
+  ie_map_close(&map);
+  return status;
 }
 
 /* --- Matrix units -------------------------------------------------------------------------------------------- */

@@ -10,9 +10,11 @@
 #ifndef CLOCHER_KERNELS_ATTEND_H
 #define CLOCHER_KERNELS_ATTEND_H
 
+#include "blocks/kv_int8.h"
 #include "kernels/kern.h"
 
 enum { IE_ATTEND_TILE = 64 };
+_Static_assert((int)IE_ATTEND_TILE == (int)IE_KV_GROUP, "a tile of keys has one scale a channel");
 
 void ie_attend__scalar(const ie_attend_args *args);
 void ie_attend__avx2(const ie_attend_args *args);

@@ -38,6 +38,7 @@ typedef struct attend_scratch {
   _Alignas(64) float k[D_MAX * TILE]; /* (D, TILE) */
   _Alignas(64) float v[TILE * D_MAX]; /* (TILE, Dv), Dv = D rounded up to vectors */
   _Alignas(64) float p[ROWS * TILE];  /* logits, then weights, of a block of rows */
+  float scale[D_MAX];                 /* of the channels of int8 keys */
   _Alignas(
       64) char rows[VF_LANES * D_MAX * sizeof(float)]; /* keys that cannot be transposed where they lie */
   attend_ahead ahead;
@@ -50,21 +51,27 @@ typedef struct attend_tile {
   int64_t Dv;
 } attend_tile;
 
+/* Bytes of one number. */
+INLINE int64_t dtype_size(ie_dtype dtype) {
+  return dtype == IE_F32 ? 4 : dtype == IE_I8 ? 1 : 2;
+}
+
 INLINE vf load_part(const void *x, ie_dtype dtype, int64_t at, int64_t n) {
+  if (dtype == IE_I8) return vf_load_i8_n((const int8_t *)x + at, n);
   if (dtype == IE_F32) return vf_load_n((const float *)x + at, n);
   if (dtype == IE_F16) return vf_load_f16_n((const uint16_t *)x + at, n);
   return vf_load_bf16_n((const uint16_t *)x + at, n);
 }
 
 INLINE vf load_full(const void *x, ie_dtype dtype, int64_t at) {
+  if (dtype == IE_I8) return vf_load_i8((const int8_t *)x + at);
   if (dtype == IE_F32) return vf_load((const float *)x + at);
   if (dtype == IE_F16) return vf_load_f16((const uint16_t *)x + at);
   return vf_load_bf16((const uint16_t *)x + at);
 }
 
 INLINE const char *row_address(const ie_attend_args *args, const void *x, int64_t s) {
-  int64_t bytes = args->kv_dtype == IE_F32 ? 4 : 2;
-  return (const char *)x + s * args->kv_stride * bytes;
+  return (const char *)x + s * args->kv_stride * dtype_size(args->kv_dtype);
 }
 
 INLINE void ahead_round(attend_ahead *ahead) {
@@ -84,7 +91,7 @@ INLINE void ahead_round(attend_ahead *ahead) {
 
 /* `rows` rows from key s on, spread over the rounds of one tile. */
 static attend_ahead ahead_start(const ie_attend_args *args, int64_t s, int64_t rows) {
-  int64_t size = args->kv_dtype == IE_F32 ? 4 : 2;
+  int64_t size = dtype_size(args->kv_dtype);
   attend_ahead ahead = {
       .bytes = args->D * size, .step = args->kv_stride * size, .left = rows, .left_then = rows};
   if (rows <= 0) return ahead;
@@ -96,8 +103,9 @@ static attend_ahead ahead_start(const ie_attend_args *args, int64_t s, int64_t r
 }
 
 /* VF_LANES rows of `units` times 16 bytes, `step` bytes apart, become columns of the tile. Numbers of 16 bits
- * travel in pairs, which halves the shuffles. */
-INLINE void keys_transpose(const char *rows, int64_t step, int64_t units, float *out, ie_dtype dtype) {
+ * travel in pairs, which halves the shuffles, bytes in fours; `scale` is that of their channels. */
+INLINE void keys_transpose(const char *rows, int64_t step, int64_t units, float *out, ie_dtype dtype,
+                           const float *scale) {
   for (int64_t u = 0; u < units; u++) {
     vf r[4];
     UNROLL for (int j = 0; j < 4; j++) r[j] = vf_load_quads(rows + 16 * u + j * step, 4 * step);
@@ -105,6 +113,11 @@ INLINE void keys_transpose(const char *rows, int64_t step, int64_t units, float 
     UNROLL for (int j = 0; j < 4; j++) {
       if (dtype == IE_F32) {
         vf_store(out + (4 * u + j) * TILE, r[j]);
+      } else if (dtype == IE_I8) {
+        UNROLL for (int b = 0; b < 4; b++) {
+          int64_t d = 16 * u + 4 * j + b;
+          vf_store(out + d * TILE, vf_mul(vf_byte(r[j], b), vf_set1(scale[d])));
+        }
       } else {
         vf_store(out + (8 * u + 2 * j) * TILE, dtype == IE_F16 ? vf_low_f16(r[j]) : vf_low_bf16(r[j]));
         vf_store(out + (8 * u + 2 * j + 1) * TILE, dtype == IE_F16 ? vf_high_f16(r[j]) : vf_high_bf16(r[j]));
@@ -116,28 +129,44 @@ INLINE void keys_transpose(const char *rows, int64_t step, int64_t units, float 
 /* Keys first to first + VF_LANES - 1 of the run; those beyond its end are zero. */
 INLINE void keys_load(const ie_attend_args *args, int64_t first, attend_scratch *scratch, float *out,
                       ie_dtype dtype) {
-  int64_t size = dtype == IE_F32 ? 4 : 2, units = ie_div_up(args->D * size, 16);
+  int64_t size = dtype_size(dtype), units = ie_div_up(args->D * size, 16);
   int64_t count = ie_min_i64(VF_LANES, args->S - first);
   if (count == VF_LANES && args->D * size % 16 == 0) {
-    keys_transpose(row_address(args, args->k, first), args->kv_stride * size, units, out, dtype);
+    keys_transpose(row_address(args, args->k, first), args->kv_stride * size, units, out, dtype,
+                   scratch->scale);
     return;
   }
   memset(scratch->rows, 0, (size_t)(VF_LANES * units * 16));
   for (int64_t i = 0; i < count; i++)
     memcpy(scratch->rows + i * units * 16, row_address(args, args->k, first + i), (size_t)(args->D * size));
-  keys_transpose(scratch->rows, units * 16, units, out, dtype);
+  keys_transpose(scratch->rows, units * 16, units, out, dtype, scratch->scale);
+}
+
+/* The channel scales of the tile's keys; those beyond D multiply zeros. */
+static void scales_load(const ie_attend_args *args, const attend_tile *tile, attend_scratch *scratch) {
+  const uint16_t *from = args->k_scale + tile->s0 / TILE * args->D;
+  int64_t d = 0;
+  for (; d < args->D; d++) scratch->scale[d] = ie_bf16_to_f32(from[d]);
+  for (; d % 16 != 0; d++) scratch->scale[d] = 0.0f;
+}
+
+INLINE vf value_scaled(vf value, vf scale, ie_dtype dtype) {
+  return dtype == IE_I8 ? vf_mul(value, scale) : value;
 }
 
 INLINE void tile_load_as(const ie_attend_args *args, const attend_tile *tile, attend_scratch *scratch,
                          ie_dtype dtype) {
   int64_t D = args->D, g1 = ie_div_up(tile->end, VF_LANES);
+  if (dtype == IE_I8) scales_load(args, tile, scratch);
   for (int64_t g = tile->begin / VF_LANES; g < g1; g++)
     keys_load(args, tile->s0 + g * VF_LANES, scratch, scratch->k + g * VF_LANES, dtype);
   for (int64_t s = tile->begin; s < tile->end; s++) {
     int64_t at = (tile->s0 + s) * args->kv_stride, d = 0;
     float *out = scratch->v + s * tile->Dv;
-    for (; d + VF_LANES <= D; d += VF_LANES) vf_store(out + d, load_full(args->v, dtype, at + d));
-    if (d < D) vf_store(out + d, load_part(args->v, dtype, at + d, D - d));
+    vf scale = vf_set1(dtype == IE_I8 ? ie_bf16_to_f32(args->v_scale[tile->s0 + s]) : 1.0f);
+    for (; d + VF_LANES <= D; d += VF_LANES)
+      vf_store(out + d, value_scaled(load_full(args->v, dtype, at + d), scale, dtype));
+    if (d < D) vf_store(out + d, value_scaled(load_part(args->v, dtype, at + d, D - d), scale, dtype));
   }
 }
 
@@ -146,6 +175,8 @@ static void tile_load(const ie_attend_args *args, const attend_tile *tile, atten
     tile_load_as(args, tile, scratch, IE_F32);
   else if (args->kv_dtype == IE_F16)
     tile_load_as(args, tile, scratch, IE_F16);
+  else if (args->kv_dtype == IE_I8)
+    tile_load_as(args, tile, scratch, IE_I8);
   else
     tile_load_as(args, tile, scratch, IE_BF16);
 }
@@ -363,6 +394,8 @@ static void rows_attend(const ie_attend_args *args, const attend_tile *tile, att
   }
 }
 
+#include "kernels/attend_eight.h"
+
 /* The keys of [s0, s0 + TILE) that any row sees; begin >= end: none. */
 static attend_tile tile_range(const ie_attend_args *args, int64_t s0) {
   attend_tile tile = {.s0 = s0, .begin = TILE, .end = 0, .Dv = ie_div_up(args->D, VF_LANES) * VF_LANES};
@@ -388,9 +421,16 @@ void KERNEL(ie_attend)(const ie_attend_args *args) {
   }
   if (first >= last) return;
   attend_scratch scratch;
+  eight_scratch eight;
+  bool eight_rows = eight_suits(args);
+  if (eight_rows) eight_queries(args, &eight);
   for (int64_t s0 = first - first % TILE; s0 < last; s0 += TILE) {
     attend_tile tile = tile_range(args, s0);
     if (tile.begin >= tile.end) continue;
+    if (eight_rows && eight_see_all(args, s0)) {
+      eight_tile(args, s0, /*then=*/s0 + TILE < last ? s0 + TILE : s0, &eight, scratch.k);
+      continue;
+    }
     tile_load(args, &tile, &scratch);
     scratch.ahead = ahead_start(args, s0 + TILE, ie_min_i64(TILE, last - s0 - TILE));
     for (int64_t n = 0; n < args->N; n += ROWS)

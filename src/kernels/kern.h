@@ -80,9 +80,12 @@ typedef struct ie_attend_args {
   int64_t q_stride;  /* in elements */
   const void *k, *v; /* (S, D) of kv_dtype, row s at s * kv_stride elements */
   int64_t kv_stride;
-  ie_dtype kv_dtype; /* IE_F32, IE_F16 or IE_BF16 */
-  const int32_t *lo; /* (N): query n sees keys lo[n] <= s < hi[n]; may be empty */
-  const int32_t *hi; /* (N): 0 <= lo, hi <= S */
+  ie_dtype kv_dtype; /* IE_F32, IE_F16, IE_BF16 or IE_I8 */
+  /* Of IE_I8, bf16: key row s is k * k_scale[s / IE_KV_GROUP][d], value row s is v * v_scale[s] (blocks/kv_int8.h). */
+  const uint16_t *k_scale; /* (S / IE_KV_GROUP rounded up, D), contiguous */
+  const uint16_t *v_scale; /* (S) */
+  const int32_t *lo;       /* (N): query n sees keys lo[n] <= s < hi[n]; may be empty */
+  const int32_t *hi;       /* (N): 0 <= lo, hi <= S */
   int64_t N, S, D;
   float scale;  /* logit = scale * (q . k) */
   float *m, *l; /* (N) running maximum and sum */

@@ -59,6 +59,25 @@ typedef struct ie_bind_entry {
   bool f32;                    /* products of class fp32 whatever the model's class (routers) */
 } ie_bind_entry;
 
+/* Entries of the usual kinds. */
+#define IE_MATRIX(tensor, at, r, c)                                                                          \
+  { .name = tensor, .kind = IE_BIND_MATRIX, .field = at, .rows = r, .cols = c }
+#define IE_VECTOR(tensor, at, c)                                                                             \
+  { .name = tensor, .kind = IE_BIND_VECTOR, .field = at, .cols = c }
+#define IE_BIAS(tensor, at, r)                                                                               \
+  { .name = tensor, .kind = IE_BIND_BIAS, .field = at, .rows = r }
+
+/* Attention as Hugging Face's decoders name it: q (HD, C), k and v (KD, C), o (C, HD), in the fields that L gives. */
+#define IE_HF_ATTENTION(L, HD, KD, C)                                                                        \
+  IE_MATRIX("model.layers.%d.self_attn.q_proj.weight", L(q), HD, C),                                         \
+      IE_MATRIX("model.layers.%d.self_attn.k_proj.weight", L(k), KD, C),                                     \
+      IE_MATRIX("model.layers.%d.self_attn.v_proj.weight", L(v), KD, C),                                     \
+      IE_MATRIX("model.layers.%d.self_attn.o_proj.weight", L(o), C, HD)
+#define IE_HF_QKV_BIAS(L, HD, KD)                                                                            \
+  IE_BIAS("model.layers.%d.self_attn.q_proj.bias", L(q), HD),                                                \
+      IE_BIAS("model.layers.%d.self_attn.k_proj.bias", L(k), KD),                                            \
+      IE_BIAS("model.layers.%d.self_attn.v_proj.bias", L(v), KD)
+
 /* Binds n entries into *target, for one layer. */
 void ie_bind_entries(ie_binder *binder, const ie_bind_entry *entries, size_t n, int layer, void *target);
 

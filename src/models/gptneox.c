@@ -129,65 +129,28 @@ enum { ONE, DC, DQKV, DF, DV, DIMS };
 #define M(field) offsetof(neox, field)
 
 static const ie_bind_entry layer_table[] = {
-    {.name = "gpt_neox.layers.%d.input_layernorm.weight",
-     .kind = IE_BIND_VECTOR,
-     .field = L(norm1),
-     .cols = DC},
-    {.name = "gpt_neox.layers.%d.input_layernorm.bias",
-     .kind = IE_BIND_VECTOR,
-     .field = L(norm1_bias),
-     .cols = DC},
-    {.name = "gpt_neox.layers.%d.post_attention_layernorm.weight",
-     .kind = IE_BIND_VECTOR,
-     .field = L(norm2),
-     .cols = DC},
-    {.name = "gpt_neox.layers.%d.post_attention_layernorm.bias",
-     .kind = IE_BIND_VECTOR,
-     .field = L(norm2_bias),
-     .cols = DC},
-    {.name = "gpt_neox.layers.%d.attention.query_key_value.weight",
-     .kind = IE_BIND_MATRIX,
-     .field = L(qkv),
-     .rows = DQKV,
-     .cols = DC},
-    {.name = "gpt_neox.layers.%d.attention.dense.weight",
-     .kind = IE_BIND_MATRIX,
-     .field = L(o),
-     .rows = DC,
-     .cols = DC},
-    {.name = "gpt_neox.layers.%d.mlp.dense_h_to_4h.weight",
-     .kind = IE_BIND_MATRIX,
-     .field = L(up),
-     .rows = DF,
-     .cols = DC},
-    {.name = "gpt_neox.layers.%d.mlp.dense_h_to_4h.bias", .kind = IE_BIND_BIAS, .field = L(up), .rows = DF},
-    {.name = "gpt_neox.layers.%d.mlp.dense_4h_to_h.weight",
-     .kind = IE_BIND_MATRIX,
-     .field = L(down),
-     .rows = DC,
-     .cols = DF},
-    {.name = "gpt_neox.layers.%d.mlp.dense_4h_to_h.bias", .kind = IE_BIND_BIAS, .field = L(down), .rows = DC},
+    IE_VECTOR("gpt_neox.layers.%d.input_layernorm.weight", L(norm1), DC),
+    IE_VECTOR("gpt_neox.layers.%d.input_layernorm.bias", L(norm1_bias), DC),
+    IE_VECTOR("gpt_neox.layers.%d.post_attention_layernorm.weight", L(norm2), DC),
+    IE_VECTOR("gpt_neox.layers.%d.post_attention_layernorm.bias", L(norm2_bias), DC),
+    IE_MATRIX("gpt_neox.layers.%d.attention.query_key_value.weight", L(qkv), DQKV, DC),
+    IE_MATRIX("gpt_neox.layers.%d.attention.dense.weight", L(o), DC, DC),
+    IE_MATRIX("gpt_neox.layers.%d.mlp.dense_h_to_4h.weight", L(up), DF, DC),
+    IE_BIAS("gpt_neox.layers.%d.mlp.dense_h_to_4h.bias", L(up), DF),
+    IE_MATRIX("gpt_neox.layers.%d.mlp.dense_4h_to_h.weight", L(down), DC, DF),
+    IE_BIAS("gpt_neox.layers.%d.mlp.dense_4h_to_h.bias", L(down), DC),
 };
 static const ie_bind_entry bias_table[] = {
-    {.name = "gpt_neox.layers.%d.attention.query_key_value.bias",
-     .kind = IE_BIND_BIAS,
-     .field = L(qkv),
-     .rows = DQKV},
-    {.name = "gpt_neox.layers.%d.attention.dense.bias", .kind = IE_BIND_BIAS, .field = L(o), .rows = DC},
+    IE_BIAS("gpt_neox.layers.%d.attention.query_key_value.bias", L(qkv), DQKV),
+    IE_BIAS("gpt_neox.layers.%d.attention.dense.bias", L(o), DC),
 };
 static const ie_bind_entry model_table[] = {
-    {.name = "gpt_neox.embed_in.weight",
-     .kind = IE_BIND_MATRIX,
-     .field = M(base.embed),
-     .rows = DV,
-     .cols = DC},
-    {.name = "gpt_neox.final_layer_norm.weight", .kind = IE_BIND_VECTOR, .field = M(norm), .cols = DC},
-    {.name = "gpt_neox.final_layer_norm.bias", .kind = IE_BIND_VECTOR, .field = M(norm_bias), .cols = DC},
+    IE_MATRIX("gpt_neox.embed_in.weight", M(base.embed), DV, DC),
+    IE_VECTOR("gpt_neox.final_layer_norm.weight", M(norm), DC),
+    IE_VECTOR("gpt_neox.final_layer_norm.bias", M(norm_bias), DC),
 };
-static const ie_bind_entry head_published[] = {
-    {.name = "embed_out.weight", .kind = IE_BIND_MATRIX, .field = M(base.head), .rows = DV, .cols = DC}};
-static const ie_bind_entry head_renamed[] = {
-    {.name = "lm_head.weight", .kind = IE_BIND_MATRIX, .field = M(base.head), .rows = DV, .cols = DC}};
+static const ie_bind_entry head_published[] = {IE_MATRIX("embed_out.weight", M(base.head), DV, DC)};
+static const ie_bind_entry head_renamed[] = {IE_MATRIX("lm_head.weight", M(base.head), DV, DC)};
 
 static void bind(ie_binder *b, void *net) {
   neox *m = net;

@@ -156,30 +156,25 @@ static void config(ie_json_reader *c, const ie_checkpoint *checkpoint, void *net
 
 enum { ONE, DC, DHD, DKD, DF, DV, DVE, DVH, DIMS };
 
-#define MATRIX(text, at, r, c)                                                                               \
-  { .name = text, .kind = IE_BIND_MATRIX, .field = at, .rows = r, .cols = c }
 #define L(field) offsetof(nano_layer, field)
 #define M(field) offsetof(nano, field)
 
 static const ie_bind_entry layer_table[] = {
-    MATRIX("model.layers.%d.self_attn.q_proj.weight", L(q), DHD, DC),
-    MATRIX("model.layers.%d.self_attn.k_proj.weight", L(k), DKD, DC),
-    MATRIX("model.layers.%d.self_attn.v_proj.weight", L(v), DKD, DC),
-    MATRIX("model.layers.%d.self_attn.o_proj.weight", L(o), DC, DHD),
-    MATRIX("model.layers.%d.mlp.fc1.weight", L(up), DF, DC),
-    MATRIX("model.layers.%d.mlp.fc2.weight", L(down), DC, DF),
+    IE_HF_ATTENTION(L, DHD, DKD, DC),
+    IE_MATRIX("model.layers.%d.mlp.fc1.weight", L(up), DF, DC),
+    IE_MATRIX("model.layers.%d.mlp.fc2.weight", L(down), DC, DF),
 };
 static const ie_bind_entry model_table[] = {
-    MATRIX("model.embed_tokens.weight", M(base.embed), DV, DC),
-    MATRIX("lm_head.weight", M(base.head), DV, DC),
+    IE_MATRIX("model.embed_tokens.weight", M(base.embed), DV, DC),
+    IE_MATRIX("lm_head.weight", M(base.head), DV, DC),
 };
 static const ie_bind_entry native_layer_table[] = {
-    MATRIX("transformer.h.%d.attn.c_q.weight", L(q), DHD, DC),
-    MATRIX("transformer.h.%d.attn.c_k.weight", L(k), DKD, DC),
-    MATRIX("transformer.h.%d.attn.c_v.weight", L(v), DKD, DC),
-    MATRIX("transformer.h.%d.attn.c_proj.weight", L(o), DC, DHD),
-    MATRIX("transformer.h.%d.mlp.c_fc.weight", L(up), DF, DC),
-    MATRIX("transformer.h.%d.mlp.c_proj.weight", L(down), DC, DF),
+    IE_MATRIX("transformer.h.%d.attn.c_q.weight", L(q), DHD, DC),
+    IE_MATRIX("transformer.h.%d.attn.c_k.weight", L(k), DKD, DC),
+    IE_MATRIX("transformer.h.%d.attn.c_v.weight", L(v), DKD, DC),
+    IE_MATRIX("transformer.h.%d.attn.c_proj.weight", L(o), DC, DHD),
+    IE_MATRIX("transformer.h.%d.mlp.c_fc.weight", L(up), DF, DC),
+    IE_MATRIX("transformer.h.%d.mlp.c_proj.weight", L(down), DC, DF),
 };
 /* The first V rows: the padding of the vocabulary is cut. */
 static const ie_bind_entry native_model_table[] = {

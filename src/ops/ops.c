@@ -28,9 +28,11 @@ static bool vector_is_read(ie_ctx *ctx, const char *op, const char *what, const 
   return !v->data || type_is_float(ctx, op, what, v->dtype);
 }
 
-/* A dry run has the shape of a cache and no type yet. */
+/* A dry run has the shape of a cache and no type yet. An int8 cache keeps its newest positions in a float type. */
 static bool cache_is_read(ie_ctx *ctx, const char *op, const ie_kv_layer *kv) {
-  return ctx->dry || type_is_float(ctx, op, "cache", kv->dtype);
+  if (ctx->dry) return true;
+  if (kv->dtype == IE_I8 && kv->recent) kv = kv->recent;
+  return type_is_float(ctx, op, "cache", kv->dtype);
 }
 
 /* A weight whose format and arithmetic class the device has no kernel for is refused by name. */
@@ -173,7 +175,9 @@ ie_tensor *ie_op_attention(ie_ctx *ctx, const ie_tensor *q, const ie_kv_layer *k
       !shape_is(ctx, "attention", "query heads beyond a multiple of the KV heads", q->shape[1] % kv->heads,
                 0) ||
       (options->sinks.data && !shape_is(ctx, "attention", "sinks", options->sinks.n, q->shape[1])) ||
-      !cache_is_read(ctx, "attention", kv) || !vector_is_read(ctx, "attention", "sinks", &options->sinks))
+      !cache_is_read(ctx, "attention", kv) ||
+      (kv->recent && !shape_is(ctx, "attention", "window over an int8 cache", options->window, 0)) ||
+      !vector_is_read(ctx, "attention", "sinks", &options->sinks))
     return NULL;
   ie_tensor *y = tensor_2d(ctx, IE_F32, q->shape[0], q->shape[1] * q->shape[2]);
   if (y) ctx->device->ops.attention(ctx, y, q, kv, batch, options);

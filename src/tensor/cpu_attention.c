@@ -2,16 +2,19 @@
  *
  * A unit of attention work is one KV head and up to ATTEND_TOK tokens of one sequence: the query heads that share
  * the KV head, times the tokens, form the N rows of one kernel call. In a ring the keys of a query may lie in two
- * runs ("epochs" of the ring): the older one is processed first. */
+ * runs ("epochs" of the ring): the older one is processed first. In an int8 layer the quantised groups are one run, and
+ * each group that queries of the unit stand in is another, exact. */
 #include "tensor/device.h"
 
 #include "base/size.h"
+#include "blocks/kv_int8.h"
 
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
-enum { ATTEND_TOK = 32 };
+enum { ATTEND_TOK = 32, DIM_MAX = 1024 }; /* numbers of one head that an int8 layer may have */
+_Static_assert((int)ATTEND_TOK <= (int)IE_KV_GROUP, "the tokens of a unit stand in at most two groups");
 
 /* --- Appending ------------------------------------------------------------------------------------------- */
 
@@ -35,6 +38,10 @@ static size_t kv_offset(const ie_kv_layer *kv, int64_t sequence, int64_t head, i
   return (size_t)(((sequence * kv->heads + head) * kv->cap + slot) * kv->dim) * ie_dtype_bytes(kv->dtype);
 }
 
+static bool group_ends(int64_t position) {
+  return position % IE_KV_GROUP == IE_KV_GROUP - 1;
+}
+
 static void append_rows(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   append_job *job = arg;
@@ -53,9 +60,71 @@ static void append_rows(void *arg, int thread, int64_t begin, int64_t end) {
   }
 }
 
+enum { SLICE = 64 }; /* channels of a group that are quantised at once: they fit the stack */
+
+/* The group of keys whose last slot is `slot`, from `recent` to int8. */
+static void keys_quantise(const append_job *job, int64_t sequence, int64_t head, int64_t slot) {
+  const ie_kv_layer *kv = job->kv, *recent = kv->recent;
+  int64_t first = slot - (IE_KV_GROUP - 1), width = kv->dim;
+  const uint8_t *from = (const uint8_t *)recent->k + kv_offset(recent, sequence, head, first % recent->cap);
+  int8_t *to = (int8_t *)kv->k + kv_offset(kv, sequence, head, first);
+  uint16_t *scale =
+      kv->k_scale + ((sequence * kv->heads + head) * (kv->cap / IE_KV_GROUP) + first / IE_KV_GROUP) * width;
+  size_t number = ie_dtype_bytes(recent->dtype);
+  float x[IE_KV_GROUP * SLICE];
+  for (int64_t d = 0; d < width; d += SLICE) {
+    int64_t n = ie_min_i64(SLICE, width - d);
+    for (int64_t p = 0; p < IE_KV_GROUP; p++)
+      job->kernels->load(x + p * SLICE, from + (size_t)(p * width + d) * number, recent->dtype, n);
+    ie_kv_int8_keys(to + d, width, scale + d, x, SLICE, n);
+  }
+}
+
+static void values_quantise(const append_job *job, int64_t sequence, int64_t head, int64_t slot) {
+  const ie_kv_layer *kv = job->kv, *recent = kv->recent;
+  float x[DIM_MAX];
+  for (int64_t p = slot - (IE_KV_GROUP - 1); p <= slot; p++) {
+    size_t from = kv_offset(recent, sequence, head, p % recent->cap);
+    job->kernels->load(x, (const uint8_t *)recent->v + from, recent->dtype, kv->dim);
+    kv->v_scale[(sequence * kv->heads + head) * kv->cap + p] =
+        ie_kv_int8_values((int8_t *)kv->v + kv_offset(kv, sequence, head, p), x, kv->dim);
+  }
+}
+
+/* Units are heads of tokens; those of a token that completes its group have something to do. */
+static void quantise_units(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  const append_job *job = arg;
+  for (int64_t unit = begin; unit < end; unit++) {
+    int64_t t = unit / job->kv->heads, head = unit % job->kv->heads;
+    if (!group_ends(job->batch->position[t])) continue;
+    keys_quantise(job, job->batch->sequence[t], head, job->batch->position[t]);
+    values_quantise(job, job->batch->sequence[t], head, job->batch->position[t]);
+  }
+}
+
+/* From the numbers of `recent`, not from those that come in: a group is the same whatever the chunks were. */
+static void groups_quantise(ie_ctx *ctx, append_job *job) {
+  bool any = false;
+  for (int64_t t = 0; t < job->batch->tokens; t++) any |= group_ends(job->batch->position[t]);
+  if (any)
+    ie_team_for(ctx->device->team, job->batch->tokens * job->kv->heads, /*chunk=*/8, quantise_units, job);
+}
+
 static void cpu_kv_append(ie_ctx *ctx, ie_kv_layer *kv, const ie_tensor *k, const ie_tensor *v,
                           const ie_batch *batch) {
   if (ctx->dry) return;
+  if (kv->dtype == IE_I8) {
+    if (kv->dim > DIM_MAX) {
+      ie_ctx_fail(ctx, IE_UNSUPPORTED, "an int8 KV cache of heads of %lld numbers; %d is the most",
+                  (long long)kv->dim, DIM_MAX);
+      return;
+    }
+    cpu_kv_append(ctx, kv->recent, k, v, batch);
+    append_job job = {.kernels = &ctx->device->kernels, .kv = kv, .batch = batch};
+    if (ctx->status == IE_OK) groups_quantise(ctx, &job);
+    return;
+  }
   append_job job = {.kernels = &ctx->device->kernels,
                     .kv = kv,
                     .k = ie_tensor_f32(k),
@@ -130,6 +199,39 @@ static void block_begin(const attend_job *job, const attend_block *b, int64_t he
   memset(s->acc, 0, (size_t)(b->count * G * D) * sizeof(float));
 }
 
+/* An int8 layer: the groups before each query's own, then its own. */
+static void groups_attend(const attend_job *job, const attend_block *b, int64_t head, ie_attend_args args) {
+  const ie_kv_layer *kv = job->kv, *recent = kv->recent;
+  const int32_t *position = job->batch->position + b->first;
+  int64_t sequence = job->batch->sequence[b->first], G = job->G, row = sequence * kv->heads + head;
+  int32_t *lo = (int32_t *)(uintptr_t)args.lo, *hi = (int32_t *)(uintptr_t)args.hi;
+  int64_t first = position[0] / IE_KV_GROUP, last = position[b->count - 1] / IE_KV_GROUP;
+  for (int64_t n = 0; n < args.N; n++) {
+    lo[n] = 0;
+    hi[n] = position[n / G] / IE_KV_GROUP * IE_KV_GROUP;
+  }
+  args.S = last * IE_KV_GROUP;
+  args.k = (const uint8_t *)kv->k + kv_offset(kv, sequence, head, 0);
+  args.v = (const uint8_t *)kv->v + kv_offset(kv, sequence, head, 0);
+  args.k_scale = kv->k_scale + row * (kv->cap / IE_KV_GROUP) * kv->dim;
+  args.v_scale = kv->v_scale + row * kv->cap;
+  if (args.S > 0) job->ctx->device->kernels.attend(&args);
+  args.kv_dtype = recent->dtype;
+  args.k_scale = args.v_scale = NULL;
+  for (int64_t group = first; group <= last; group++) {
+    size_t at = kv_offset(recent, sequence, head, group * IE_KV_GROUP % recent->cap);
+    args.k = (const uint8_t *)recent->k + at;
+    args.v = (const uint8_t *)recent->v + at;
+    args.S = 0;
+    for (int64_t n = 0; n < args.N; n++) {
+      int32_t p = position[n / G];
+      hi[n] = p / IE_KV_GROUP == group ? p % IE_KV_GROUP + 1 : 0;
+      args.S = ie_max_i64(args.S, hi[n]);
+    }
+    job->ctx->device->kernels.attend(&args);
+  }
+}
+
 /* The runs of keys: positions [epoch * cap, (epoch + 1) * cap) lie in slots [0, cap). */
 static void block_keys(const attend_job *job, const attend_block *b, int64_t head, attend_scratch *s) {
   const ie_kv_layer *kv = job->kv;
@@ -148,6 +250,10 @@ static void block_keys(const attend_job *job, const attend_block *b, int64_t hea
                          .m = s->m,
                          .l = s->l,
                          .acc = s->acc};
+  if (kv->dtype == IE_I8) {
+    groups_attend(job, b, head, args);
+    return;
+  }
   args.k = (const uint8_t *)kv->k + kv_offset(kv, sequence, head, 0);
   args.v = (const uint8_t *)kv->v + kv_offset(kv, sequence, head, 0);
   for (int64_t epoch = first / kv->cap; epoch <= last / kv->cap; epoch++) {
@@ -193,12 +299,27 @@ static int64_t blocks_split(const ie_batch *batch, attend_block *blocks) {
   return n;
 }
 
+/* Bytes of one position's keys and values, of all heads. */
+static uint64_t position_bytes(const ie_kv_layer *kv) {
+  return 2 * (uint64_t)(kv->heads * kv->dim) * ie_dtype_bytes(kv->dtype);
+}
+
+/* Bytes of keys, values and scales that a block reads; positions of its first and last token. */
+static uint64_t block_bytes(const attend_job *job, int64_t first, int64_t last) {
+  const ie_kv_layer *kv = job->kv;
+  if (kv->dtype != IE_I8)
+    return position_bytes(kv) * (uint64_t)(last + 1 - window_start(job->options, first));
+  uint64_t groups = (uint64_t)(last / IE_KV_GROUP), exact = (uint64_t)(last % IE_KV_GROUP + 1);
+  if (first / IE_KV_GROUP < last / IE_KV_GROUP) exact += IE_KV_GROUP; /* both of its groups */
+  uint64_t scales = (uint64_t)(kv->heads * (kv->dim + IE_KV_GROUP)) * sizeof(uint16_t);
+  return groups * (IE_KV_GROUP * position_bytes(kv) + scales) + exact * position_bytes(kv->recent);
+}
+
 static void work_count(ie_ctx *ctx, const attend_job *job) {
-  size_t row = 2 * (size_t)(job->kv->heads * job->kv->dim) * ie_dtype_bytes(job->kv->dtype);
   for (int64_t i = 0; i < job->block_count; i++) {
     const attend_block *b = &job->blocks[i];
     const int32_t *p = job->batch->position + b->first;
-    ctx->work.kv_bytes += row * (uint64_t)(p[b->count - 1] + 1 - window_start(job->options, p[0]));
+    ctx->work.kv_bytes += block_bytes(job, p[0], p[b->count - 1]);
     for (int64_t j = 0; j < b->count; j++)
       ctx->work.flop += 4u * (uint64_t)((p[j] + 1 - window_start(job->options, p[j])) * job->H * job->D);
   }

@@ -80,11 +80,18 @@ typedef struct ie_batch {
 
 /* Keys and values of one layer for all sequences: (B, HK, cap, D) each. The token at position p of sequence b is
  * in slot p % cap, so a layer with a window keeps a ring and a full layer has cap >= context. cap is a multiple
- * of 64, so the tiles of the attention kernel begin at the same positions whatever the chunks were. */
+ * of 64, so the tiles of the attention kernel begin at the same positions whatever the chunks were.
+ *
+ * In an int8 layer (full attention only; blocks/kv_int8.h has the numbers) a group of IE_KV_GROUP positions is
+ * quantised when its last one is written. The query at position p reads the groups before its own from k and v, and
+ * its own from `recent`, exact: what a query reads depends on its position alone. `recent` is a ring that holds a
+ * group more than the tokens of one append. */
 typedef struct ie_kv_layer {
   void *k, *v; /* of dtype */
   ie_dtype dtype;
   int64_t sequences, heads, cap, dim;
+  uint16_t *k_scale, *v_scale; /* of IE_I8, bf16: (B, HK, cap / IE_KV_GROUP, D) and (B, HK, cap); else NULL */
+  struct ie_kv_layer *recent;  /* of IE_I8: of a float type; else NULL */
 } ie_kv_layer;
 
 #endif

@@ -93,7 +93,8 @@ static void turn_begin(c2c_state *s, size_t marker) {
   held_drop(s, strlen(markers[marker].text));
 }
 
-/* Where the first marker begins that stands in the bytes, whole or cut off at their end; else their size. */
+/* Where the first marker begins that stands in the bytes, whole or cut off at their end; else their size and the number
+ * of markers. */
 static size_t marker_find(const ie_buf *bytes, size_t *marker, bool *whole) {
   for (size_t at = 0; at < bytes->size; at++)
     for (size_t i = 0; i < MARKERS; i++) {
@@ -103,6 +104,7 @@ static size_t marker_find(const ie_buf *bytes, size_t *marker, bool *whole) {
       if (memcmp(bytes->data + at, markers[i].text, *whole ? length : rest) == 0) return at;
     }
   *whole = false;
+  *marker = MARKERS;
   return bytes->size;
 }
 

@@ -30,6 +30,11 @@ bool ie_chat_format_built(const ie_chat_format *format) {
   return format->render != NULL;
 }
 
+const char *const *ie_chat_format_efforts(const ie_chat_format *format) {
+  static const char *const none[] = {NULL};
+  return format->efforts ? format->efforts : none;
+}
+
 ie_status chat_format_require(const ie_chat_format *format, ie_error *error) {
   if (ie_chat_format_built(format)) return IE_OK;
   return ie_error_set(error, IE_UNSUPPORTED, "chat format %s is not built yet", format->name);

@@ -27,6 +27,7 @@ struct ie_chat_format {
   ie_status (*render)(const json_t *request, const char *date, chat_parts *parts, ie_error *error);
   const char *const *stop_tokens; /* NULL-terminated names */
   const chat_parser_ops *parser;
+  const char *const *efforts;  /* NULL-terminated; NULL: none */
   const chat_grammar *grammar; /* of formats whose parser is chat_tagged_ops */
 };
 

@@ -349,11 +349,15 @@ const ie_chat_format chat_format_qwen2_5 = {
     .grammar = &chatml_grammar,
 };
 
+/* Thinking is switched on or off. */
+static const char *const qwen3_efforts[] = {"none", NULL};
+
 const ie_chat_format chat_format_qwen3 = {
     .name = "qwen3",
     .recognise = qwen3_recognise,
     .render = qwen3_render,
     .stop_tokens = chatml_stop_tokens,
+    .efforts = qwen3_efforts,
     .parser = &chat_tagged_ops,
     .grammar = &chatml_grammar,
 };

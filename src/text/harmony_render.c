@@ -70,15 +70,17 @@ static ie_status identity_write(joiner *sections, const json_t *content, const c
   return IE_OK;
 }
 
+static const char *const efforts[] = {"low", "medium", "high", NULL};
+
 static ie_status effort_write(joiner *sections, const json_t *content, const char *where, ie_error *error) {
-  static const char *const names[][2] = {{"Low", "low"}, {"Medium", "medium"}, {"High", "high"}};
+  static const char *const library[] = {"Low", "Medium", "High"}; /* as the JSON of openai_harmony has them */
   harmony_str effort;
   ie_status status = harmony_get(content, "reasoning_effort", where, &effort, error);
   if (status != IE_OK || !effort.text) return status;
-  for (size_t i = 0; i < 3; i++) {
-    if (harmony_is(effort, names[i][0]) || harmony_is(effort, names[i][1])) {
+  for (size_t i = 0; efforts[i]; i++) {
+    if (harmony_is(effort, efforts[i]) || harmony_is(effort, library[i])) {
       ie_buf_append_str(joiner_next(sections), "Reasoning: ");
-      ie_buf_append_str(sections->out, names[i][1]);
+      ie_buf_append_str(sections->out, efforts[i]);
       return IE_OK;
     }
   }
@@ -400,5 +402,6 @@ const ie_chat_format chat_format_harmony = {
     .recognise = harmony_recognise,
     .render = harmony_render,
     .stop_tokens = harmony_stop_tokens,
+    .efforts = efforts,
     .parser = &harmony_parser_ops,
 };

@@ -1,4 +1,5 @@
-/* Whether another machine is emulated (make aarch64): limits of time say nothing there. */
+/* Whether another machine is emulated (make aarch64): limits of time say nothing there, and what a test does a thousand
+ * times it does less often. */
 #ifndef CLOCHER_TESTS_SUPPORT_EMULATED_H
 #define CLOCHER_TESTS_SUPPORT_EMULATED_H
 
@@ -8,6 +9,11 @@
 /* scripts/test.sh was told what to put before each test. */
 static inline bool emulated(void) {
   return getenv("TEST_RUNNER") != NULL;
+}
+
+/* The step of a loop over cases of one kind: every case, but each n-th where a machine is emulated. */
+static inline int emulated_step(int n) {
+  return emulated() ? n : 1;
 }
 
 #endif

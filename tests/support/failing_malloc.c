@@ -1,5 +1,7 @@
 #include "support/failing_malloc.h"
 
+#include "support/emulated.h"
+
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <errno.h>
 #include <jansson.h>
@@ -148,7 +150,9 @@ long failing_malloc_calls(void) {
 static void exhaust_mode(const failing_case *c, void *arg, failing_mode mode) {
   const char *mode_name = mode == FAILING_ONCE ? "once" : "forever";
   long limit = c->limit ? c->limit : 20000;
-  for (long n = 1; n <= limit; n++) {
+  long step = 1;
+  for (long n = 1; n <= limit; n += step) {
+    if (n > 50) step = emulated_step(13); /* the time grows with the square of the allocations */
     ie_error error = {0};
     long blocks = atomic_load(&json_blocks);
     failing_malloc_arm(n, mode);

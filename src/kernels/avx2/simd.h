@@ -101,6 +101,18 @@ INLINE vf vf_load_f16_n(const uint16_t *p, int64_t n) {
   return n == 8 ? vf_load_f16(p) : _mm256_cvtph_ps(load_words_n(p, n));
 }
 
+INLINE vf vf_from_i8(__m128i bytes) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
+INLINE vf vf_load_i8(const int8_t *p) {
+  return vf_from_i8(_mm_loadl_epi64((const void *)p));
+}
+INLINE vf vf_load_i8_n(const int8_t *p, int64_t n) {
+  int8_t bytes[16] = {0};
+  memcpy(bytes, p, (size_t)n);
+  return vf_from_i8(_mm_loadu_si128((const void *)bytes));
+}
+
 INLINE __m128i vf_to_bf16(vf x) {
   __m256i u = _mm256_castps_si256(x);
   __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
@@ -193,12 +205,34 @@ INLINE void vf_transpose_quads(vf r[4]) {
   r[3] = _mm256_shuffle_ps(b, d, 0xEE);
 }
 
+/* For attend_eight.h: a lane is a row, and no two keys share a vector. */
+INLINE void vf_store_pairs(float *p, vf a, vf b) {
+  vf_store(p, a);
+  vf_store(p + VF_LANES, b);
+}
+INLINE vf vf_load_eighth(const float *p) {
+  return _mm256_broadcast_ss(p);
+}
+INLINE vf vf_load_rows(const float *p) {
+  return vf_load(p);
+}
+INLINE void vf_store_rows(float *p, vf x) {
+  vf_store(p, x);
+}
+INLINE vf vf_swap_neighbours(vf x) {
+  return x;
+}
+
 INLINE vf vf_low_bf16(vf pair) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pair), 16));
 }
 INLINE vf vf_high_bf16(vf pair) {
   return _mm256_castsi256_ps(
       _mm256_and_si256(_mm256_castps_si256(pair), _mm256_set1_epi32((int)0xFFFF0000u)));
+}
+INLINE vf vf_byte(vf bytes, int j) {
+  __m256i top = _mm256_slli_epi32(_mm256_castps_si256(bytes), 24 - 8 * j);
+  return _mm256_cvtepi32_ps(_mm256_srai_epi32(top, 24));
 }
 INLINE __m128i pack_words(__m256i x) {
   return _mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));

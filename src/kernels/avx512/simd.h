@@ -10,6 +10,7 @@
 #include <immintrin.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #define KERNEL(name) name##__avx512
 #define INLINE       static inline __attribute__((always_inline))
@@ -81,6 +82,12 @@ INLINE vf vf_load_f16(const uint16_t *p) {
 }
 INLINE vf vf_load_bf16_n(const uint16_t *p, int64_t n) {
   return vf_from_bf16(_mm256_maskz_loadu_epi16(first_lanes(n), p));
+}
+INLINE vf vf_load_i8(const int8_t *p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+}
+INLINE vf vf_load_i8_n(const int8_t *p, int64_t n) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p)));
 }
 INLINE vf vf_load_f16_n(const uint16_t *p, int64_t n) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p));
@@ -180,6 +187,32 @@ INLINE void vf_transpose_quads(vf r[4]) {
   r[3] = _mm512_shuffle_ps(b, d, 0xEE);
 }
 
+/* For attend_eight.h: lanes are 8 rows times 2 keys. */
+/* The numbers of a and b side by side, 2 VF_LANES of them: of each four, the first two stand in the first vector and
+ * the others in the second. */
+INLINE void vf_store_pairs(float *p, vf a, vf b) {
+  vf_store(p, _mm512_unpacklo_ps(a, b));
+  vf_store(p + VF_LANES, _mm512_unpackhi_ps(a, b));
+}
+/* VF_LANES / 8 numbers, again and again. */
+INLINE vf vf_load_eighth(const float *p) {
+  double pair;
+  memcpy(&pair, p, sizeof pair);
+  return _mm512_castpd_ps(_mm512_set1_pd(pair));
+}
+/* Eight numbers, each in VF_LANES / 8 lanes; and back. */
+INLINE vf vf_load_rows(const float *p) {
+  const __m512i rows = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  return _mm512_permutexvar_ps(rows, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+}
+INLINE void vf_store_rows(float *p, vf x) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
+  _mm256_storeu_ps(p, _mm512_castps512_ps256(_mm512_permutexvar_ps(even, x)));
+}
+INLINE vf vf_swap_neighbours(vf x) {
+  return _mm512_permute_ps(x, 0xB1);
+}
+
 /* Two 16-bit numbers a lane: the low ones and the high ones as floats. */
 INLINE vf vf_low_bf16(vf pair) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pair), 16));
@@ -187,6 +220,11 @@ INLINE vf vf_low_bf16(vf pair) {
 INLINE vf vf_high_bf16(vf pair) {
   return _mm512_castsi512_ps(
       _mm512_and_si512(_mm512_castps_si512(pair), _mm512_set1_epi32((int)0xFFFF0000u)));
+}
+/* Signed byte j of each lane as a float, j constant. */
+INLINE vf vf_byte(vf bytes, int j) {
+  __m512i top = _mm512_slli_epi32(_mm512_castps_si512(bytes), (unsigned)(24 - 8 * j));
+  return _mm512_cvtepi32_ps(_mm512_srai_epi32(top, 24));
 }
 INLINE vf vf_low_f16(vf pair) {
   return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_castps_si512(pair)));

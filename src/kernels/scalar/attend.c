@@ -12,6 +12,18 @@ static float load_one(const void *x, ie_dtype dtype, int64_t i) {
   return dtype == IE_F16 ? ie_f16_to_f32(h) : ie_bf16_to_f32(h);
 }
 
+static float load_key(const ie_attend_args *args, int64_t s, int64_t d) {
+  int64_t at = s * args->kv_stride + d;
+  if (args->kv_dtype != IE_I8) return load_one(args->k, args->kv_dtype, at);
+  return (float)((const int8_t *)args->k)[at] * ie_bf16_to_f32(args->k_scale[s / IE_KV_GROUP * args->D + d]);
+}
+
+static float load_value(const ie_attend_args *args, int64_t s, int64_t d) {
+  int64_t at = s * args->kv_stride + d;
+  if (args->kv_dtype != IE_I8) return load_one(args->v, args->kv_dtype, at);
+  return (float)((const int8_t *)args->v)[at] * ie_bf16_to_f32(args->v_scale[s]);
+}
+
 /* Keys begin <= s < end, at most one tile of them, for query row n. */
 static void attend_row_tile(const ie_attend_args *args, int64_t n, int64_t begin, int64_t end) {
   float p[IE_ATTEND_TILE];
@@ -20,8 +32,7 @@ static void attend_row_tile(const ie_attend_args *args, int64_t n, int64_t begin
   float largest = args->m[n];
   for (int64_t s = begin; s < end; s++) {
     float dot = 0.0f;
-    for (int64_t d = 0; d < args->D; d++)
-      dot += q[d] * load_one(args->k, args->kv_dtype, s * args->kv_stride + d);
+    for (int64_t d = 0; d < args->D; d++) dot += q[d] * load_key(args, s, d);
     float logit = dot * args->scale;
     p[s - begin] = logit;
     if (logit > largest) largest = logit;
@@ -35,8 +46,7 @@ static void attend_row_tile(const ie_attend_args *args, int64_t n, int64_t begin
   args->l[n] = args->l[n] * keep + sum;
   for (int64_t d = 0; d < args->D; d++) {
     float value = 0.0f;
-    for (int64_t s = begin; s < end; s++)
-      value += p[s - begin] * load_one(args->v, args->kv_dtype, s * args->kv_stride + d);
+    for (int64_t s = begin; s < end; s++) value += p[s - begin] * load_value(args, s, d);
     acc[d] = acc[d] * keep + value;
   }
 }
