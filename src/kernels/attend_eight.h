@@ -11,7 +11,7 @@
 
 #include "kernels/attend.h"
 
-#ifdef KERNEL /* nothing without the vocabulary */
+#ifdef CLOCHER_KERNELS_ATTEND_BODY_H /* nothing without the body */
 
 enum {
   EIGHT = 8,
@@ -33,8 +33,6 @@ typedef struct eight_scratch {
   _Alignas(64) float p[SETS * VF_LANES];  /* (SETS, EIGHT, KEYS): logits, then weights */
   _Alignas(64) float k_scale[D_MAX];      /* of the tile's int8 keys, (D), and values, (TILE) */
   _Alignas(64) float v_scale[TILE];
-  float keep[EIGHT]; /* factor of each row for what was summed before this tile */
-  int64_t s0;        /* first key of this tile */
 } eight_scratch;
 
 /* Head dimensions are constants here: with a variable one the addresses of CHAINS keys do not fit the registers. */
@@ -130,15 +128,19 @@ static void eight_softmax(const ie_attend_args *args, float *p, float *keep) {
   vf_store_rows(keep, factor);
 }
 
+typedef struct eight_place {
+  int64_t s0, n, d; /* first key, row and number of a block of values */
+} eight_place;
+
 /* acc = keep acc + sum_s p[s] v[s] for VALUE_ROWS rows from n on and VALUE_VECS vectors from d on. */
 INLINE void eight_values(const ie_attend_args *args, const eight_scratch *eight, const char **ahead,
-                         int64_t n, int64_t d, ie_dtype dtype, int64_t D) {
+                         const float *keep, eight_place at, ie_dtype dtype, int64_t D) {
   vf sum[VALUE_ROWS][VALUE_VECS];
   UNROLL for (int r = 0; r < VALUE_ROWS; r++) UNROLL for (int c = 0; c < VALUE_VECS; c++) sum[r][c] =
       vf_set1(0.0f);
   int64_t size = dtype_size(dtype), step = args->kv_stride;
-  const char *next = *ahead, *v = row_address(args, args->v, eight->s0) + d * size;
-  const float *p = eight->p + n * KEYS;
+  const char *next = *ahead, *v = row_address(args, args->v, at.s0) + at.d * size;
+  const float *p = eight->p + at.n * KEYS;
   for (int64_t j = 0; j < SETS; j++, p += VF_LANES, next += ASK_VALUES * size, v += KEYS * step * size) {
     UNROLL for (int h = 0; h < KEYS; h++) {
       if (h * 64 < ASK_VALUES * size) _mm_prefetch(next + h * 64, _MM_HINT_T1);
@@ -155,8 +157,8 @@ INLINE void eight_values(const ie_attend_args *args, const eight_scratch *eight,
   *ahead = next;
   UNROLL for (int r = 0; r < VALUE_ROWS; r++) {
     UNROLL for (int c = 0; c < VALUE_VECS; c++) {
-      float *to = args->acc + (n + r) * D + d + c * VF_LANES;
-      vf_store(to, vf_add(vf_mul(vf_load(to), vf_set1(eight->keep[n + r])), sum[r][c]));
+      float *to = args->acc + (at.n + r) * D + at.d + c * VF_LANES;
+      vf_store(to, vf_add(vf_mul(vf_load(to), vf_set1(keep[at.n + r])), sum[r][c]));
     }
   }
 }
@@ -164,16 +166,17 @@ INLINE void eight_values(const ie_attend_args *args, const eight_scratch *eight,
 /* One tile. The one at `then` is asked for meanwhile: its keys during the logits, its values after them. */
 INLINE void eight_tile_as(const ie_attend_args *args, int64_t s0, int64_t then, eight_scratch *eight,
                           float *keys, ie_dtype dtype, int64_t D) {
+  float keep[EIGHT];
   const char *next = row_address(args, args->k, then);
   if (dtype == IE_I8) eight_scales(args, s0, eight, D);
   eight_keys(args, s0, keys, eight, dtype, D);
   for (int64_t j = 0; j < SETS; j += CHAINS)
     eight_logits(args, eight->q, keys + j * KEYS * D, &next, eight->p + j * VF_LANES, D, dtype_size(dtype));
-  eight_softmax(args, eight->p, eight->keep);
-  eight->s0 = s0;
+  eight_softmax(args, eight->p, keep);
   next = row_address(args, args->v, then);
   for (int64_t n = 0; n < EIGHT; n += VALUE_ROWS)
-    for (int64_t d = 0; d < D; d += VALUE_VECS * VF_LANES) eight_values(args, eight, &next, n, d, dtype, D);
+    for (int64_t d = 0; d < D; d += VALUE_VECS * VF_LANES)
+      eight_values(args, eight, &next, keep, (eight_place){s0, n, d}, dtype, D);
 }
 
 INLINE void eight_tile_of(const ie_attend_args *args, int64_t s0, int64_t then, eight_scratch *eight,
