@@ -9,6 +9,7 @@ typedef struct chat_command {
   const char *argument; /* of the help; NULL: takes none. In brackets: may be left out */
   const char *meaning;
   int (*run)(chat_repl *repl, const char *argument);
+  bool lines; /* the argument is a text, which may have several */
 } chat_command;
 
 static const char *plural(long long n) {
@@ -67,6 +68,7 @@ static int set_run(chat_repl *repl, const char *argument) {
   } else if (!strcmp(name, "temperature") || !strncmp(name, "top-", 4) || !strcmp(name, "min-p")) {
     repl->flags.sampling.greedy = false; /* --greedy would make it act on nothing */
   }
+  if (*value && repl->prompts) setting_say(repl, o);
   return CLI_OK;
 }
 
@@ -89,7 +91,9 @@ static int system_run(chat_repl *repl, const char *argument) {
   }
   const char *text = strcmp(argument, "-") ? argument : NULL;
   ie_status status = ie_conversation_instruct(repl->session.conversation, text, &error);
-  return status == IE_OK ? CLI_OK : cli_fail(repl->context, status, &error);
+  if (status != IE_OK) return cli_fail(repl->context, status, &error);
+  if (repl->prompts) chat_repl_say(repl, "The system message is %s.", text ? "set" : "removed");
+  return CLI_OK;
 }
 
 static int save_run(chat_repl *repl, const char *argument) {
@@ -99,6 +103,18 @@ static int save_run(chat_repl *repl, const char *argument) {
   if (status != IE_OK) return cli_fail(repl->context, status, &error);
   chat_repl_say(repl, "%lld message%s saved.", n, plural(n));
   return CLI_OK;
+}
+
+/* Messages are the same in all formats, but who loads a talk with another model should know. */
+static void saved_format_log(const chat_repl *repl) {
+  const char *own = ie_chat_format_name(repl->session.format);
+  const char *saved = ie_conversation_saved_format(repl->session.conversation);
+  const ie_chat_format *format;
+  ie_error error = {0};
+  if (!saved || !strcmp(saved, own)) return;
+  bool known = ie_chat_format_find(saved, &format, &error) == IE_OK;
+  cli_log(repl->context, "clocher: saved in another chat format (%s); the model reads it in its own, %s",
+          known ? saved : "unknown here", own);
 }
 
 static int load_run(chat_repl *repl, const char *argument) {
@@ -111,6 +127,9 @@ static int load_run(chat_repl *repl, const char *argument) {
   }
   long long n = (long long)ie_conversation_count(repl->session.conversation);
   chat_repl_say(repl, "%lld message%s loaded.", n, plural(n));
+  saved_format_log(repl);
+  const char *called = chat_session_called(&repl->session);
+  if (called) chat_repl_say(repl, "(/tool TEXT answers the call of %s)", called);
   return CLI_OK;
 }
 
@@ -137,9 +156,10 @@ static int stats_run(chat_repl *repl, const char *argument) {
   ie_status status = chat_session_prompt_tok(s, &repl->flags, &prompt_tok, &error);
   if (status != IE_OK) return cli_fail(repl->context, status, &error);
   long long context_tok = ie_state_context(s->state);
-  chat_repl_say(repl, "context  %lld of %lld tokens (%.0f%%), %zu messages", (long long)prompt_tok,
+  chat_repl_say(repl, "context  %lld of %lld tokens (%.0f%%), %zu messages%s", (long long)prompt_tok,
                 context_tok, 100.0 * (double)prompt_tok / (double)context_tok,
-                ie_conversation_count(s->conversation));
+                ie_conversation_count(s->conversation),
+                prompt_tok < context_tok ? "" : ": no place for a turn; /reset begins anew");
   chat_repl_say(repl, "prompts  %lld tokens read in %.2f s (%.1f tok/s), %lld more reused",
                 (long long)s->prompt_tok, s->prefill_s,
                 s->prefill_s > 0 ? (double)s->prompt_tok / s->prefill_s : 0, (long long)s->reused_tok);
@@ -159,16 +179,16 @@ static int exit_run(chat_repl *repl, const char *argument) {
 static int help_run(chat_repl *repl, const char *argument);
 
 static const chat_command commands[] = {
-    {"/help", NULL, "this list", help_run},
-    {"/reset", NULL, "forget the conversation, keep the system message", reset_run},
-    {"/system", "[TEXT]", "show the system message, or replace it; - removes it", system_run},
-    {"/set", "[NAME [VALUE]]", "show the settings, or change one", set_run},
-    {"/stats", NULL, "tokens, tok/s, how full the context is", stats_run},
-    {"/save", "FILE", "write the conversation as JSON", save_run},
-    {"/load", "FILE", "replace the conversation by a saved one", load_run},
-    {"/tool", "TEXT", "answer the call that the model made", tool_run},
-    {"/exit", NULL, "leave (also /quit and Ctrl-D)", exit_run},
-    {"/quit", NULL, NULL, exit_run},
+    {"/help", NULL, "this list", help_run, false},
+    {"/reset", NULL, "forget the conversation, keep the system message", reset_run, false},
+    {"/system", "[TEXT]", "show the system message, or replace it; - removes it", system_run, true},
+    {"/set", "[NAME [VALUE]]", "show the settings, or change one", set_run, false},
+    {"/stats", NULL, "tokens, tok/s, how full the context is", stats_run, false},
+    {"/save", "FILE", "write the conversation as JSON", save_run, false},
+    {"/load", "FILE", "replace the conversation by a saved one", load_run, false},
+    {"/tool", "TEXT", "answer the call that the model made", tool_run, true},
+    {"/exit", NULL, "leave (also /quit and Ctrl-D)", exit_run, false},
+    {"/quit", NULL, NULL, exit_run, false},
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -191,6 +211,13 @@ const char *const *chat_command_names(void) {
                                       "/load", "/tool",  "/exit",   "/quit", NULL};
   _Static_assert(sizeof names / sizeof names[0] == COMMANDS + 1, "a name for each command");
   return names;
+}
+
+bool chat_command_takes_lines(const char *text) {
+  size_t n = strcspn(text, " \t\n");
+  for (size_t i = 0; i < COMMANDS; i++)
+    if (strlen(commands[i].name) == n && !memcmp(commands[i].name, text, n)) return commands[i].lines;
+  return false;
 }
 
 int chat_command_run(chat_repl *repl, char *line) {

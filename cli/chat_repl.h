@@ -16,8 +16,8 @@ typedef struct chat_repl {
   bool leave;    /* /exit */
 } chat_repl;
 
-/* Adds the message and shows the answer. CLI_OK, or an exit code after a message; the conversation is then as it
- * was before. */
+/* Adds the message and shows the answer. CLI_OK, or an exit code after a message. Where that fails, and where there is
+ * no answer, which is said, the conversation is as it was before. */
 int chat_repl_turn(chat_repl *repl, const ie_chat_message *message);
 
 /* What commands answer: on the terminal where prompts stand, else on stderr. */
@@ -27,6 +27,9 @@ __attribute__((format(printf, 2, 3))) void chat_repl_say(const chat_repl *repl, 
 
 /* Runs the command in `line`, which begins with a slash. CLI_OK, or an exit code after a message. */
 int chat_command_run(chat_repl *repl, char *line);
+/* Whether a text of several lines that begins so is a command: one whose argument is a text. Any other is a turn, such as
+ * pasted text that begins with a path. */
+bool chat_command_takes_lines(const char *text);
 /* Their names with the slash, NULL-terminated. */
 const char *const *chat_command_names(void);
 /* The flags of `clocher chat`, of chat_flags; /set changes some of them. cmd_chat.c. */

@@ -30,6 +30,7 @@ typedef enum cli_kind {
   CLI_FLOAT,  /* double in [min, max], finite */
   CLI_SIZE,   /* uint64_t bytes: an integer with optional KiB MiB GiB KB MB GB */
   CLI_STRING, /* const char *, NULL when absent */
+  CLI_PATH,   /* the same, not empty */
   CLI_CHOICE, /* int: index in choices */
   CLI_STRINGS /* cli_strings, in the order given */
 } cli_kind;
@@ -59,6 +60,7 @@ typedef struct cli_option {
 #define CLI_AS_FLOAT(s, f)   .kind = CLI_FLOAT, .offset = CLI_FIELD(s, f, double)
 #define CLI_AS_SIZE(s, f)    .kind = CLI_SIZE, .offset = CLI_FIELD(s, f, uint64_t)
 #define CLI_AS_STRING(s, f)  .kind = CLI_STRING, .offset = CLI_FIELD(s, f, const char *)
+#define CLI_AS_PATH(s, f)    .kind = CLI_PATH, .offset = CLI_FIELD(s, f, const char *)
 #define CLI_AS_CHOICE(s, f)  .kind = CLI_CHOICE, .offset = CLI_FIELD(s, f, int)
 #define CLI_AS_STRINGS(s, f) .kind = CLI_STRINGS, .offset = CLI_FIELD(s, f, cli_strings)
 

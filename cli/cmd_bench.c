@@ -10,7 +10,7 @@
 static const char *const fills[] = {"random", "prefill", NULL};
 
 static const cli_option options[] = {
-    {"--model-dir", CLI_AS_STRING(bench_settings, model_dir), .argument = "D",
+    {"--model-dir", CLI_AS_PATH(bench_settings, model_dir), .argument = "D",
      .meaning = "Model to measure: decode and prefill, or its tokenizer."},
     {"--phase", CLI_AS_STRING(bench_settings, phase), .argument = "LIST", .fallback = "decode,prefill",
      .meaning = "What of the model: decode, prefill, or both."},
@@ -39,14 +39,14 @@ static const cli_option options[] = {
     {"--probe-read", CLI_AS_SIZE(bench_settings, probe_read), .argument = "SIZE",
      .meaning =
          "Bytes to read for each pattern of the read ceiling; default: 4GiB. Less is quicker and says less."},
-    {"--path", CLI_AS_STRING(bench_settings, path), .argument = "F",
+    {"--path", CLI_AS_PATH(bench_settings, path), .argument = "F",
      .meaning = "disk: a file to read, or a folder: its largest file, or, when that has less than 1 MiB, a "
                 "temporary one."},
-    {"--tokenizer", CLI_AS_STRING(bench_settings, tokenizer), .argument = "FILE",
+    {"--tokenizer", CLI_AS_PATH(bench_settings, tokenizer), .argument = "FILE",
      .meaning = "tokenizer: a tokenizer file instead of a model directory."},
     {"--encoding", CLI_AS_STRING(bench_settings, encoding), .argument = "NAME",
      .meaning = "tokenizer: what a .tiktoken file is (o200k_harmony, qwen2.5, qwen3, nanochat, llama3)."},
-    {"--text", CLI_AS_STRING(bench_settings, text), .argument = "F",
+    {"--text", CLI_AS_PATH(bench_settings, text), .argument = "F",
      .meaning = "tokenizer: the text to encode."},
     {"--vocab", CLI_AS_INT(bench_settings, vocab), .argument = "N", .fallback = "201088", .min = 1,
      .max = 1 << 28, .meaning = "sampler: logits in a row."},

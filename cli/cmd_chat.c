@@ -9,7 +9,7 @@
 enum { INPUT_MAX_BYTES = 64 << 20 };
 
 const cli_option chat_flag_table[] = {
-    {"--model-dir", CLI_AS_STRING(chat_flags, model_dir), .argument = "D", .required = true,
+    {"--model-dir", CLI_AS_PATH(chat_flags, model_dir), .argument = "D", .required = true,
      .meaning = "Folder with config.json and weights (in D, D/hf, D/hf/original or D/original)."},
     {"--chat-format", CLI_AS_STRING(chat_flags, chat_format), .argument = "NAME",
      .meaning = "How messages are written for the model; default: the model's own."},
@@ -33,7 +33,7 @@ const cli_option chat_flag_table[] = {
      .meaning = "Prompt tokens per forward."},
     {"--kv", CLI_AS_CHOICE(chat_flags, kv), .argument = "T", .fallback = "auto", .choices = cli_kv_names,
      .meaning = "Type of cached keys and values. auto: f32 for --precision fp32, else f16."},
-    {"--history", CLI_AS_STRING(chat_flags, history), .argument = "FILE",
+    {"--history", CLI_AS_PATH(chat_flags, history), .argument = "FILE",
      .meaning = "Where typed lines are kept; default: chat_history in $XDG_STATE_HOME/clocher or "
                 "~/.local/state/clocher."},
     {"--no-history", CLI_AS_FLAG(chat_flags, no_history), .meaning = "Neither read nor write that file."},
@@ -85,9 +85,14 @@ static int text_turn(chat_repl *repl, const char *text, size_t size) {
 }
 
 static int turn_take(chat_repl *repl, ie_bytes *turn, bool block) {
-  if (turn->size == 0 || turn->data[strspn(turn->data, " \t\n")] == '\0') return CLI_OK;
+  if (turn->size == 0 || strspn(turn->data, " \t\n") == turn->size) return CLI_OK;
   if (block || turn->data[0] != '/') return text_turn(repl, turn->data, turn->size);
   if (turn->data[1] == '/') return text_turn(repl, turn->data + 1, turn->size - 1);
+  if (memchr(turn->data, '\n', turn->size) && !chat_command_takes_lines(turn->data))
+    return text_turn(repl, turn->data, turn->size);
+  if (strlen(turn->data) < turn->size)
+    return cli_failf(repl->context, "a command holds a NUL byte (at byte %zu of %zu)", strlen(turn->data),
+                     turn->size);
   return chat_command_run(repl, turn->data);
 }
 
@@ -137,10 +142,12 @@ static int once_run(chat_repl *repl) {
 static int flags_check(const cli_context *context, const chat_flags *flags) {
   if (flags->once && flags->prompt)
     return cli_usage(context, "--once takes the turn from standard input: --prompt cannot be given too");
+  if (flags->prompt && !flags->prompt[0])
+    return cli_usage(context, "--prompt: expected a text that is not empty");
   if (flags->history && flags->no_history)
     return cli_usage(context, "--history and --no-history contradict each other");
   sampling_unused_log(context, &flags->sampling);
-  return flags->history ? cli_out_file_check(context, "--history", flags->history) : -1;
+  return flags->history ? cli_out_file_check(context, "--history", flags->history, /*replaced=*/false) : -1;
 }
 
 /* The terminal to ask on: stdout, else stderr; NULL when nobody types or nobody would see it. */
@@ -156,6 +163,7 @@ static ie_status input_open(chat_repl *repl, char **history, ie_error *error) {
   *history = NULL;
   if (repl->prompts) {
     o.wake = cli_signals_collect();
+    cli_signals_terminal(fileno(repl->prompts));
     o.words = chat_command_names();
     o.history = flags->history;
     if (!flags->history && !flags->no_history && context->env.state_dir &&

@@ -17,13 +17,13 @@ typedef struct settings {
 } settings;
 
 static const cli_option options[] = {
-    {"--model-dir", CLI_AS_STRING(settings, model_dir), .argument = "D", .required = true,
+    {"--model-dir", CLI_AS_PATH(settings, model_dir), .argument = "D", .required = true,
      .meaning = "Folder with config.json and weights (in D, D/hf, D/hf/original or D/original)."},
     {"--ids", CLI_AS_STRING(settings, ids), .argument = "ROWS",
      .meaning = "Token ids: 1,2,3 or several rows 1,2;3,4."},
-    {"--ids-file", CLI_AS_STRING(settings, ids_file), .argument = "F",
+    {"--ids-file", CLI_AS_PATH(settings, ids_file), .argument = "F",
      .meaning = "safetensors file with I32 `ids`, (T) or (B,T)."},
-    {"--out", CLI_AS_STRING(settings, out), .argument = "F", .required = true,
+    {"--out", CLI_AS_PATH(settings, out), .argument = "F", .required = true,
      .meaning =
          "safetensors file to write: F32 logits (T,V) for one row, logits.0, logits.1 ... for several."},
     {"--chunk", CLI_AS_INT(settings, chunk), .argument = "N", .fallback = "512", .min = 1, .max = 1 << 20,
@@ -39,7 +39,7 @@ static const cli_option options[] = {
      .meaning =
          "Also hidden.0 (embeddings) to hidden.L (T,C), the residual after each layer; with several rows "
          "hidden.ROW.LAYER."},
-    {"--adapter", CLI_AS_STRING(settings, adapter), .argument = "DIR",
+    {"--adapter", CLI_AS_PATH(settings, adapter), .argument = "DIR",
      .meaning = "Low-rank adapter; not built yet."},
     {0},
 };
@@ -229,7 +229,7 @@ static int logits_run(cli_context *context, void *opaque) {
   cli_pretranspose_log(context, s->pretranspose);
   if (!s->ids == !s->ids_file) return cli_usage(context, "one of --ids and --ids-file is needed");
   if (s->adapter) return cli_failf(context, "--adapter is not built yet");
-  int code = cli_out_file_check(context, "--out", s->out);
+  int code = cli_out_file_check(context, "--out", s->out, /*replaced=*/true);
   if (code >= 0) return code;
   job j = {.context = context, .s = s};
   ie_error error = {0};

@@ -10,7 +10,7 @@ typedef struct settings {
 } settings;
 
 static const cli_option options[] = {
-    {"--model-dir", CLI_AS_STRING(settings, model_dir), .argument = "D", .required = true,
+    {"--model-dir", CLI_AS_PATH(settings, model_dir), .argument = "D", .required = true,
      .meaning = "Folder with config.json and weights (in D, D/hf, D/hf/original or D/original)."},
     {"--ctx", CLI_AS_INT(settings, ctx), .argument = "N", .min = 1, .max = 1 << 30,
      .meaning = "Context of each sequence; default: the model's own, at most 4096."},

@@ -12,13 +12,13 @@ typedef struct settings {
 } settings;
 
 static const cli_option options[] = {
-    {"--logits", CLI_AS_STRING(settings, logits), .argument = "F", .required = true,
+    {"--logits", CLI_AS_PATH(settings, logits), .argument = "F", .required = true,
      .meaning =
          "safetensors file with F32 `logits` (N, V), and I32 `seen` (N, S) where ids were seen before."},
-    {"--params", CLI_AS_STRING(settings, params), .argument = "J", .required = true,
+    {"--params", CLI_AS_PATH(settings, params), .argument = "J", .required = true,
      .meaning = "JSON file: an object with any of repetition_penalty, temperature, top_k, top_p, min_p, "
                 "draws, seed."},
-    {"--out", CLI_AS_STRING(settings, out), .argument = "F2", .required = true,
+    {"--out", CLI_AS_PATH(settings, out), .argument = "F2", .required = true,
      .meaning =
          "safetensors file to write: F32 `probs` (N, V), and I32 `ids` (N, draws) when draws are asked for."},
     {0},

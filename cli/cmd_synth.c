@@ -22,7 +22,7 @@ static const cli_option options[] = {
     {"--layout", CLI_AS_CHOICE(settings, layout), .argument = "NAME", .choices = layouts, .fallback = "hf",
      .meaning =
          "hf: as on the Hugging Face hub. original: OpenAI's own names and config.json (gpt-oss only)."},
-    {"--out", CLI_AS_STRING(settings, out), .argument = "DIR", .required = true,
+    {"--out", CLI_AS_PATH(settings, out), .argument = "DIR", .required = true,
      .meaning = "The folder to write to; made when missing. Files of the same names are replaced."},
     {"--seed", CLI_AS_INT(settings, seed), .argument = "N", .fallback = "0",
      .meaning = "Another seed, other weights; threads and machine do not matter."},

@@ -89,7 +89,8 @@ void cli_help(const cli_command *command) {
 }
 
 void cli_help_all(void) {
-  printf("Clocher runs gpt-oss class language models on this machine.\n\nUsage: clocher COMMAND [flags]\n\n");
+  printf("Clocher runs language models of the families gpt-oss, Qwen, Llama, GPT-NeoX and nanochat on this "
+         "machine.\n\nUsage: clocher COMMAND [flags]\n\n");
   for (int built = 1; built >= 0; built--) {
     printf(built ? "Commands:\n" : "\nNot built yet:\n");
     for (const cli_command *const *c = cli_commands; *c; c++)

@@ -93,6 +93,8 @@ line_edit *line_edit_open(FILE *prompts, int32_t (*key)(void *arg), void *arg, c
   el_set(edit->el, EL_EDITOR, "emacs");
   el_set(edit->el, EL_HIST, history, edit->history);
   el_set(edit->el, EL_GETCFN, key_get);
+  /* Both line ends come as they are: \r\n in a pasted text is one. */
+  el_set(edit->el, EL_SETTY, "-d", "-inlcr", "-icrnl", NULL);
   el_set(edit->el, EL_BIND, "^I", "ed-insert", NULL);
   el_set(edit->el, EL_BIND, "^R", "em-inc-search-prev", NULL);
   el_source(edit->el, NULL); /* the user's ~/.editrc */

@@ -119,6 +119,8 @@ static int32_t key_next(void *arg) {
       in->more = true;
       return '\n';
     } else if (in->pasting && (b == '\r' || b == '\n')) {
+      /* A line of a text from Windows ends in both. */
+      if (b == '\r' && byte_there(in, 0, ESCAPE_MS) && in->bytes[in->begin] == '\n') in->begin++;
       in->more = true;
       return '\n';
     } else if (b >= 0x80) {

@@ -13,8 +13,9 @@
 #include <unistd.h>
 
 void cli_out_init(void) {
+  /* Not writable in the place of stdout: what is written there is lost, and that is an error. */
   for (int fd = 0; fd <= 2; fd++)
-    if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) (void)!open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY);
+    if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) (void)!open("/dev/null", fd < 2 ? O_RDONLY : O_WRONLY);
   signal(SIGPIPE, SIG_IGN);
 }
 
@@ -103,6 +104,11 @@ static ie_status stream_read(FILE *stream, const char *where, size_t max_bytes, 
   return status;
 }
 
+char *cli_path_join(const char *dir, const char *name) {
+  char *path;
+  return asprintf(&path, "%s/%s", dir, name) < 0 ? NULL : path;
+}
+
 ie_status cli_read(const char *path, size_t max_bytes, ie_bytes *out, ie_error *error) {
   if (!strcmp(path, "-")) return stream_read(stdin, "standard input", max_bytes, out, error);
   FILE *stream = fopen(path, "rbe");
@@ -112,14 +118,16 @@ ie_status cli_read(const char *path, size_t max_bytes, ie_bytes *out, ie_error *
   return status;
 }
 
-int cli_out_file_check(const cli_context *context, const char *flag, const char *path) {
+int cli_out_file_check(const cli_context *context, const char *flag, const char *path, bool replaced) {
   struct stat info;
   size_t n = strlen(path);
   if (!n) return cli_usage(context, "%s: expected a file, found an empty path", flag);
   bool there = stat(path, &info) == 0;
   if (path[n - 1] == '/' || (there && S_ISDIR(info.st_mode)))
     return cli_usage(context, "%s: expected a file, found the folder %s", flag, path);
-  if (there && !S_ISREG(info.st_mode)) return -1; /* a device or pipe: whoever opens it knows */
+  if (there && !S_ISREG(info.st_mode) && !replaced) return -1; /* whoever opens it knows */
+  if (there && !S_ISREG(info.st_mode))
+    return cli_failf(context, "%s %s: expected a file, found a device, pipe or socket", flag, path);
   if (there && access(path, W_OK) != 0) return cli_failf(context, "%s %s: %s", flag, path, strerror(errno));
   char *copy = there ? realpath(path, NULL) : strdup(path); /* a link is followed when it is written */
   if (!copy) return cli_failf(context, "%s %s: %s", flag, path, strerror(errno));

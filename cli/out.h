@@ -30,12 +30,15 @@ int cli_out_finish(cli_context *context, int code);
 bool cli_bytes_append(ie_bytes *bytes, const void *data, size_t size);
 /* Appends text, each byte that is no part of a well-formed UTF-8 character replaced by U+FFFD. */
 bool cli_utf8_append(ie_bytes *bytes, const char *text, size_t size);
+/* "dir/name", fresh memory; NULL when memory is out. */
+char *cli_path_join(const char *dir, const char *name);
 /* Appends a whole file to *out; "-" is stdin. IE_IO, or IE_LIMIT above max_bytes. */
 ie_status cli_read(const char *path, size_t max_bytes, ie_bytes *out, ie_error *error);
 
 /* Before something long is computed for the file that `flag` names: -1 when it can be written as far as one can see,
- * or an exit code after a message: 2 for an empty path or a folder, 1 when its folder is missing or not writable. */
-int cli_out_file_check(const cli_context *context, const char *flag, const char *path);
+ * or an exit code after a message: 2 for an empty path or a folder, 1 when its folder is missing or not writable.
+ * replaced: the file is written whole and renamed into its place, so that a device or a pipe is refused (1). */
+int cli_out_file_check(const cli_context *context, const char *flag, const char *path, bool replaced);
 
 /* JSON results. All take ownership of `value` and answer NULL with "out of memory". */
 

@@ -145,6 +145,13 @@ bool cli_option_store(const cli_option *option, void *settings, const char *text
     if (cli_parse_size(text, field)) return true;
     snprintf(why, size, "%s: expected a size such as 512MiB or 4GB, found '%s'", option->name, text);
     return false;
+  case CLI_PATH:
+    if (!*text) {
+      snprintf(why, size, "%s: expected a path, found an empty path", option->name);
+      return false;
+    }
+    *(const char **)field = text;
+    return true;
   case CLI_STRING: *(const char **)field = text; return true;
   case CLI_STRINGS: return strings_append(field, text, why, size);
   case CLI_CHOICE:

@@ -40,7 +40,9 @@ ie_status cli_rows_parse(const char *text, int64_t vocab, cli_rows *out, ie_erro
   cli_rows rows = {0};
   ie_status status = IE_OK;
   for (const char *at = text; status == IE_OK;) {
-    size_t length = strcspn(at, ",;");
+    at += strspn(at, " ");
+    size_t end = strcspn(at, ",;"), length = end;
+    while (length > 0 && at[length - 1] == ' ') length--;
     char item[24];
     int64_t id = 0;
     bool digits = length > 0 && strspn(at, "0123456789") == length;
@@ -60,9 +62,9 @@ ie_status cli_rows_parse(const char *text, int64_t vocab, cli_rows *out, ie_erro
     }
     int32_t small = (int32_t)id;
     if (status == IE_OK) status = ie_ids_append(&rows.ids, &small, 1, error);
-    if (status == IE_OK && at[length] != ',') status = row_end(&rows, error);
-    if (!at[length]) break;
-    at += length + 1;
+    if (status == IE_OK && at[end] != ',') status = row_end(&rows, error);
+    if (!at[end]) break;
+    at += end + 1;
   }
   if (status != IE_OK) {
     cli_rows_free(&rows);

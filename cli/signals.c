@@ -6,12 +6,18 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#include <termios.h>
 #include <unistd.h>
 
 /* Touched by handlers, therefore lock-free atomics of this file alone. */
 static atomic_int interrupts;
 static atomic_bool polled, collecting, resized, continued;
 static atomic_int news_write = -1, news_read = -1; /* a pipe: a handler wakes up who waits in poll() */
+
+/* The terminal as it was found, for who ends the program while a line is edited. Written before the handler that reads
+ * them is installed. */
+static struct termios terminal_found;
+static int terminal_prompts = -1; /* where sequences of ours went, or -1 */
 
 static void interrupt_handle(int sig) {
   (void)sig;
@@ -31,6 +37,24 @@ static void terminal_handle(int sig) {
   int kept = errno;
   (void)!write(atomic_load(&news_write), "", 1);
   errno = kept;
+}
+
+/* The end, by a signal: gives the terminal back, if it is ours, and dies of that signal. Calls nothing but
+ * async-signal-safe functions. */
+static void end_handle(int sig) {
+  if (tcgetpgrp(STDIN_FILENO) == getpgrp()) {
+    static const char plain[] = "\033[?2004l\033[0m\r\n"; /* no marks around what is pasted, no dim text */
+    if (terminal_prompts >= 0) (void)!write(terminal_prompts, plain, sizeof plain - 1);
+    tcsetattr(STDIN_FILENO, TCSANOW, &terminal_found);
+  }
+  signal(sig, SIG_DFL);
+  raise(sig); /* blocked until this handler returns */
+}
+
+/* A signal that nohup or a script has told to be ignored stays ignored. */
+static void handler_install(int sig, const struct sigaction *action) {
+  struct sigaction old;
+  if (sigaction(sig, NULL, &old) == 0 && old.sa_handler != SIG_IGN) sigaction(sig, action, NULL);
 }
 
 /* Reads lower-case hexadecimal digits. */
@@ -97,14 +121,22 @@ void cli_signals_install(void) {
   struct sigaction bus = {.sa_sigaction = bus_handle, .sa_flags = SA_SIGINFO};
   sigemptyset(&interrupt.sa_mask);
   sigemptyset(&bus.sa_mask);
-  struct sigaction old;
-  /* nohup and `&` in scripts start programs with SIGINT ignored: that stays. */
-  if (sigaction(SIGINT, NULL, &old) == 0 && old.sa_handler != SIG_IGN) sigaction(SIGINT, &interrupt, NULL);
+  handler_install(SIGINT, &interrupt);
   sigaction(SIGBUS, &bus, NULL);
 }
 
 void cli_signals_poll(void) {
   atomic_store(&polled, true);
+}
+
+void cli_signals_terminal(int prompts) {
+  struct sigaction end = {.sa_handler = end_handle};
+  if (tcgetattr(STDIN_FILENO, &terminal_found) != 0) return;
+  terminal_prompts = prompts;
+  sigfillset(&end.sa_mask);
+  handler_install(SIGTERM, &end);
+  handler_install(SIGQUIT, &end);
+  handler_install(SIGHUP, &end);
 }
 
 int cli_signals_collect(void) {

@@ -1,4 +1,4 @@
-/* Signals: Ctrl-C, and files that shrink while they are mapped. */
+/* Signals: Ctrl-C, the end while a terminal is used, and files that shrink while they are mapped. */
 #ifndef CLOCHER_CLI_SIGNALS_H
 #define CLOCHER_CLI_SIGNALS_H
 
@@ -16,6 +16,11 @@ void cli_signals_poll(void);
  * terminal changed its size, and that the program was stopped and goes on. Returns a descriptor that poll() finds
  * readable when something was noted, or -1 when there is none; it stays open. */
 int cli_signals_collect(void);
+
+/* From now on SIGTERM, SIGQUIT and SIGHUP give the terminal on stdin back as it is now before they end the program, and
+ * write the sequences that end bracketed paste and colours to `prompts` (-1: nowhere). Once, before an editor changes
+ * the terminal. */
+void cli_signals_terminal(int prompts);
 
 /* What was noted since it was last asked, which is forgotten. */
 typedef struct cli_signal_news {

@@ -13,9 +13,9 @@ typedef struct tokenizer_flags {
 
 /* The three entries of a command's option table. */
 #define TOKENIZER_OPTIONS(settings, field)                                                                   \
-  {"--model-dir", CLI_AS_STRING(settings, field.model_dir), .argument = "D",                                 \
+  {"--model-dir", CLI_AS_PATH(settings, field.model_dir), .argument = "D",                                   \
    .meaning = "Model directory; its tokenizer is used."},                                                    \
-      {"--tokenizer", CLI_AS_STRING(settings, field.tokenizer), .argument = "FILE",                          \
+      {"--tokenizer", CLI_AS_PATH(settings, field.tokenizer), .argument = "FILE",                            \
        .meaning = "A tokenizer.json, .tiktoken rank file, tokenizer.pkl, IETOK1 pack or own pack."},         \
   {                                                                                                          \
     "--encoding", CLI_AS_STRING(settings, field.encoding),                                                   \

@@ -72,8 +72,9 @@ static int word_distance(const char *a, const char *b) {
 
 const char *cli_nearest(const char *word, const char *const *candidates) {
   const char *best = NULL;
-  size_t third = strlen(word) / 3;
-  int best_distance = 2 * (third < 2 ? 2 : third > 21 ? 21 : (int)third) + 1; /* one above the farthest */
+  size_t letters = strlen(word + strspn(word, "-/")), third = strlen(word) / 3;
+  int farthest = letters < 4 ? 1 : third < 2 ? 2 : third > 21 ? 21 : (int)third;
+  int best_distance = 2 * farthest + 1; /* one above the farthest */
   for (; *candidates; candidates++) {
     int distance = 2 * word_distance(word, *candidates);
     if (strlen(word) > 3 && !strncmp(*candidates, word, strlen(word))) distance = 1;

@@ -220,6 +220,14 @@ static void write_errors_are_reported(void **state) {
           out, sizeof out),
       1);
   assert_non_null(strstr(out, "cannot write"));
+  /* nor does it count as written when there is no stdout at all */
+  assert_int_equal(shell("$C version >&-; exit $?", out, sizeof out), 1);
+  assert_non_null(strstr(out, "cannot write to standard output: Bad file descriptor"));
+  assert_int_equal(
+      shell("$C run --model-dir tests/data/models/gpt-oss-hf --ids 1,2 --max-new 2 --quiet >&-; exit $?", out,
+            sizeof out),
+      1);
+  assert_non_null(strstr(out, "cannot write to standard output: Bad file descriptor"));
 }
 
 static void a_closed_stdout_ends_quietly(void **state) {
@@ -236,8 +244,6 @@ static void a_closed_stdout_ends_quietly(void **state) {
   assert_string_equal(out, "code 0\n");
   if (ends[1] != 9) close(ends[1]);
   close(9);
-  assert_int_equal(shell("$C version >&-; exit $?", out, sizeof out), 0);
-  assert_string_equal(out, "");
   assert_int_equal(shell("$C version --json <&-; exit $?", out, sizeof out), 0);
   /* a reader that goes away in the middle: no message, no endless work. The pipe is smaller than what is written, so
    * that the program cannot be done before. */
@@ -251,6 +257,59 @@ static void a_closed_stdout_ends_quietly(void **state) {
   assert_int_equal(r.code, 0);
   assert_string_equal(r.err, "");
   program_free(&r);
+}
+
+static void what_cannot_be_replaced_is_refused_at_once(void **state) {
+  (void)state;
+  char out[4096];
+  assert_int_equal(
+      shell("$C run --model-dir /nowhere --ids 1 --save-state /dev/full; exit $?", out, sizeof out), 1);
+  assert_non_null(strstr(out, "--save-state /dev/full: expected a file, found a device"));
+  assert_int_equal(shell("$C logits --model-dir /nowhere --ids 1 --out /dev/null; exit $?", out, sizeof out),
+                   1);
+  assert_non_null(strstr(out, "--out /dev/null: expected a file, found a device"));
+}
+
+static void an_empty_path_is_refused(void **state) {
+  (void)state;
+  static const char *const given[] = {"run --model-dir",
+                                      "run --model-dir x --prompt-file",
+                                      "run --model-dir x --prompts-file",
+                                      "run --model-dir x --ids-file",
+                                      "run --model-dir x --ids 1 --load-state",
+                                      "run --model-dir x --ids 1 --save-state",
+                                      "chat --model-dir",
+                                      "chat --model-dir x --history",
+                                      "logits --model-dir",
+                                      "logits --model-dir x --ids 1 --out",
+                                      "plan --model-dir",
+                                      "tokenize --tokenizer",
+                                      "tokenize --model-dir",
+                                      "sample --logits",
+                                      "sample --logits x --params",
+                                      "sample --logits x --params y --out",
+                                      "synth --out",
+                                      "bench --model-dir",
+                                      "bench --path"};
+  for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+    program_expect(2, "found an empty path", "%s ''", given[i]);
+}
+
+static void ids_may_have_spaces_around_them(void **state) {
+  (void)state;
+  static const char *const given[] = {"1,2;3", " 1, 2 ; 3 "};
+  char *shown[2];
+  for (size_t i = 0; i < 2; i++) {
+    program_result r = program_run(
+        "run --model-dir tests/data/models/gpt-oss-hf --ids '%s' --max-new 2 --print-ids --quiet", given[i]);
+    assert_int_equal(r.code, 0);
+    shown[i] = strdup(r.out);
+    program_free(&r);
+  }
+  assert_string_equal(shown[0], shown[1]);
+  for (size_t i = 0; i < 2; i++) free(shown[i]);
+  program_expect(2, "'1 2' is not a number", "run --model-dir tests/data/models/gpt-oss-hf --ids '1 2'");
+  program_expect(2, "is an empty id", "run --model-dir tests/data/models/gpt-oss-hf --ids '1, '");
 }
 
 static void nothing_lands_in_a_closed_descriptor(void **state) {
@@ -309,6 +368,9 @@ int main(void) {
       cmocka_unit_test(version_says_what_is_there),
       cmocka_unit_test(write_errors_are_reported),
       cmocka_unit_test(a_closed_stdout_ends_quietly),
+      cmocka_unit_test(what_cannot_be_replaced_is_refused_at_once),
+      cmocka_unit_test(an_empty_path_is_refused),
+      cmocka_unit_test(ids_may_have_spaces_around_them),
       cmocka_unit_test(nothing_lands_in_a_closed_descriptor),
       cmocka_unit_test(one_end_of_a_terminal_is_the_end),
       cmocka_unit_test(quiet_is_quiet),

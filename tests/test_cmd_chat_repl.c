@@ -6,10 +6,13 @@
 #include "support/small_model.h"
 #include "support/tempdir.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <termios.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -59,6 +62,14 @@ static void ctrl_c_stops_the_answer_alone(void **state) {
   pty_type(&p, "/stats\r");
   pty_wait(&p, "3 messages"); /* the turn, its reasoning, and the answer as far as it went */
   pty_wait(&p, PROMPT);
+  pty_type(&p, "/set max-new 3\r");
+  pty_wait(&p, PROMPT);
+  pty_type(&p, "hi\r"); /* cut before a word is said: no turn */
+  pty_wait(&p, "this turn was not taken");
+  pty_wait(&p, PROMPT);
+  pty_type(&p, "/stats\r");
+  pty_wait(&p, "3 messages");
+  pty_wait(&p, PROMPT);
   pty_type(&p, "/exit\r");
   assert_int_equal(pty_end(&p), 0);
 }
@@ -76,12 +87,16 @@ static void commands_and_the_nearest_one(void **state) {
   pty_wait(&p, "the nearest is top-p");
   pty_type(&p, "/set top-p 2\r");
   pty_wait(&p, "/set top-p: expected a number from 0 to 1, found '2'");
+  pty_type(&p, "/foo\r");
+  pty_wait(&p, "unknown command /foo; /help lists them");
   pty_type(&p, "/set top-p 0.5\r");
+  pty_wait(&p, "top-p               0.5");
   pty_type(&p, "/set top-p\r");
   pty_wait(&p, "top-p               0.5");
   pty_type(&p, "/set thinking hide\r");
-  pty_type(&p, "/system Be brief.\r/system\r");
-  pty_wait(&p, "Be brief.\r\n"); /* what was typed */
+  pty_type(&p, "/system Be brief.\r");
+  pty_wait(&p, "The system message is set.");
+  pty_type(&p, "/system\r");
   pty_wait(&p, "Be brief.\r\n");
   size_t from = p.size;
   pty_type(&p, "hi\r");
@@ -164,6 +179,14 @@ static void a_conversation_is_saved_and_loaded(void **state) {
   snprintf(keys, sizeof keys, "/load %s\r", path);
   pty_type(&p, keys);
   pty_wait(&p, "4 messages loaded.");
+  pty_wait(&p, PROMPT);
+  pty_not_shown(&p, 0, "another chat format");
+  tempdir_write_text(home, "other.json",
+                     "{\"chat_format\": \"qwen3\", \"messages\": [{\"role\": \"user\", \"content\": \"x\"},"
+                     "{\"role\": \"assistant\", \"content\": \"y\"}]}");
+  snprintf(keys, sizeof keys, "/load %s/other.json\r", home);
+  pty_type(&p, keys);
+  pty_wait(&p, "saved in another chat format (qwen3); the model reads it in its own, harmony");
   pty_type(&p, "/save /nowhere/x.json\r");
   pty_wait(&p, "/nowhere");
   pty_type(&p, "more\r");
@@ -176,13 +199,17 @@ static void texts_of_several_lines(void **state) {
   char path[256], keys[512];
   snprintf(path, sizeof path, "%s/lines.json", home);
   pty p = chat_start(200, "--no-history");
-  static const char *const typed[] = {"one\\\rtwo\r", "\"\"\"\r/three\\\r\rfour\"\"\"\r", "//five\r",
-                                      EDITS ? "six\033\rseven\r" : "six\\\rseven\r",
-                                      EDITS ? "\033[200~eight\r\033[31m\r\033[201~nine\r"
-                                            : "eight\\\r[31m\\\rnine\r"};
-  static const char *const said[] = {"one\ntwo", "/three\\\n\nfour", "/five", "six\nseven",
-                                     "eight\n[31m\nnine"};
-  for (size_t i = 0; i < 5; i++) {
+  static const char *const typed[] = {
+      "one\\\rtwo\r",
+      "\"\"\"\r/three\\\r\rfour\"\"\"\r",
+      "//five\r",
+      EDITS ? "six\033\rseven\r" : "six\\\rseven\r",
+      EDITS ? "\033[200~eight\r\033[31m\r\033[201~nine\r" : "eight\\\r[31m\\\rnine\r",
+      EDITS ? "\033[200~/usr/bin\r\nten\r\n\r\nx\033[201~\r" : "/usr/bin\\\rten\\\r\\\rx\r",
+      "/exit\\\rnow\r"};
+  static const char *const said[] = {"one\ntwo",          "/three\\\n\nfour",   "/five",     "six\nseven",
+                                     "eight\n[31m\nnine", "/usr/bin\nten\n\nx", "/exit\nnow"};
+  for (size_t i = 0; i < sizeof typed / sizeof *typed; i++) {
     pty_type(&p, typed[i]);
     pty_wait(&p, CHAT_MODEL_ANSWER);
     pty_wait(&p, PROMPT);
@@ -250,7 +277,7 @@ static void a_full_context_is_said(void **state) {
   pty_wait(&p, "the conversation has ");
   assert_true(strtol(p.text + p.seen, NULL, 10) > 300);
   pty_wait(&p, "the context holds 300");
-  pty_wait(&p, "This turn was not taken");
+  pty_wait(&p, "this turn was not taken: /reset begins anew, --ctx N reserves more");
   pty_type(&p, "/reset\r");
   pty_wait(&p, "empty");
   pty_type(&p, "hi\r");
@@ -282,6 +309,34 @@ static void a_call_is_shown_and_answered(void **state) {
   assert_int_equal(leave(&p), 0);
 }
 
+static void a_loaded_call_is_answered(void **state) {
+  (void)state;
+  char keys[512];
+  tempdir_write_text(home, "call.json",
+                     "{\"messages\": [{\"role\": \"user\", \"content\": \"@\"}, {\"role\": \"assistant\", "
+                     "\"content\": null, \"tool_calls\": [{\"function\": {\"name\": \"look\", "
+                     "\"arguments\": {\"q\": 1}}}]}]}");
+  pty p = chat_start(200, "");
+  snprintf(keys, sizeof keys, "/load %s/call.json\r", home);
+  pty_type(&p, keys);
+  pty_wait(&p, "2 messages loaded.");
+  pty_wait(&p, "/tool TEXT answers the call of functions.look");
+  pty_type(&p, "/tool 20%\r");
+  pty_wait(&p, CHAT_MODEL_ANSWER);
+  assert_int_equal(leave(&p), 0);
+}
+
+static void a_text_of_several_lines_for_a_command(void **state) {
+  (void)state;
+  pty p = chat_start(80, "");
+  pty_type(&p, "/system Be\\\rbrief.\r");
+  pty_wait(&p, "The system message is set.");
+  pty_type(&p, "/system\r");
+  pty_wait(&p, "/system");
+  pty_wait(&p, "Be\r\nbrief.\r\n");
+  assert_int_equal(leave(&p), 0);
+}
+
 static void a_window_of_20_columns(void **state) {
   (void)state;
   pty p = chat_start(20, "");
@@ -299,6 +354,28 @@ static void tab_completes_commands(void **state) {
   pty_type(&p, "/res\t\r");
   pty_wait(&p, "The conversation is empty.");
   assert_int_equal(leave(&p), 0);
+}
+
+/* Whoever ends the program has the terminal as it was: lines, echo, and no marks around what is pasted. */
+static void a_signal_gives_the_terminal_back(void **state) {
+  (void)state;
+  static const int signals[] = {SIGTERM, SIGQUIT, SIGHUP};
+  for (size_t i = 0; i < 3; i++) {
+    struct termios now;
+    pty p = chat_start(80, "");
+    pty_type(&p, "half a li");
+    pty_wait(&p, EDITS ? "a li" : "> ");
+    assert_int_equal(tcgetattr(p.fd, &now), 0);
+    assert_int_equal((now.c_lflag & ICANON) == 0, EDITS);
+    int keep = dup(p.fd);
+    assert_int_equal(kill(p.pid, signals[i]), 0);
+    pty_wait(&p, "\033[?2004l");
+    assert_int_equal(pty_end(&p), 128 + signals[i]);
+    assert_int_equal(tcgetattr(keep, &now), 0);
+    assert_int_equal(now.c_lflag & (ICANON | ECHO | ISIG), ICANON | ECHO | ISIG);
+    assert_int_equal(now.c_iflag & ICRNL, ICRNL);
+    close(keep);
+  }
 }
 
 /* --- In a script ---------------------------------------------------------------------------------------------- */
@@ -329,6 +406,23 @@ static void a_script_ends_where_it_fails(void **state) {
   script_expect("/exot\nhi\n", "", 1, "", "the nearest is /exit");
   script_expect("hi\n", "--ctx 100", 1, "", "no place for an answer");
   script_expect("", "--once", 1, "", "standard input is empty");
+}
+
+/* They are text, not nothing. */
+static void bytes_that_are_zero_are_taken(void **state) {
+  (void)state;
+  static const char input[] = "\0\0\n/save\0x\n";
+  static char many[100000];
+  program_result r =
+      program_run_input(input, sizeof input - 1, "chat --model-dir %s --greedy --quiet", model);
+  assert_int_equal(r.code, 1);
+  assert_string_equal(r.out, CHAT_MODEL_ANSWER "\n");
+  assert_non_null(strstr(r.err, "a command holds a NUL byte (at byte 5 of 7)"));
+  program_free(&r);
+  r = program_run_input(many, sizeof many, "chat --model-dir %s --greedy --quiet", model);
+  assert_int_equal(r.code, 1);
+  assert_non_null(strstr(r.err, "this turn was not taken: /reset begins anew, --ctx N"));
+  program_free(&r);
 }
 
 static void once_is_one_turn(void **state) {
@@ -365,6 +459,7 @@ static void what_cannot_be_done_is_refused(void **state) {
   program_expect(1, "chat format is unknown", "chat --model-dir %s", SMALL_MODEL);
   program_expect(2, "unknown chat format \"klingon\"", "chat --model-dir %s --chat-format klingon", model);
   program_expect(2, "--once takes the turn", "chat --model-dir %s --once --prompt x", model);
+  program_expect(2, "--prompt: expected a text that is not empty", "chat --model-dir %s --prompt ''", model);
   program_expect(2, "contradict", "chat --model-dir %s --history /tmp/x --no-history", model);
   program_expect(1, "--memory", "chat --model-dir %s --memory 1KiB", model);
   program_expect(2, "--model-dir", "chat");
@@ -386,10 +481,14 @@ int main(void) {
       cmocka_unit_test(a_full_context_is_said),
       cmocka_unit_test(escapes_of_the_model_are_not_obeyed),
       cmocka_unit_test(a_call_is_shown_and_answered),
+      cmocka_unit_test(a_loaded_call_is_answered),
+      cmocka_unit_test(a_text_of_several_lines_for_a_command),
       cmocka_unit_test(a_window_of_20_columns),
       cmocka_unit_test(tab_completes_commands),
+      cmocka_unit_test(a_signal_gives_the_terminal_back),
       cmocka_unit_test(a_line_of_a_script_is_a_turn),
       cmocka_unit_test(a_script_ends_where_it_fails),
+      cmocka_unit_test(bytes_that_are_zero_are_taken),
       cmocka_unit_test(once_is_one_turn),
       cmocka_unit_test(an_effort_that_the_format_has_not_is_ignored),
       cmocka_unit_test(quiet_says_nothing_else),

@@ -99,11 +99,6 @@ static ie_status content_read(const turn_reader *r, const json_t *content, ie_bu
 }
 
 static ie_status role_read(const turn_reader *r, const json_t *message, chat_role *out) {
-  static const struct {
-    const char *name;
-    chat_role role;
-  } roles[] = {{"system", CHAT_SYSTEM},       {"developer", CHAT_SYSTEM}, {"user", CHAT_USER},
-               {"assistant", CHAT_ASSISTANT}, {"tool", CHAT_TOOL},        {"ipython", CHAT_TOOL}};
   if (!json_is_object(message))
     return ie_error_set(r->error, IE_FORMAT, "chat request: messages[%zu]: expected an object, found %s",
                         r->at, ie_json_type_name(message));
@@ -111,11 +106,7 @@ static ie_status role_read(const turn_reader *r, const json_t *message, chat_rol
   size_t size;
   ie_status status = member(r, message, "", "role", &name, &size);
   if (status != IE_OK) return status;
-  for (size_t i = 0; name && i < sizeof roles / sizeof roles[0]; i++)
-    if (strlen(roles[i].name) == size && memcmp(roles[i].name, name, size) == 0) {
-      *out = roles[i].role;
-      return IE_OK;
-    }
+  if (name && chat_role_find(name, size, out)) return IE_OK;
   return ie_error_set(
       r->error, IE_FORMAT,
       "chat request: messages[%zu].role: expected system, developer, user, assistant or tool, found \"%s\"",
@@ -194,6 +185,13 @@ static ie_status plain_turn(turn_reader *r, chat_role role, const json_t *messag
   return status == IE_OK ? calls_read(r, json_object_get(message, "tool_calls"), turn) : status;
 }
 
+/* Whether the text of a placed call is code: its content type says so, or nothing does and it is no object. */
+static bool call_is_code(const json_t *message, const chat_call *call) {
+  const char *type = json_string_value(json_object_get(message, "content_type"));
+  if (type) return strcmp(type, "code") == 0;
+  return !(call->text_size && call->text[0] == '{');
+}
+
 /* The turn that a placed message goes on with, or a new one: reasoning, text and calls follow each other in it. */
 static chat_turn *placed_turn(turn_reader *r, bool call, const json_t *message) {
   chat_turn *last = r->out->count ? &r->out->turns[r->out->count - 1] : NULL;
@@ -230,6 +228,7 @@ static ie_status placed_message(turn_reader *r, const json_t *message, const cha
   call->name_size = recipient_size - (named ? strlen(space) : 0);
   call->text = json_is_string(content) ? json_string_value(content) : "";
   call->text_size = json_is_string(content) ? json_string_length(content) : 0;
+  call->code = call_is_code(message, call);
   return IE_OK;
 }
 

@@ -8,10 +8,9 @@
 
 #include "base/buf.h"
 #include "clocher/chat.h"
+#include "text/chat_role.h"
 
 #include <jansson.h>
-
-typedef enum chat_role { CHAT_SYSTEM, CHAT_USER, CHAT_ASSISTANT, CHAT_TOOL } chat_role;
 
 typedef struct chat_call {
   const char *name; /* (name_size) without the namespace "functions." */
@@ -19,6 +18,7 @@ typedef struct chat_call {
   const json_t *arguments; /* or NULL */
   const char *text;        /* (text_size) of a placed call: its arguments as the model wrote them, or NULL */
   size_t text_size;
+  bool code; /* of a placed call: its text is code, not JSON */
 } chat_call;
 
 typedef struct chat_turn {
