@@ -4,6 +4,8 @@
 #include "base/size.h"
 #include "models/decoder.h"
 
+#include <stdlib.h>
+
 memory_span ie_resident_outer(const void *data, size_t bytes) {
   uintptr_t begin = (uintptr_t)data / IE_READER_ALIGN * IE_READER_ALIGN;
   uintptr_t end = ((uintptr_t)data + bytes + IE_READER_ALIGN - 1) / IE_READER_ALIGN * IE_READER_ALIGN;
@@ -21,6 +23,8 @@ enum { UNDER_WAY_MAX = 64 };
 typedef struct loading {
   const ie_model *model;
   ie_reader *reader;
+  memory_span *span; /* (count) of whole pages */
+  size_t count;
   ie_status status;
   ie_error *error;
   memory_span under_way[UNDER_WAY_MAX]; /* (count) what is being read now */
@@ -74,30 +78,56 @@ static bool is_expert(const ie_model *model, const void *data) {
   return false;
 }
 
-static void embed_load(loading *l, const ie_tensor_info *t) {
+static void span_add(loading *l, const uint8_t *begin, const uint8_t *end) {
+  if (end > begin) l->span[l->count++] = (memory_span){begin, (size_t)(end - begin)};
+}
+
+/* All of a tensor's pages; of the embedding that is streamed only those at its edges. */
+static void tensor_add(loading *l, const ie_tensor_info *t, bool edges) {
   memory_span outer = ie_resident_outer(t->data, t->bytes), inner = ie_resident_inner(t->data, t->bytes);
-  if (inner.bytes == 0) {
-    span_load(l, outer);
-    return;
+  const uint8_t *end = outer.data + outer.bytes;
+  edges = edges && inner.bytes > 0;
+  span_add(l, outer.data, edges ? inner.data : end);
+  if (edges) span_add(l, inner.data + inner.bytes, end);
+}
+
+static int span_compare(const void *a, const void *b) {
+  uintptr_t x = (uintptr_t)((const memory_span *)a)->data, y = (uintptr_t)((const memory_span *)b)->data;
+  return (x > y) - (x < y);
+}
+
+/* Neighbours share pages: a page is read once, by one thread. */
+static void spans_merge(loading *l) {
+  size_t kept = 0;
+  qsort(l->span, l->count, sizeof *l->span, span_compare);
+  for (size_t i = 0; i < l->count; i++) {
+    memory_span *last = kept > 0 ? &l->span[kept - 1] : NULL, next = l->span[i];
+    const uint8_t *end = next.data + next.bytes;
+    if (!last || next.data >= last->data + last->bytes)
+      l->span[kept++] = next;
+    else if (end > last->data + last->bytes)
+      last->bytes = (size_t)(end - last->data);
   }
-  const uint8_t *inner_end = inner.data + inner.bytes;
-  span_load(l, (memory_span){outer.data, (size_t)(inner.data - outer.data)});
-  span_load(l, (memory_span){inner_end, (size_t)(outer.data + outer.bytes - inner_end)});
+  l->count = kept;
 }
 
 ie_status ie_resident_load(const ie_model *model, const ie_placement *placement, ie_reader *reader,
                            ie_error *error) {
   loading l = {.model = model, .reader = reader, .error = error};
   const ie_decoder *d = model->net;
-  for (size_t i = 0; i < ie_checkpoint_count(model->checkpoint); i++) {
+  size_t tensors = ie_checkpoint_count(model->checkpoint);
+  l.span = calloc(2 * tensors + 1, sizeof *l.span);
+  if (!l.span)
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the places of %zu tensors", tensors);
+  for (size_t i = 0; i < tensors; i++) {
     const ie_tensor_info *t = ie_checkpoint_at(model->checkpoint, i);
     bool mapped = t->bytes > 0 && !ie_checkpoint_is_copied(model->checkpoint, t);
     if (!model->bound[i] || !mapped || is_expert(model, t->data)) continue;
-    if (placement->embed_streamed && t->data == d->embed.part[0])
-      embed_load(&l, t);
-    else
-      span_load(&l, ie_resident_outer(t->data, t->bytes));
+    tensor_add(&l, t, placement->embed_streamed && t->data == d->embed.part[0]);
   }
+  spans_merge(&l);
+  for (size_t i = 0; i < l.count; i++) span_load(&l, l.span[i]);
   while (ie_reader_pending(reader) > 0) load_finish(&l, /*timeout_ms=*/1000);
+  free(l.span);
   return l.status;
 }

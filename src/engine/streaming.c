@@ -193,6 +193,12 @@ static int64_t ready_take(ie_stream *s, ie_expert_taken *out) {
   for (int64_t i = 0; i < s->want_count; i++) {
     stream_want *w = &s->want[i];
     if (w->stage != WANT_READING || s->slot[w->slot].reads > 0) continue;
+    if (s->slot[w->slot].failed) {
+      /* It was under way when it was asked for, and a part of it had failed before: read anew. */
+      ie_expert_cache_unpin(s->cache, w->slot);
+      w->stage = WANT_MISSING;
+      continue;
+    }
     w->stage = WANT_TAKEN;
     ie_expert_taken *t = &out[n++];
     *t = (ie_expert_taken){.index = i};
@@ -218,6 +224,7 @@ static int64_t stream_take(ie_experts *self, ie_ctx *ctx, ie_expert_taken *out) 
     }
     missing_start(s);
     int64_t n = ready_take(s, out);
+    if (n == 0) missing_start(s);
     if (n > 0) {
       if (began > 0) s->stats.wait_s += ie_clock_s() - began;
       return n;
