@@ -415,7 +415,7 @@ int bench_engine(cli_context *context, const bench_settings *given) {
   bench b = {.context = context, .s = &s};
   plan_lists lists;
   ie_error error = {0};
-  cli_pretranspose_log(context, s->pretranspose);
+  cli_pretranspose_log(context, s.pretranspose);
   int code = lists_parse(&b, &lists);
   if (code < 0) code = probe_fit(context, &s);
   if (code >= 0) return code;

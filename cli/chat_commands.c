@@ -105,6 +105,18 @@ static int save_run(chat_repl *repl, const char *argument) {
   return CLI_OK;
 }
 
+/* Messages are the same in all formats, but who loads a talk with another model should know. */
+static void saved_format_log(const chat_repl *repl) {
+  const char *own = ie_chat_format_name(repl->session.format);
+  const char *saved = ie_conversation_saved_format(repl->session.conversation);
+  const ie_chat_format *format;
+  ie_error error = {0};
+  if (!saved || !strcmp(saved, own)) return;
+  bool known = ie_chat_format_find(saved, &format, &error) == IE_OK;
+  cli_log(repl->context, "clocher: saved in another chat format (%s); the model reads it in its own, %s",
+          known ? saved : "unknown here", own);
+}
+
 static int load_run(chat_repl *repl, const char *argument) {
   ie_error error = {0};
   ie_status status = ie_conversation_load(repl->session.conversation, argument, &error);
@@ -115,6 +127,7 @@ static int load_run(chat_repl *repl, const char *argument) {
   }
   long long n = (long long)ie_conversation_count(repl->session.conversation);
   chat_repl_say(repl, "%lld message%s loaded.", n, plural(n));
+  saved_format_log(repl);
   const char *called = chat_session_called(&repl->session);
   if (called) chat_repl_say(repl, "(/tool TEXT answers the call of %s)", called);
   return CLI_OK;

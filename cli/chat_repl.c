@@ -53,26 +53,24 @@ static void answer_explain(const chat_repl *repl, const ie_answer *answer) {
               context_tok);
   else if (answer->reason == IE_STOP_LENGTH)
     cli_log(repl->context, "(stopped after %lld tokens: --max-new)", (long long)answer->new_tok);
-  else if (count == answer->first && repl->prompts)
-    chat_repl_say(repl, "(no answer)");
-  else if (chat_session_called(&repl->session) && repl->prompts)
+  else if (count > answer->first && chat_session_called(&repl->session) && repl->prompts)
     chat_repl_say(repl, "(/tool TEXT answers the call)");
+  if (count > answer->first) return;
+  if (repl->prompts)
+    chat_repl_say(repl, "(no answer: this turn was not taken)");
+  else if (answer->reason != IE_STOP_CANCELLED)
+    cli_log(repl->context, "There is no answer: this turn was not taken.");
 }
 
 static ie_status turn_run(chat_repl *repl, const ie_chat_message *message, ie_error *error) {
   chat_session *session = &repl->session;
-  size_t before = ie_conversation_count(session->conversation);
   turn t = {.repl = repl};
   chat_watcher watcher = {
       .on_prompt = prompt_show, .on_event = event_show, .cancelled = stop_wanted, .arg = &t};
   ie_answer answer = {0};
-  ie_status status = ie_conversation_add(session->conversation, message, error);
-  if (status == IE_OK) status = chat_session_answer(session, &repl->flags, &watcher, &answer, error);
+  ie_status status = chat_session_turn(session, &repl->flags, message, &watcher, &answer, error);
   if (t.shown) chat_view_end(&repl->view);
-  if (status == IE_OK)
-    answer_explain(repl, &answer);
-  else
-    ie_conversation_truncate(session->conversation, before);
+  if (status == IE_OK) answer_explain(repl, &answer);
   return status;
 }
 

@@ -16,8 +16,8 @@ typedef struct chat_repl {
   bool leave;    /* /exit */
 } chat_repl;
 
-/* Adds the message and shows the answer. CLI_OK, or an exit code after a message; the conversation is then as it
- * was before. */
+/* Adds the message and shows the answer. CLI_OK, or an exit code after a message. Where that fails, and where there is
+ * no answer, which is said, the conversation is as it was before. */
 int chat_repl_turn(chat_repl *repl, const ie_chat_message *message);
 
 /* What commands answer: on the terminal where prompts stand, else on stderr. */

@@ -114,8 +114,8 @@ ie_status chat_session_prompt_tok(const chat_session *session, const chat_flags 
   return ie_conversation_prompt_tok(session->conversation, &chat, out, error);
 }
 
-ie_status chat_session_answer(chat_session *session, const chat_flags *flags, const chat_watcher *watcher,
-                              ie_answer *answer, ie_error *error) {
+ie_status chat_session_turn(chat_session *session, const chat_flags *flags, const ie_chat_message *message,
+                            const chat_watcher *watcher, ie_answer *answer, ie_error *error) {
   ie_chat_options chat = chat_options(session, flags);
   ie_answer_options o = {.chat = &chat,
                          .max_new = flags->max_new,
@@ -125,7 +125,8 @@ ie_status chat_session_answer(chat_session *session, const chat_flags *flags, co
                          .arg = watcher->arg,
                          .cancelled = watcher->cancelled,
                          .cancelled_arg = watcher->arg};
-  ie_status status = ie_conversation_answer(session->conversation, session->state, 0, &o, answer, error);
+  ie_status status =
+      ie_conversation_turn(session->conversation, message, session->state, 0, &o, answer, error);
   if (status != IE_OK) return status;
   session->answers++;
   session->prompt_tok += answer->computed_prompt_tok;

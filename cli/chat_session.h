@@ -54,9 +54,9 @@ typedef struct chat_watcher {
   void *arg; /* of all */
 } chat_watcher;
 
-/* The model's answer to the conversation as it is, with the settings of the flags. */
-ie_status chat_session_answer(chat_session *session, const chat_flags *flags, const chat_watcher *watcher,
-                              ie_answer *answer, ie_error *error);
+/* ie_conversation_turn with the settings of the flags. */
+ie_status chat_session_turn(chat_session *session, const chat_flags *flags, const ie_chat_message *message,
+                            const chat_watcher *watcher, ie_answer *answer, ie_error *error);
 
 /* The recipient of the call that waits for its answer, or NULL. Borrowed from the conversation. */
 const char *chat_session_called(const chat_session *session);

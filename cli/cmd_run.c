@@ -1,10 +1,12 @@
 /* clocher run: text or ids in, new tokens out. */
 #include "clocher/bench.h"
+#include "clocher/chat.h"
 #include "clocher/generate.h"
 #include "clocher/tensor.h"
 #include "clocher/text.h"
 #include "engine.h"
 #include "out.h"
+#include "prompts_file.h"
 #include "run_rows.h"
 #include "sampling_options.h"
 #include "signals.h"
@@ -36,7 +38,7 @@ static const cli_option options[] = {
     {"--prompt-file", CLI_AS_PATH(settings, prompt_file), .argument = "F",
      .meaning = "The same from a file, byte for byte; - is stdin."},
     {"--prompts-file", CLI_AS_PATH(settings, prompts_file), .argument = "F",
-     .meaning = "One prompt a line, each a row; - is stdin."},
+     .meaning = "One prompt a line (a .jsonl file: {\"text\": ..} a line), each a row; - is stdin."},
     {"--max-new", CLI_AS_INT(settings, max_new), .argument = "N", .fallback = "128", .min = 0, .max = 1 << 30,
      .meaning = "New tokens at most. The default is less where the context is full before."},
     SAMPLING_OPTIONS(settings, sampling),
@@ -83,6 +85,7 @@ typedef struct run {
   cli_engine engine;
   cli_tokenizer_ahead ahead;
   ie_tokenizer *tokenizer; /* NULL: the directory has none, or nobody needs it */
+  ie_ids stop;             /* where the model's files give no stop ids: its chat format's */
   cli_rows rows;
   int64_t max_new; /* --max-new, or what is left of the context for its default */
   ie_state *state;
@@ -113,6 +116,22 @@ static int settings_check(const cli_context *context, const settings *s) {
   return s->save_state ? cli_out_file_check(context, "--save-state", s->save_state, /*replaced=*/true) : -1;
 }
 
+/* A model whose files give no stop ids (nanochat takes them from its tokenizer) stops where its chat format does. */
+static bool stop_ids_missing(const run *r) {
+  return r->engine.info->stop_count == 0 && !r->s->ignore_eos;
+}
+
+static ie_status stop_ids_find(run *r, ie_error *error) {
+  const ie_chat_format *format = NULL;
+  if (!stop_ids_missing(r) || !r->tokenizer) return IE_OK;
+  ie_status status = ie_chat_format_detect(r->s->model_dir, r->tokenizer, &format, error);
+  if (status == IE_OK && format) status = ie_chat_format_stop_ids(format, r->tokenizer, &r->stop, error);
+  if (status == IE_OK || status == IE_OUT_OF_MEMORY) return status;
+  cli_log(r->context, "clocher: no stop ids: %s", error->message);
+  *error = (ie_error){0};
+  return IE_OK;
+}
+
 /* A tokenizer is needed for text prompts and stop strings; wanted for text output; else left alone. */
 static bool tokenizer_needed(const run *r) {
   const settings *s = r->s;
@@ -123,11 +142,15 @@ static bool tokenizer_wanted(const run *r) {
   return tokenizer_needed(r) || !r->s->print_ids || r->s->json;
 }
 
-/* It is read while the model is opened. */
+/* It is read while the model is opened; one that only gives stop ids, afterwards. */
 static ie_status tokenizer_open(run *r, ie_error *error) {
   bool needed = tokenizer_needed(r);
-  if (!tokenizer_wanted(r)) return IE_OK;
-  ie_status status = cli_tokenizer_ahead_take(&r->ahead, &r->tokenizer, error);
+  ie_tokenizer_options how = {.cache_dir = cli_cache_dir(r->context)};
+  ie_status status = IE_OK;
+  if (tokenizer_wanted(r))
+    status = cli_tokenizer_ahead_take(&r->ahead, &r->tokenizer, error);
+  else if (stop_ids_missing(r))
+    status = ie_tokenizer_open_dir(r->s->model_dir, &how, &r->tokenizer, error);
   if (status != IE_OK && !needed && status != IE_OUT_OF_MEMORY) {
     cli_log(r->context, "clocher: no text: %s", error->message);
     *error = (ie_error){0};
@@ -140,29 +163,23 @@ static ie_status tokenizer_open(run *r, ie_error *error) {
   return status;
 }
 
-/* One prompt a line; a last line may end without its end. */
-static ie_status prompts_encode(run *r, ie_error *error) {
-  const char *path = r->s->prompts_file;
-  ie_bytes text = {0};
+static ie_status prompt_line(void *arg, const char *text, size_t size, size_t number, ie_error *error) {
+  run *r = arg;
   ie_encode_options how = {.add_special = true};
-  ie_status status = cli_read(path, (size_t)1 << 30, &text, error);
-  for (size_t at = 0; status == IE_OK && at < text.size;) {
-    const char *end = memchr(text.data + at, '\n', text.size - at);
-    size_t next = end ? (size_t)(end - text.data) + 1 : text.size, size = end ? next - 1 - at : next - at;
-    if (size > 0 && text.data[at + size - 1] == '\r') size--;
-    ie_ids ids = {0};
-    if (size == 0)
-      status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s: line %zu is empty; expected one prompt a line",
-                            path, r->rows.count + 1);
-    else
-      status = ie_tokenizer_encode(r->tokenizer, text.data + at, size, &how, &ids, error);
-    if (status == IE_OK) status = cli_rows_add(&r->rows, ids.ids, ids.count, r->engine.info->vocab, error);
-    ie_ids_free(&ids);
-    at = next;
-  }
+  ie_ids ids = {0};
+  ie_status status = ie_tokenizer_encode(r->tokenizer, text, size, &how, &ids, error);
+  if (status == IE_OK && ids.count == 0)
+    status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s: line %zu: the prompt is empty: it has no tokens",
+                          r->s->prompts_file, number);
+  if (status == IE_OK) status = cli_rows_add(&r->rows, ids.ids, ids.count, r->engine.info->vocab, error);
+  ie_ids_free(&ids);
+  return status;
+}
+
+static ie_status prompts_encode(run *r, ie_error *error) {
+  ie_status status = cli_prompts_read(r->s->prompts_file, prompt_line, r, error);
   if (status == IE_OK && r->rows.count == 0)
-    status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s holds no prompt", path);
-  ie_bytes_free(&text);
+    status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s holds no prompt", r->s->prompts_file);
   return status;
 }
 
@@ -272,13 +289,15 @@ static ie_status rows_generate(run *r, ie_error *error) {
                                   .stop = s->stop.items,
                                   .stop_count = s->stop.count,
                                   .ignore_eos = s->ignore_eos,
+                                  .stop_ids = r->stop.ids,
+                                  .stop_id_count = r->stop.count,
                                   .logprobs = (int)s->logprobs},
                       .output = s->json                         ? RUN_JSON
                                 : s->print_ids || !r->tokenizer ? RUN_IDS
                                                                 : RUN_TEXT};
   cli_signals_poll();
   ie_status status = run_rows_generate(&r->out, error);
-  if (status == IE_OK && s->save_state) status = state_save(r, error);
+  if (status == IE_OK && s->save_state && r->out.failed == 0) status = state_save(r, error);
   return status;
 }
 
@@ -359,18 +378,21 @@ static int run_run(cli_context *context, void *opaque) {
   if (tokenizer_wanted(&r)) cli_tokenizer_ahead_start(context, s->model_dir, &r.ahead);
   ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &r.engine, &error);
   if (status == IE_OK) status = tokenizer_open(&r, &error);
+  if (status == IE_OK) status = stop_ids_find(&r, &error);
   if (status == IE_OK) status = prompt_get(&r, &error);
   if (status == IE_OK) status = state_open(&r, &error);
   if (status == IE_OK) status = rows_generate(&r, &error);
   if (status == IE_OK) {
     code = s->json ? cli_out_json(context, result_json(&r)) : CLI_OK;
     summary_print(&r);
+    if (code == CLI_OK && r.out.failed > 0) code = CLI_FAILED;
   } else {
     cli_out_flush(context);
     code = cli_fail(context, status, &error);
   }
   run_rows_free(&r.out);
   cli_rows_free(&r.rows);
+  ie_ids_free(&r.stop);
   ie_state_free(r.state);
   cli_tokenizer_ahead_drop(&r.ahead);
   ie_tokenizer_free(r.tokenizer);

@@ -32,7 +32,8 @@ static const cli_option options[] = {
     {"--warmup-tokens", CLI_AS_INT(infer_flags, warmup), .argument = "N", ANY_INT,
      .meaning = "The same as --warmup."},
     {"--rounds", CLI_AS_INT(infer_flags, rounds), .argument = "N", .fallback = "1", .min = -0x1p53,
-     .max = 1 << 20, .meaning = "How often all prompts are run; below 1 counts as 1."},
+     .max = INFER_ROUNDS_MAX,
+     .meaning = "How often all prompts are run, at most 65536 runs of a prompt in all; below 1 counts as 1."},
     {"--prompts-file", CLI_AS_STRING(infer_flags, prompts_file), .argument = "PATH",
      .meaning =
          "One prompt a line (a .jsonl file: {\"text\": ..} a line); blank lines are none. Without a prompt "
@@ -113,6 +114,8 @@ static void flag_refuse(const cli_context *context, cli_refusal what, const cli_
     cli_failf(context, "empty integer");
   else if (!strcmp(option->name, "--max-new") && cli_parse_int(text, INT64_MIN, -1, &value))
     cli_failf(context, "--max-new >= 0");
+  else if (!strcmp(option->name, "--rounds") && cli_parse_int(text, INFER_ROUNDS_MAX, INT64_MAX, &value))
+    cli_failf(context, "--rounds <= %d", INFER_ROUNDS_MAX);
   else
     cli_failf(context, "invalid integer: '%s'", text);
 }
@@ -128,23 +131,33 @@ static int dir_check(infer_job *job) {
   return infer_fail(job, INFER_NO_MODEL, &error);
 }
 
-/* Opens device and model. A model that is missing is an error in strict mode, and a stub else; one that is there and
- * damaged is always an error. Returns -1 when there is a model. */
+/* The exit code of a model that could not be opened: missing files are another one than damaged ones. */
+static int model_fail(infer_job *job, const ie_error *error) {
+  return infer_fail(job, error->status == IE_IO ? INFER_NO_MODEL : INFER_NO_ENGINE, error);
+}
+
+/* Opens device and model. Where there are no weights of any kind, and none were asked for by name, it is an error in
+ * strict mode and a stub else; a model that is there and not whole is always an error. Returns -1 when there is a
+ * model. */
 static int model_open(infer_job *job) {
   const infer_setup *s = &job->setup;
   ie_error error = {0};
-  ie_status status =
+  ie_status status = infer_label_check(s, &error);
+  if (status != IE_OK) return model_fail(job, &error);
+  status =
       cli_engine_open_files(job->context, s->model_dir, s->model_json, s->model_bin, &job->engine, &error);
   if (status == IE_OK) {
     infer_info(job->context, "%s: %s, %s weights, %d threads, loaded in %.3f s", s->model_dir,
                job->engine.info->architecture, job->engine.info->weights,
                ie_device_threads(job->engine.device), job->engine.load_s);
-    status = infer_label_check(s, &error);
-    return status == IE_OK ? -1 : infer_fail(job, status == IE_IO ? INFER_NO_MODEL : INFER_NO_ENGINE, &error);
+    return -1;
   }
   if (status == IE_INVALID_ARGUMENT) return cli_fail(job->context, status, &error);
-  if (status != IE_IO) return infer_fail(job, INFER_NO_ENGINE, &error);
-  if (s->strict) return infer_fail(job, INFER_NO_MODEL, &error);
+  bool there = true;
+  ie_error unread = {0};
+  if (status != IE_IO || s->strict || s->model_json || s->model_bin) return model_fail(job, &error);
+  if (ie_model_present(s->model_dir, &there, &unread) != IE_OK) return model_fail(job, &unread);
+  if (there) return model_fail(job, &error);
   infer_warn(job->context, "no model: %s", error.message);
   infer_warn(job->context,
              "stub mode: ids are made up and nothing is measured (IE_REQUIRE_MODEL=1 makes this an error)");

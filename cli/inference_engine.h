@@ -18,6 +18,10 @@
 
 extern const cli_command cmd_inference_engine;
 
+/* Each run of a prompt has its place in memory and in the line, so there is a bound: on --rounds, and on prompts times
+ * rounds where there is more than one round. */
+enum { INFER_ROUNDS_MAX = 1 << 16 };
+
 /* The exit codes of this name, beside CLI_OK, CLI_FAILED, CLI_USAGE and CLI_INTERRUPTED. */
 enum {
   INFER_NO_MODEL = 3, /* strict mode without a model, or a folder that cannot be entered */
@@ -118,7 +122,8 @@ typedef struct infer_prompts {
 /* FNV-1a over the bytes, 64 bits, with the basis that the documents' reports use (1469598103934665603). */
 uint64_t infer_prompt_id(const char *text, size_t size);
 
-/* The prompts that are asked for, in order, with room for the rounds. IE_FORMAT names the line at fault. */
+/* The prompts that are asked for, in order, with room for the rounds. IE_FORMAT names the line at fault; IE_LIMIT: more
+ * than INFER_ROUNDS_MAX runs. */
 ie_status infer_prompts_get(const cli_context *context, const infer_setup *setup, infer_prompts *out,
                             ie_error *error);
 /* Reads "<prompt id> <ids separated by commas>" lines and gives them to the prompts of those ids. */

@@ -1,12 +1,10 @@
 /* Prompts from a flag or a file, and the ids that are expected of them. */
 #include "inference_engine.h"
-#include "out.h"
+#include "prompts_file.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-static const size_t max_file_bytes = (size_t)1 << 30;
 
 uint64_t infer_prompt_id(const char *text, size_t size) {
   uint64_t hash = 1469598103934665603u;
@@ -33,6 +31,9 @@ void infer_prompts_free(infer_prompts *prompts) {
 }
 
 static ie_status prompt_add(infer_prompts *prompts, const char *text, size_t size, ie_error *error) {
+  if (prompts->rounds > 1 && (int64_t)prompts->count >= INFER_ROUNDS_MAX / prompts->rounds)
+    return ie_error_set(error, IE_LIMIT, "--rounds %lld of more than %zu prompts: expected at most %d runs",
+                        (long long)prompts->rounds, prompts->count, INFER_ROUNDS_MAX);
   infer_prompt *items = realloc(prompts->items, (prompts->count + 1) * sizeof *items);
   if (items) prompts->items = items;
   char *copy = items ? malloc(size + 1) : NULL;
@@ -49,62 +50,9 @@ static ie_status prompt_add(infer_prompts *prompts, const char *text, size_t siz
   return IE_OK;
 }
 
-/* One line of a .jsonl file: {"text": ".."} or {"prompt": ".."}. */
-static ie_status json_line_add(infer_prompts *prompts, const char *line, size_t size, const char *path,
-                               size_t number, ie_error *error) {
-  json_error_t at;
-  json_t *value = json_loadb(line, size, JSON_ALLOW_NUL, &at), *text = json_object_get(value, "text");
-  if (!text) text = json_object_get(value, "prompt");
-  ie_status status =
-      json_is_string(text)
-          ? prompt_add(prompts, json_string_value(text), json_string_length(text), error)
-          : ie_error_set(error, IE_FORMAT, "%s: line %zu: expected {\"text\": \"...\"}", path, number);
-  json_decref(value);
-  return status;
-}
-
-static bool blank(const char *line, size_t size) {
-  for (size_t i = 0; i < size; i++)
-    if (line[i] != ' ' && line[i] != '\t') return false;
-  return true;
-}
-
-/* Called for each line that is not blank, without its end; number counts from 1. */
-typedef ie_status (*line_fn)(void *arg, const char *line, size_t size, size_t number, ie_error *error);
-
-/* Lines end with LF or CRLF; a byte order mark at the beginning is none of the text. */
-static ie_status lines_walk(const ie_bytes *file, line_fn call, void *arg, ie_error *error) {
-  const char *at = file->data, *end = at + file->size;
-  size_t number = 0;
-  ie_status status = IE_OK;
-  if (file->size >= 3 && !memcmp(at, "\xEF\xBB\xBF", 3)) at += 3;
-  while (at < end && status == IE_OK) {
-    const char *newline = memchr(at, '\n', (size_t)(end - at));
-    size_t size = (size_t)((newline ? newline : end) - at);
-    const char *line = at;
-    at = newline ? newline + 1 : end;
-    number++;
-    while (size > 0 && line[size - 1] == '\r') size--;
-    if (!blank(line, size)) status = call(arg, line, size, number, error);
-  }
-  return status;
-}
-
-typedef struct prompt_file {
-  infer_prompts *prompts;
-  const char *path;
-  bool jsonl;
-} prompt_file;
-
-static ie_status prompt_line(void *arg, const char *line, size_t size, size_t number, ie_error *error) {
-  prompt_file *f = arg;
-  if (f->jsonl) return json_line_add(f->prompts, line, size, f->path, number, error);
-  return prompt_add(f->prompts, line, size, error);
-}
-
-static bool ends_with(const char *text, const char *end) {
-  size_t n = strlen(text), m = strlen(end);
-  return n >= m && !strcmp(text + n - m, end);
+static ie_status prompt_take(void *arg, const char *text, size_t size, size_t number, ie_error *error) {
+  (void)number;
+  return prompt_add(arg, text, size, error);
 }
 
 ie_status infer_prompts_get(const cli_context *context, const infer_setup *s, infer_prompts *out,
@@ -113,19 +61,13 @@ ie_status infer_prompts_get(const cli_context *context, const infer_setup *s, in
   *out = (infer_prompts){.rounds = f->rounds < 1 ? 1 : f->rounds};
   bool from_file = f->prompts_file && (f->aggregate || !s->prompt);
   if (!from_file) return s->prompt ? prompt_add(out, s->prompt, strlen(s->prompt), error) : IE_OK;
-  ie_bytes file = {0};
   ie_error unread = {0};
-  ie_status status = cli_read(f->prompts_file, max_file_bytes, &file, &unread);
+  ie_status status = cli_prompts_read(f->prompts_file, prompt_take, out, &unread);
   if (status == IE_IO) {
     infer_warn(context, "cannot open prompts file '%s': the prompt is \"bench\"", f->prompts_file);
-    status = prompt_add(out, "bench", 5, error);
-  } else if (status != IE_OK) {
-    if (error) *error = unread;
-  } else {
-    prompt_file walk = {out, f->prompts_file, ends_with(f->prompts_file, ".jsonl")};
-    status = lines_walk(&file, prompt_line, &walk, error);
+    return prompt_add(out, "bench", 5, error);
   }
-  ie_bytes_free(&file);
+  if (status != IE_OK && error) *error = unread;
   return status;
 }
 
@@ -192,10 +134,6 @@ static ie_status expected_line(void *arg, const char *line, size_t size, size_t 
 }
 
 ie_status infer_expected_get(const char *path, infer_prompts *prompts, ie_error *error) {
-  ie_bytes file = {0};
   expected_file walk = {prompts, path};
-  ie_status status = cli_read(path, max_file_bytes, &file, error);
-  if (status == IE_OK) status = lines_walk(&file, expected_line, &walk, error);
-  ie_bytes_free(&file);
-  return status;
+  return cli_lines_read(path, expected_line, &walk, error);
 }

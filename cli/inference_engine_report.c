@@ -215,11 +215,18 @@ static bool engine_put(json_t *o, const infer_job *job) {
          put(o, "weights_dir", cli_json_text(e->info->dir, strlen(e->info->dir)));
 }
 
+/* A product that no integer of the line holds is null. */
+static json_t *product(uint64_t a, uint64_t b) {
+  uint64_t out;
+  bool fits = !__builtin_mul_overflow(a, b, &out) && out <= INT64_MAX;
+  return fits ? json_integer((json_int_t)out) : json_null();
+}
+
 static bool touch_put(json_t *o, const infer_job *job, const totals *t) {
   const infer_touch *touch = &job->touch;
   return put(o, "ie_bytes_per_token", json_integer((json_int_t)job->setup.touch_bytes)) &&
          put(o, "ie_stride_bytes", json_integer((json_int_t)job->setup.touch_stride)) &&
-         put(o, "touch_nominal_bytes", json_integer((json_int_t)(touch->asked_bytes * touch->tokens))) &&
+         put(o, "touch_nominal_bytes", product(touch->asked_bytes, touch->tokens)) &&
          put(o, "touch_span_bytes", json_integer((json_int_t)touch->span_bytes)) &&
          put(o, "touch_tokens", json_integer((json_int_t)touch->tokens)) &&
          put(o, "touch_read_bytes", json_integer((json_int_t)touch->reads)) &&

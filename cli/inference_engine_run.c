@@ -1,5 +1,6 @@
 /* What comes before the window: tokenizer, prompts, state, warm-up. */
 #include "inference_engine.h"
+#include "out.h"
 #include "signals.h"
 
 #include <stdio.h>
@@ -36,8 +37,8 @@ static char *tokenizer_search(const char *dir) {
       "hf/original/tokenizer.tiktoken", "tokenizer.tiktoken", "original/tokenizer.tiktoken",
       "hf/original/tokenizer.json",     "tokenizer.json",     "original/tokenizer.json"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    char *path;
-    if (asprintf(&path, "%s/%s", dir, names[i]) < 0) return NULL;
+    char *path = cli_path_join(dir, names[i]);
+    if (!path) return NULL;
     if (access(path, R_OK) == 0) return path;
     free(path);
   }

@@ -1,5 +1,6 @@
 /* Flags and variables, checked and put together. A flag counts before its variable. */
 #include "inference_engine.h"
+#include "out.h"
 #include "sampling_options.h"
 
 #include <stdio.h>
@@ -36,8 +37,9 @@ static uint64_t env_size(const cli_context *context, const char *name, uint64_t 
   const char *text = infer_env(context, name);
   uint64_t value;
   if (!text) return otherwise;
-  if (cli_parse_size(text, &value)) return value;
-  infer_warn(context, "%s is ignored: expected bytes, found '%s'", name, text);
+  if (cli_parse_size(text, &value) && value <= INT64_MAX) return value;
+  infer_warn(context, "%s is ignored: expected bytes, at most %lld, found '%s'", name, (long long)INT64_MAX,
+             text);
   return otherwise;
 }
 
@@ -161,15 +163,10 @@ static int sample_set(cli_context *context, infer_setup *s) {
 
 /* --- Where the model lies --------------------------------------------------------------------------------------- */
 
-static char *path_join(const char *dir, const char *name) {
-  char *path;
-  return asprintf(&path, "%s/%s", dir, name) < 0 ? NULL : path;
-}
-
 static bool folder_holds(const char *dir, const char *const *names) {
   bool holds = false;
   for (; *names && !holds; names++) {
-    char *path = path_join(dir, *names);
+    char *path = cli_path_join(dir, *names);
     holds = path && access(path, F_OK) == 0;
     free(path);
   }
@@ -194,7 +191,7 @@ static const char *dir_choose(const cli_context *context, const infer_flags *f) 
 /* A path that is not absolute belongs to the model's folder; where that has no such file, to the current one. */
 static int file_choose(const cli_context *context, const char *dir, const char *path, char **out) {
   if (!path) return -1;
-  *out = path[0] == '/' ? strdup(path) : path_join(dir, path);
+  *out = path[0] == '/' ? strdup(path) : cli_path_join(dir, path);
   if (*out && path[0] != '/' && access(*out, F_OK) != 0 && access(path, F_OK) == 0) {
     free(*out);
     *out = strdup(path);

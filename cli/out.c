@@ -104,6 +104,11 @@ static ie_status stream_read(FILE *stream, const char *where, size_t max_bytes, 
   return status;
 }
 
+char *cli_path_join(const char *dir, const char *name) {
+  char *path;
+  return asprintf(&path, "%s/%s", dir, name) < 0 ? NULL : path;
+}
+
 ie_status cli_read(const char *path, size_t max_bytes, ie_bytes *out, ie_error *error) {
   if (!strcmp(path, "-")) return stream_read(stdin, "standard input", max_bytes, out, error);
   FILE *stream = fopen(path, "rbe");

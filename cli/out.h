@@ -30,6 +30,8 @@ int cli_out_finish(cli_context *context, int code);
 bool cli_bytes_append(ie_bytes *bytes, const void *data, size_t size);
 /* Appends text, each byte that is no part of a well-formed UTF-8 character replaced by U+FFFD. */
 bool cli_utf8_append(ie_bytes *bytes, const char *text, size_t size);
+/* "dir/name", fresh memory; NULL when memory is out. */
+char *cli_path_join(const char *dir, const char *name);
 /* Appends a whole file to *out; "-" is stdin. IE_IO, or IE_LIMIT above max_bytes. */
 ie_status cli_read(const char *path, size_t max_bytes, ie_bytes *out, ie_error *error);
 

@@ -12,6 +12,7 @@
 static ie_status text_show(run_rows *r, size_t row, const char *text, size_t size, ie_error *error) {
   if (size == 0 || r->output != RUN_TEXT) return IE_OK;
   if (row != r->front) return ie_bytes_append(&r->row[row].pending, text, size, error);
+  r->row[row].shown = true;
   r->text_ends_line = text[size - 1] == '\n';
   if (cli_out_write(r->context, text, size)) cli_out_flush(r->context);
   return IE_OK;
@@ -38,19 +39,25 @@ static json_t *logprobs_json(const ie_generate_result *g, size_t k) {
 }
 
 /* A row that Ctrl-C or the reader ended was stopped; results know four reasons. */
-static const char *reason_name(ie_stop_reason reason) {
-  return ie_stop_reason_name(reason == IE_STOP_CANCELLED ? IE_STOP_STRING : reason);
+static const char *reason_name(const run_row *row) {
+  if (row->failure) return "error";
+  return ie_stop_reason_name(row->result.reason == IE_STOP_CANCELLED ? IE_STOP_STRING : row->result.reason);
 }
 
-static ie_status row_json(run_rows *r, size_t row, const ie_generate_result *g, ie_error *error) {
+static ie_status row_json(run_rows *r, size_t row, ie_error *error) {
+  const ie_generate_result *g = &r->row[row].result;
+  const char *failure = r->row[row].failure;
   size_t k = (size_t)r->options.logprobs;
   json_t *object =
       json_pack("{s:o, s:I, s:I, s:o, s:o, s:s}", "prompt_ids",
                 cli_json_ids(cli_row(r->prompts, row), (size_t)cli_row_length(r->prompts, row)),
                 "computed_prompt_tokens", (json_int_t)g->computed_prompt_tok, "reused_prompt_tokens",
                 (json_int_t)g->reused_prompt_tok, "new_ids", cli_json_ids(g->ids.ids, g->ids.count), "text",
-                cli_json_text(g->text.data, g->text.size), "stop_reason", reason_name(g->reason));
+                cli_json_text(g->text.data, g->text.size), "stop_reason", reason_name(&r->row[row]));
   bool ok = object && (k == 0 || json_object_set_new(object, "logprobs", logprobs_json(g, k)) == 0);
+  if (ok && failure) ok = json_object_set_new(object, "error", cli_json_text(failure, strlen(failure))) == 0;
+  if (ok && !failure && g->reason == IE_STOP_CANCELLED)
+    ok = json_object_set_new(object, "cancelled", json_true()) == 0;
   if (!ok || json_array_append(r->json, object) != 0) {
     json_decref(object);
     return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the JSON of row %zu", row + 1);
@@ -65,7 +72,8 @@ static void ids_print(cli_context *context, const ie_generate_result *g) {
   cli_out_flush(context);
 }
 
-static ie_status row_count(run_rows *r, const ie_generate_result *g, ie_error *error) {
+static ie_status row_count(run_rows *r, const run_row *row, ie_error *error) {
+  const ie_generate_result *g = &row->result;
   size_t more = g->ids.count > 1 ? g->ids.count - 1 : 0;
   double *token_s = realloc(r->token_s, (r->token_count + more + 1) * sizeof *token_s);
   if (!token_s)
@@ -76,20 +84,27 @@ static ie_status row_count(run_rows *r, const ie_generate_result *g, ie_error *e
   if (r->front == 0) r->ttft_s = g->ids.count ? g->first_token_s : g->prefill_s;
   r->reused_tok += g->reused_prompt_tok;
   r->new_tok += (int64_t)g->ids.count;
-  r->last_reason = ie_stop_reason_name(g->reason);
+  r->last_reason = row->failure ? "error" : ie_stop_reason_name(g->reason);
   return IE_OK;
 }
 
 /* Reports the row in front, which has ended. */
 static ie_status row_report(run_rows *r, ie_error *error) {
   run_row *row = &r->row[r->front];
-  if (r->output == RUN_TEXT && !r->text_ends_line) {
+  bool several = r->prompts->count > 1;
+  /* Several rows stay at their lines; one that failed has no line of its own. */
+  bool nothing = row->failure && !several;
+  if (r->output == RUN_TEXT && !r->text_ends_line && (!nothing || row->shown)) {
     cli_out_write(r->context, "\n", 1);
     cli_out_flush(r->context);
   }
-  ie_status status = row_count(r, &row->result, error);
-  if (status == IE_OK && r->output == RUN_JSON) status = row_json(r, r->front, &row->result, error);
-  if (status == IE_OK && r->output == RUN_IDS) ids_print(r->context, &row->result);
+  ie_status status = row_count(r, row, error);
+  if (status == IE_OK && r->output == RUN_JSON) status = row_json(r, r->front, error);
+  if (status == IE_OK && r->output == RUN_IDS && !nothing) ids_print(r->context, &row->result);
+  if (row->failure && several)
+    cli_failf(r->context, "row %zu: %s", r->front + 1, row->failure);
+  else if (row->failure)
+    cli_failf(r->context, "%s", row->failure);
   return status;
 }
 
@@ -142,19 +157,20 @@ static ie_status event_take(run_rows *r, const ie_event *event, ie_error *error)
     cli_progress_clear(&r->progress);
     r->text_begun = true;
   }
-  if (event->ended && event->status != IE_OK) {
-    bool several = r->prompts->count > 1;
-    if (several) return ie_error_set(error, event->status, "row %zu: %s", row + 1, event->error.message);
-    *error = event->error;
-    return event->status;
-  }
   ie_status status = text_show(r, row, event->text, event->size, error);
   if (status != IE_OK || !event->ended) return status;
   r->row[row].ended = true;
-  r->row[row].begun = event->begun;
+  r->row[row].begun = event->begun || event->status != IE_OK;
   r->row[row].sequence = event->sequence;
-  r->row[row].result = *event->result;
-  *event->result = (ie_generate_result){0};
+  if (event->status != IE_OK) {
+    r->failed++;
+    r->row[row].failure = strdup(event->error.message);
+    if (!r->row[row].failure)
+      return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the message of row %zu", row + 1);
+  } else {
+    r->row[row].result = *event->result;
+    *event->result = (ie_generate_result){0};
+  }
   return front_move(r, error);
 }
 
@@ -174,7 +190,7 @@ ie_status run_rows_generate(run_rows *r, ie_error *error) {
     for (size_t i = 0; status == IE_OK && i < count; i++) status = event_take(r, &events[i], error);
   }
   cli_progress_clear(&r->progress);
-  /* A row that failed ends all; the text of the one in front ends with a line. */
+  /* What is not about one row ends all; the text of the one in front ends with a line. */
   if (status != IE_OK && r->output == RUN_TEXT && r->text_begun && !r->text_ends_line)
     cli_out_write(r->context, "\n", 1);
   r->work = ie_scheduler_work_done(scheduler);
@@ -185,6 +201,7 @@ ie_status run_rows_generate(run_rows *r, ie_error *error) {
 void run_rows_free(run_rows *r) {
   for (size_t i = 0; r->row && i < r->prompts->count; i++) {
     ie_bytes_free(&r->row[i].pending);
+    free(r->row[i].failure);
     ie_generate_result_free(&r->row[i].result);
   }
   free(r->row);

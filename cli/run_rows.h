@@ -11,9 +11,10 @@ typedef enum run_output { RUN_TEXT, RUN_IDS, RUN_JSON } run_output;
 /* One row on its way. */
 typedef struct run_row {
   uint64_t request;
-  bool ended, begun;
+  bool ended, begun, shown; /* shown: some of its text */
   int64_t sequence;
   ie_bytes pending; /* text that waits until the rows before have ended */
+  char *failure;    /* its message; NULL: it did not fail */
   ie_generate_result result;
 } run_row;
 
@@ -37,11 +38,13 @@ typedef struct run_rows {
   double *token_s; /* (token_count) of the ids after each row's first */
   size_t token_count;
   const char *last_reason;
+  size_t failed; /* rows */
 } run_rows;
 
 /* Generates all rows, as many at a time as the state has sequences. Ids and text are written when a row is in front:
  * what is printed does not depend on how many are computed together. An interrupt ends all rows with what they have;
- * those that never began are not reported. */
+ * those that never began are not reported. A row that fails is reported as such, with its message on standard error; the
+ * others go on. */
 ie_status run_rows_generate(run_rows *rows, ie_error *error);
 void run_rows_free(run_rows *rows);
 

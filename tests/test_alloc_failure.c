@@ -90,6 +90,18 @@ static ie_status run_nothing(void *arg, ie_error *error) {
   return status == IE_IO && strstr(error->message, "no weights") ? IE_OK : status;
 }
 
+static ie_status run_present(void *arg, ie_error *error) {
+  const fixture *f = arg;
+  const char *const dirs[] = {"tests", f->nothing, f->numbered, f->iebin};
+  for (int i = 0; i < 4; i++) {
+    bool present;
+    ie_status status = ie_checkpoint_present(dirs[i], &present, error);
+    if (status != IE_OK) return status;
+    if (present != (i > 0)) return ie_error_set(error, IE_INTERNAL, "%s: %d", dirs[i], present);
+  }
+  return IE_OK;
+}
+
 static ie_status run_tensor_file(void *arg, ie_error *error) {
   static const float data[4] = {1, 2, 3, 4};
   const ie_tensor_out out[] = {{"w", IE_F32, 2, {2, 2}, data}, {"b", IE_U8, 1, {3}, data}};
@@ -237,6 +249,7 @@ static const failing_case cases[] = {
     {.name = "checkpoint: IEBIN, files named", .run = run_iebin_named},
     {.name = "checkpoint: PyTorch's files", .run = run_torch},
     {.name = "checkpoint: where config.json lies", .run = run_path},
+    {.name = "checkpoint: present", .run = run_present},
     {.name = "checkpoint: no weights", .run = run_nothing, .tolerant = true}, /* the list may be shorter */
     {.name = "tensor file: write and read",
      .run = run_tensor_file,

@@ -155,6 +155,39 @@ static void text_is_streamed(void **state) {
   assert_string_equal(shown, "||<a| b||>|<c||\n\xC3\xA9|>");
 }
 
+/* U+0000 is no white space: it is not taken off a header. */
+static void a_nul_in_a_header_is_kept(void **state) {
+  (void)state;
+  static const char cut[] = "<|im_start|>user\0<|im_end|>", line[] = "<|im_start|>user\0\nhi<|im_end|>";
+  const chat_sample *sample = sample_of("qwen3");
+  ie_tokenizer *tokenizer = chat_sample_tokenizer(sample);
+  for (size_t i = 0; i < 2; i++) {
+    ie_ids ids = {0};
+    ie_chat_parser *parser;
+    ie_error error = {0};
+    assert_int_equal(ie_tokenizer_encode(tokenizer, i ? line : cut, i ? sizeof line - 1 : sizeof cut - 1,
+                                         NULL, &ids, &error),
+                     IE_OK);
+    assert_int_equal(
+        ie_chat_parse(chat_sample_format(sample), tokenizer, NULL, ids.ids, ids.count, &parser, &error),
+        IE_OK);
+    assert_int_equal(ie_chat_parser_count(parser), 1);
+    assert_true(ie_chat_parser_malformed(parser));
+    const ie_chat_parsed *p = ie_chat_parser_at(parser, 0);
+    assert_string_equal(p->message.role, "assistant");
+    if (i) { /* a header's words are a field, which holds no control characters */
+      assert_string_equal(p->stray, "user");
+      assert_string_equal(p->message.text, "hi");
+    } else {
+      assert_int_equal(p->message.text_size, 5);
+      assert_memory_equal(p->message.text, "user", 5);
+    }
+    ie_chat_parser_free(parser);
+    ie_ids_free(&ids);
+  }
+  ie_tokenizer_free(tokenizer);
+}
+
 static void wrong_use_is_refused(void **state) {
   (void)state;
   for (const chat_sample *sample = chat_samples; sample->name; sample++) {
@@ -176,6 +209,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(what_models_write),
       cmocka_unit_test(text_is_streamed),
+      cmocka_unit_test(a_nul_in_a_header_is_kept),
       cmocka_unit_test(wrong_use_is_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -62,6 +62,14 @@ static void ctrl_c_stops_the_answer_alone(void **state) {
   pty_type(&p, "/stats\r");
   pty_wait(&p, "3 messages"); /* the turn, its reasoning, and the answer as far as it went */
   pty_wait(&p, PROMPT);
+  pty_type(&p, "/set max-new 3\r");
+  pty_wait(&p, PROMPT);
+  pty_type(&p, "hi\r"); /* cut before a word is said: no turn */
+  pty_wait(&p, "this turn was not taken");
+  pty_wait(&p, PROMPT);
+  pty_type(&p, "/stats\r");
+  pty_wait(&p, "3 messages");
+  pty_wait(&p, PROMPT);
   pty_type(&p, "/exit\r");
   assert_int_equal(pty_end(&p), 0);
 }
@@ -171,6 +179,14 @@ static void a_conversation_is_saved_and_loaded(void **state) {
   snprintf(keys, sizeof keys, "/load %s\r", path);
   pty_type(&p, keys);
   pty_wait(&p, "4 messages loaded.");
+  pty_wait(&p, PROMPT);
+  pty_not_shown(&p, 0, "another chat format");
+  tempdir_write_text(home, "other.json",
+                     "{\"chat_format\": \"qwen3\", \"messages\": [{\"role\": \"user\", \"content\": \"x\"},"
+                     "{\"role\": \"assistant\", \"content\": \"y\"}]}");
+  snprintf(keys, sizeof keys, "/load %s/other.json\r", home);
+  pty_type(&p, keys);
+  pty_wait(&p, "saved in another chat format (qwen3); the model reads it in its own, harmony");
   pty_type(&p, "/save /nowhere/x.json\r");
   pty_wait(&p, "/nowhere");
   pty_type(&p, "more\r");

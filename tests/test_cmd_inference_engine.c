@@ -300,6 +300,66 @@ static void strict_and_stub(void **state) {
   tempdir_remove(dir);
 }
 
+/* Of a damaged model: an error that names `what`, without ids, in both modes. The folder is removed. */
+static void no_stub(int code, const char *what, char *dir, const char *flags) {
+  for (int strict = 0; strict < 2; strict++) {
+    if (strict) env("IE_REQUIRE_MODEL", "1");
+    json_t *v = LINE(code, "--model-dir %s %s hello", dir, flags);
+    assert_true(json_is_false(json_object_get(v, "stub")));
+    assert_int_equal(result_integer(v, "tokens_generated"), 0);
+    if (!strstr(string(v, "error"), what)) fail_msg("'%s' is not in '%s'", what, string(v, "error"));
+    json_decref(v);
+  }
+  env_clear();
+  tempdir_remove(dir);
+}
+
+static char *folder_of(const char *name, const char *text) {
+  char *dir = tempdir_make();
+  tempdir_write_text(dir, name, text);
+  return dir;
+}
+
+/* Made-up ids are for a folder without weights of any kind, and never for files that were asked for by name. */
+static void damaged_models_are_no_stubs(void **state) {
+  (void)state;
+  char *dir = text_model_make(), path[1024];
+  snprintf(path, sizeof path, "%s/config.json", dir);
+  assert_int_equal(remove(path), 0);
+  no_stub(3, "config.json is missing", dir, "");
+  /* pieces of a model: an index whose shard is gone, below too; a lone description, a lone file of weights; a link that
+   * leads nowhere */
+  no_stub(3, "pytorch_model-00002-of-00002.bin",
+          folder_of("pytorch_model.bin.index.json",
+                    "{\"weight_map\":{\"a\":\"pytorch_model-00002-of-00002.bin\"}}"),
+          "");
+  no_stub(3, "model-00001-of-00001.safetensors",
+          folder_of("hf/original/model.safetensors.index.json",
+                    "{\"weight_map\":{\"a\":\"model-00001-of-00001.safetensors\"}}"),
+          "");
+  no_stub(5, "shard 1 of 2 is missing", folder_of("pytorch_model-00002-of-00002.bin", ""), "");
+  no_stub(3, "model.ie.bin", folder_of("model.ie.bin", "x"), "");
+  dir = tempdir_make();
+  snprintf(path, sizeof path, "%s/model.safetensors", dir);
+  assert_int_equal(symlink("nowhere", path), 0);
+  no_stub(3, "model.safetensors", dir, "");
+  dir = text_model_make();
+  iebin_pack(dir);
+  snprintf(path, sizeof path, "%s/model.ie.bin", dir);
+  assert_int_equal(remove(path), 0);
+  no_stub(3, "model.ie.bin", dir, "");
+  /* named, although the folder is empty */
+  no_stub(3, "nothere.json", tempdir_make(), "--model-json nothere.json");
+  no_stub(3, "model.ie.json", tempdir_make(), "--model-bin nothere.bin");
+  dir = tempdir_make();
+  env("IE_WEIGHTS_BIN", "nothere.bin");
+  json_decref(LINE(3, "--model-dir %s hello", dir));
+  tempdir_remove(dir);
+  /* and although it holds a model */
+  env_clear();
+  json_decref(LINE(3, "--model-dir %s --model-json nothere.json hello", model));
+}
+
 static void a_failed_generation_is_an_error(void **state) {
   (void)state;
   env("IE_MAX_SEQ", "8");
@@ -349,6 +409,8 @@ static void messages_of_the_command_line(void **state) {
   usage("error: --max-new >= 0\n", "--max-new -1");
   usage("error: invalid integer: '3x'\n", "--rounds 3x");
   usage("error: invalid integer: '99999999999999999999'\n", "--threads=99999999999999999999");
+  usage("error: --rounds <= 65536\n", "--rounds 65537");
+  usage("error: --rounds <= 65536\n", "--rounds 1048576 --max-new 0");
   usage("error: empty integer\n", "--threads ''");
   usage("error: invalid float: 'hot'\n", "--temperature hot");
   usage("error: --prompt needs a value", "--prompt");
@@ -387,6 +449,21 @@ static void nothing_to_do_is_no_failure(void **state) {
   assert_int_equal(result_integer(v, "prompts_count"), 0);
   json_decref(v);
   program_free(&r);
+}
+
+/* All runs are in the line, so there are only so many. */
+static void runs_are_bounded(void **state) {
+  (void)state;
+  char *dir = tempdir_make();
+  const char *file = tempdir_write_text(dir, "p.txt", "a\nb\nc\n");
+  json_t *v = LINE(1, "--model-dir %s --prompts-file %s --rounds 21846 --max-new 0", model, file);
+  assert_non_null(
+      strstr(string(v, "error"), "--rounds 21846 of more than 2 prompts: expected at most 65536"));
+  json_decref(v);
+  v = LINE(0, "--model-dir %s --prompts-file %s --rounds 21845 --max-new 0", dir, file); /* made up */
+  assert_int_equal(json_array_size(json_object_get(prompt_of(v, 2), "rounds")), 21845);
+  json_decref(v);
+  tempdir_remove(dir);
 }
 
 /* --- Environment -------------------------------------------------------------------------------------------------------- */
@@ -575,10 +652,12 @@ int main(void) {
       CASE(prompts_together_equal_one_at_a_time),
       CASE(a_prompt_that_does_not_fit_is_named),
       CASE(strict_and_stub),
+      CASE(damaged_models_are_no_stubs),
       CASE(a_failed_generation_is_an_error),
       CASE(messages_of_the_command_line),
       CASE(help_is_a_result),
       CASE(nothing_to_do_is_no_failure),
+      CASE(runs_are_bounded),
       CASE(a_flag_counts_before_its_variable),
       CASE(sampling_knobs_act),
       CASE(idle_knobs_say_so),

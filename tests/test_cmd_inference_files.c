@@ -154,6 +154,25 @@ static void packed_labels_never_fall_back(void **state) {
   assert_non_null(strstr(string(v, "error"), "cannot be computed"));
   json_decref(v);
   tempdir_remove(dir);
+  /* without a model to open it is no stub either */
+  dir = tempdir_make();
+  for (int strict = 0; strict < 2; strict++) {
+    if (strict) env("IE_REQUIRE_MODEL", "1");
+    for (size_t i = 0; i < 3; i++) {
+      v = LINE(3, "--model-dir %s --precision %s hello", dir, labels[i]);
+      assert_non_null(strstr(string(v, "error"), "clocher quantize --model-dir"));
+      assert_int_equal(result_integer(v, "tokens_generated"), 0);
+      json_decref(v);
+    }
+  }
+  env_clear();
+  tempdir_write_text(dir, "config.json", "{}");
+  tempdir_write_text(dir, "model.ie.compat.json", "{}");
+  tempdir_write_text(dir, "model.q4.bin", "x");
+  v = LINE(5, "--model-dir %s --precision int4w hello", dir);
+  assert_non_null(strstr(string(v, "error"), "cannot be computed"));
+  json_decref(v);
+  tempdir_remove(dir);
 }
 
 /* --- Work-touch ---------------------------------------------------------------------------------------------------------- */
@@ -203,6 +222,60 @@ static void touch_reads_what_it_says(void **state) {
   assert_int_equal(result_integer(v, "touch_read_bytes"), 0);
   assert_int_equal(result_integer(v, "touch_nominal_bytes"), 0);
   json_decref(v);
+}
+
+/* Numbers of the line are what was asked for, or are said to be too large; never negative. */
+static void touch_of_too_many_bytes(void **state) {
+  (void)state;
+  static const char *const variables[] = {"IE_BYTES_PER_TOKEN", "IE_STRIDE_BYTES"};
+  for (size_t i = 0; i < 2; i++) {
+    env(variables[i], "18446744073709551615");
+    program_result r = program_run("--model-dir %s --max-new 2 --ignore-eos hello", model);
+    json_t *v = line_of(&r, 0);
+    assert_non_null(strstr(r.err, "is ignored: expected bytes, at most 9223372036854775807, found"));
+    assert_int_equal(result_integer(v, "ie_bytes_per_token"), 0);
+    assert_int_equal(result_integer(v, "ie_stride_bytes"), 256);
+    assert_int_equal(result_integer(v, "touch_nominal_bytes"), 0);
+    json_decref(v);
+    program_free(&r);
+    env_clear();
+  }
+  env("IE_BYTES_PER_TOKEN", "9223372036854775807");
+  for (int tokens = 1; tokens <= 3; tokens++) {
+    json_t *v = LINE(0, "--model-dir %s --max-new %d --ignore-eos hello", model, tokens), *nominal;
+    assert_int_equal(result_integer(v, "ie_bytes_per_token"), INT64_MAX);
+    nominal = json_object_get(v, "touch_nominal_bytes");
+    assert_true(tokens == 1 ? json_integer_value(nominal) == INT64_MAX : json_is_null(nominal));
+    assert_int_equal(result_integer(v, "touch_span_bytes"), file_bytes(model, "model.ie.bin"));
+    json_decref(v);
+  }
+}
+
+/* A text that ends at a stop id within a character: what was held back of it is shown, and is no token of its own. */
+static void a_stop_id_behind_half_a_character(void **state) {
+  (void)state;
+  env("IE_BYTES_PER_TOKEN", "100");
+  int halves = 0;
+  for (int seed = 1; seed <= 40 && halves < 2; seed++) {
+    program_result r = program_run("--model-dir %s --max-new 2000 --temperature 50 --top-p 1 --print-text "
+                                   "--log-tokens --seed %d hello",
+                                   model, seed);
+    assert_int_equal(r.code, 0);
+    json_t *v = json_loads(r.out, JSON_ALLOW_NUL, NULL); /* the text may hold any byte */
+    assert_non_null(v);
+    const json_t *text = json_object_get(v, "text");
+    size_t n = json_string_length(text);
+    if (!strcmp(string(v, "stop_reason"), "eos") && n >= 3 &&
+        !memcmp(json_string_value(text) + n - 3, "\xEF\xBF\xBD", 3))
+      halves++;
+    int64_t tokens = result_integer(v, "tokens_generated"), steps = 0;
+    for (const char *at = r.err; (at = strstr(at, "info: step ")); at++) steps++;
+    assert_int_equal(steps, tokens);
+    assert_int_equal(result_integer(v, "touch_tokens"), tokens);
+    json_decref(v);
+    program_free(&r);
+  }
+  assert_int_equal(halves, 2);
 }
 
 /* One touch a token also where the text ends within a character, which is shown afterwards. */
@@ -421,6 +494,8 @@ int main(void) {
       CASE(packed_labels_never_fall_back),
       CASE(touch_reads_what_it_says),
       CASE(touch_counts_the_stop_id),
+      CASE(touch_of_too_many_bytes),
+      CASE(a_stop_id_behind_half_a_character),
       CASE(touch_counts_tokens_not_pieces),
       CASE(prompt_ids_are_the_documents),
       CASE(prompts_files),

@@ -1,5 +1,6 @@
 /* `clocher run` from outside, on the small golden models. */
 #include "clocher/tensor.h"
+#include "support/chat_model.h"
 #include "support/program.h"
 #include "support/random_model.h"
 #include "support/small_model.h"
@@ -241,8 +242,28 @@ static void prompts_files_are_rows(void **state) {
       lines, sizeof lines - 1, "run --model-dir %s --prompts-file - --max-new 2 --print-ids --no-cache", dir);
   assert_int_equal(r.code, 0);
   program_free(&r);
-  path = tempdir_write_text(dir, "empty-line", "AB\n\nC\n");
-  program_expect(2, "line 2 is empty", "run --model-dir %s --prompts-file %s --no-cache", dir, path);
+  /* a byte order mark and blank lines are none; .jsonl has a prompt in each line */
+  static const char *const files[][2] = {
+      {"blank", "\xEF\xBB\xBF"
+                "AB\r\n\r\n \t\nC"},
+      {"lines.jsonl", "{\"text\":\"AB\"}\r\n\n{\"prompt\":\"C\",\"x\":1}\n"}};
+  for (size_t i = 0; i < 2; i++) {
+    path = tempdir_write_text(dir, files[i][0], files[i][1]);
+    rows = program_json("run --model-dir %s --prompts-file %s --max-new 0 --no-cache --json", dir, path);
+    json_t *want = json_loads("[[65,66],[67]]", 0, NULL);
+    assert_int_equal(json_array_size(json_object_get(rows, "rows")), 2);
+    for (size_t k = 0; k < 2; k++)
+      assert_true(json_equal(json_object_get(result_row(rows, k), "prompt_ids"), json_array_get(want, k)));
+    json_decref(want);
+    json_decref(rows);
+  }
+  path = tempdir_write_text(dir, "bad.jsonl", "{\"text\":\"a\"}\n\n{\"tex\":1}\n");
+  program_expect(1, "bad.jsonl: line 3", "run --model-dir %s --prompts-file %s --no-cache", dir, path);
+  path = tempdir_write_text(dir, "none.jsonl", "{\"text\":\"\"}\n");
+  program_expect(2, "line 1: the prompt is empty", "run --model-dir %s --prompts-file %s --no-cache", dir,
+                 path);
+  path = tempdir_write_text(dir, "empty-lines", "\n\r\n  \n");
+  program_expect(2, "holds no prompt", "run --model-dir %s --prompts-file %s --no-cache", dir, path);
   path = tempdir_write_text(dir, "empty", "");
   program_expect(2, "holds no prompt", "run --model-dir %s --prompts-file %s --no-cache", dir, path);
   program_expect(2, "more than one", "run --model-dir %s --prompts-file x --ids 1", dir);
@@ -563,6 +584,7 @@ static void stop_strings_end_the_text(void **state) {
                    dir, stop);
   const char *text = json_string_value(json_object_get(result_row(w, 0), "text"));
   assert_string_equal(json_string_value(json_object_get(result_row(w, 0), "stop_reason")), "stop");
+  assert_null(json_object_get(result_row(w, 0), "cancelled")); /* Ctrl-C alone */
   assert_null(strstr(text, stop));
   assert_true(json_array_size(json_object_get(result_row(w, 0), "new_ids")) <= at + 2);
   program_result r =
@@ -628,11 +650,47 @@ static void an_interrupted_row_is_stopped(void **state) {
   size_t count = json_array_size(rows);
   assert_true(count >= 1 && count < 20); /* those that had begun: eight at a time */
   assert_string_equal(json_string_value(json_object_get(result_row(v, count - 1), "stop_reason")), "stop");
+  assert_true(json_is_true(json_object_get(result_row(v, count - 1), "cancelled")));
   json_decref(v);
   program_free(&r);
 }
 
 /* A file that someone else cuts while it is mapped ends with a message that names it. */
+/* A folder whose files give no stop ids, such as nanochat's own: its chat format has some. */
+static void stop_ids_come_from_the_chat_format(void **state) {
+  (void)state;
+  enum { RETURN = 261, LETTERS = 300 };
+  char prompt[LETTERS + 1];
+  char *dir = chat_model_make();
+  const char *path = tempdir_path(dir, "config.json");
+  json_t *config = json_load_file(path, 0, NULL);
+  assert_int_equal(json_object_del(config, "eos_token_id"), 0);
+  assert_int_equal(json_dump_file(config, path, 0), 0);
+  json_decref(config);
+  memset(prompt, 'x', LETTERS);
+  prompt[LETTERS - 1] = 't'; /* the model goes on as behind a header of the assistant */
+  prompt[LETTERS] = '\0';
+  json_t *v = program_json("run --model-dir %s --prompt %s --max-new 40 --greedy --json", dir, prompt);
+  json_t *ids = json_object_get(result_row(v, 0), "new_ids");
+  assert_string_equal(json_string_value(json_object_get(result_row(v, 0), "stop_reason")), "eos");
+  assert_in_range(json_array_size(ids), 8, 39);
+  assert_int_equal(json_integer_value(json_array_get(ids, json_array_size(ids) - 1)), RETURN);
+  json_decref(v);
+  v = program_json("run --model-dir %s --prompt %s --max-new 40 --greedy --ignore-eos --json", dir, prompt);
+  assert_int_equal(json_array_size(json_object_get(result_row(v, 0), "new_ids")), 40);
+  json_decref(v);
+  /* and where nobody needs a tokenizer otherwise */
+  char list[4 * LETTERS + 1] = "";
+  for (size_t i = 0; i < LETTERS; i++) snprintf(list + 4 * i, sizeof list - 4 * i, "%d,", prompt[i]);
+  list[4 * LETTERS - 1] = '\0';
+  program_result r = program_run("run --model-dir %s --ids %s --max-new 40 --greedy --print-ids", dir, list);
+  assert_int_equal(r.code, 0);
+  size_t end = strlen(r.out);
+  assert_true(end > 4 && strcmp(r.out + end - 4, "261\n") == 0);
+  program_free(&r);
+  tempdir_remove(dir);
+}
+
 static void a_truncated_file_is_named(void **state) {
   (void)state;
   char *dir = text_model_make(), path[1024];
@@ -674,6 +732,7 @@ int main(void) {
       cmocka_unit_test(stop_strings_end_the_text),
       cmocka_unit_test(interrupts_stop_at_the_next_token),
       cmocka_unit_test(an_interrupted_row_is_stopped),
+      cmocka_unit_test(stop_ids_come_from_the_chat_format),
       cmocka_unit_test(a_truncated_file_is_named),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,6 +2,7 @@
 #include "support/chat_formats.h"
 #include "support/chat_model.h"
 #include "support/failing_malloc.h"
+#include "support/random_model.h"
 #include "support/tempdir.h"
 
 #include "clocher/clocher.h"
@@ -258,6 +259,89 @@ static void what_was_said_before_a_stop_is_kept(void **state) {
   engine_close(&e);
 }
 
+static ie_answer turn_take(engine *e, const char *text, const ie_answer_options *options) {
+  ie_chat_message m = user(text);
+  ie_answer answer;
+  ie_error error = {0};
+  if (ie_conversation_turn(e->conversation, &m, e->state, 0, options, &answer, &error) != IE_OK)
+    fail_msg("%s: %s", text, error.message);
+  return answer;
+}
+
+/* Stopped in the prompt, a turn is taken back, and the next one can be rendered; said, or in its reasoning, too. */
+static void turns_expect(engine *e) {
+  const ie_answer_options stopped = {.cancelled = always}, some = {.max_new = 5, .sample.greedy = true};
+  ie_error error = {0};
+  for (size_t round = 0; round < 2; round++) {
+    ie_conversation_truncate(e->conversation, 0);
+    if (round) assert_int_equal(ie_conversation_instruct(e->conversation, "brief", &error), IE_OK);
+    for (size_t turn = 0; turn < 3; turn++) {
+      size_t before = ie_conversation_count(e->conversation);
+      ie_answer a = turn_take(e, "one", &stopped);
+      assert_int_equal(a.reason, IE_STOP_CANCELLED);
+      assert_int_equal(a.first, before);
+      assert_int_equal(ie_conversation_count(e->conversation), before);
+      a = turn_take(e, "two", &some);
+      size_t count = ie_conversation_count(e->conversation);
+      if (count == before) continue;
+      assert_int_equal(a.first, before + 1);
+      assert_string_equal(ie_conversation_at(e->conversation, before)->role, "user");
+      assert_string_equal(ie_conversation_at(e->conversation, count - 1)->role, "assistant");
+    }
+  }
+}
+
+static void a_turn_without_an_answer_is_taken_back(void **state) {
+  (void)state;
+  engine e;
+  engine_start(&e, 2000); /* harmony */
+  turns_expect(&e);
+  ie_conversation_truncate(e.conversation, 0);
+  turn_take(&e, "hi", &(ie_answer_options){.max_new = 5, .sample.greedy = true}); /* in its reasoning */
+  assert_int_equal(ie_conversation_count(e.conversation), 0);
+  ie_chat_message bad = {.role = "wizard", .text = "x", .text_size = 1};
+  ie_answer answer;
+  ie_error error = {0};
+  assert_int_equal(
+      ie_conversation_turn(e.conversation, &bad, e.state, 0, &(ie_answer_options){0}, &answer, &error),
+      IE_FORMAT);
+  assert_int_equal(ie_conversation_count(e.conversation), 0);
+  engine_close(&e);
+}
+
+/* The other formats, with weights that make no sense. */
+static void so_it_is_in_every_format(void **state) {
+  (void)state;
+  for (const chat_sample *sample = chat_samples; sample->name; sample++) {
+    engine e = {0};
+    ie_error error = {0};
+    const ie_state_options o = {.context_tok = 512};
+    e.tokenizer = chat_sample_tokenizer(sample);
+    random_model m = {.arch = RANDOM_LLAMA,
+                      .layers = 1,
+                      .width = 16,
+                      .ffn = 16,
+                      .heads = 1,
+                      .kv_heads = 1,
+                      .head_dim = 16,
+                      .vocab = ie_tokenizer_vocab(e.tokenizer),
+                      .dtype = IE_BF16,
+                      .seed = 3};
+    char *dir = tempdir_make();
+    random_model_write(&m, dir);
+    ie_status status = ie_device_open(&(ie_device_options){.threads = 1}, &e.device, &error);
+    if (status == IE_OK) status = ie_model_open(e.device, dir, NULL, &e.model, &error);
+    if (status == IE_OK) status = ie_state_new(e.model, &o, &e.state, &error);
+    if (status == IE_OK)
+      status = ie_conversation_new(chat_sample_format(sample), e.tokenizer, &e.conversation, &error);
+    if (status != IE_OK) fail_msg("%s: %s", sample->name, error.message);
+    print_message("%s\n", sample->name);
+    turns_expect(&e);
+    engine_close(&e);
+    tempdir_remove(dir);
+  }
+}
+
 static void limits(void **state) {
   (void)state;
   engine e;
@@ -315,6 +399,7 @@ static void files_round_trip(void **state) {
   const ie_chat_message *m = ie_conversation_at(e.conversation, 1);
   assert_int_equal(m->text_size, 5);
   assert_memory_equal(m->text, "a\0b\xC3\xA9", 6);
+  assert_string_equal(ie_conversation_saved_format(e.conversation), "harmony");
   m = ie_conversation_at(e.conversation, 3);
   assert_string_equal(m->recipient, "functions.look");
   assert_string_equal(m->content_type, "<|constrain|>json");
@@ -335,6 +420,7 @@ static void files_round_trip(void **state) {
   }
   static const char *const bad[] = {
       "[]",
+      "{\"chat_format\": 5, \"messages\": []}",
       "{}",
       "{\"messages\": {}}",
       "{\"messages\": [1]}",
@@ -358,7 +444,13 @@ static void files_round_trip(void **state) {
     assert_int_equal(ie_conversation_load(e.conversation, path, &error), IE_FORMAT);
     assert_non_null(strstr(error.message, path));
   }
+  tempdir_write_text(
+      dir, "talk.json",
+      "{\"chat_format\": \"qwen3\", \"messages\": [{\"role\": \"user\", \"content\": \"mine\"}]}");
+  assert_int_equal(ie_conversation_load(e.conversation, path, &error), IE_OK);
+  assert_string_equal(ie_conversation_saved_format(e.conversation), "qwen3");
   assert_int_equal(ie_conversation_load(e.conversation, "/nowhere/x.json", &error), IE_IO);
+  assert_string_equal(ie_conversation_saved_format(e.conversation), "qwen3");
   assert_int_equal(ie_conversation_save(e.conversation, "/nowhere/x.json", &error), IE_IO);
   assert_int_equal(ie_conversation_count(e.conversation), 1);
   message_expect(&e, 0, "user", "", "mine");
@@ -539,6 +631,8 @@ int main(void) {
       cmocka_unit_test(a_call_ends_the_turn),
       cmocka_unit_test(nobody_else_is_spoken_for),
       cmocka_unit_test(what_was_said_before_a_stop_is_kept),
+      cmocka_unit_test(a_turn_without_an_answer_is_taken_back),
+      cmocka_unit_test(so_it_is_in_every_format),
       cmocka_unit_test(limits),
       cmocka_unit_test(files_round_trip),
       cmocka_unit_test(requests_are_loaded),

@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -168,25 +169,39 @@ static void a_hidden_layer_beyond_f16_is_named(void **state) {
   assert_true(golden_error(kept, expected, T * plain.vocab) > 0);
 }
 
+static json_t *row_of(const json_t *result, size_t i) {
+  return json_array_get(json_object_get(result, "rows"), i);
+}
+
 /* The program: exit 1, the place on stderr, and no result anywhere. */
 static void the_program_prints_no_result(void **state) {
   (void)state;
   random_model values = plain;
   values.value_log2 = 20;
   random_model_write(&values, dir);
-  static const char *const commands[] = {"run", "run --json", "run --print-ids", "run --batch 2"};
+  static const char *const commands[] = {"run", "run --print-ids"};
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
-    bool rows = i == 3;
     program_result r =
-        program_run("%s --model-dir %s --ids %s%s --max-new 4 --greedy --precision fp16 --kv f32",
-                    commands[i], dir, ids_text, rows ? ";1,2" : "");
+        program_run("%s --model-dir %s --ids %s --max-new 4 --greedy --precision fp16 --kv f32", commands[i],
+                    dir, ids_text);
     assert_int_equal(r.code, 1);
     assert_int_equal(r.out_size, 0);
     assert_non_null(strstr(r.err, "layer 0"));
     assert_non_null(strstr(r.err, "residual after attention"));
-    if (rows) assert_non_null(strstr(r.err, "row 1"));
     program_free(&r);
   }
+  program_result r = program_run(
+      "run --json --model-dir %s --ids %s --max-new 4 --greedy --precision fp16 --kv f32", dir, ids_text);
+  assert_int_equal(r.code, 1);
+  assert_non_null(strstr(r.err, "residual after attention"));
+  json_t *v = json_loads(r.out, 0, NULL), *row = row_of(v, 0);
+  assert_string_equal(json_string_value(json_object_get(row, "stop_reason")), "error");
+  assert_non_null(strstr(json_string_value(json_object_get(row, "error")), "residual after attention"));
+  assert_int_equal(json_array_size(json_object_get(row, "new_ids")), 0);
+  assert_true(json_is_array(json_object_get(row, "new_ids")));
+  assert_int_equal(json_array_size(json_object_get(v, "rows")), 1);
+  json_decref(v);
+  program_free(&r);
   const char *out = tempdir_path(dir, "logits.safetensors");
   program_expect(1, "residual after attention",
                  "logits --model-dir %s --ids %s --precision fp16 --kv f32 --out %s", dir, ids_text, out);
@@ -201,12 +216,56 @@ static void the_program_prints_no_result(void **state) {
                  out);
 }
 
+/* A row that fails ends alone, wherever it stands; the others are what they are without it. */
+static void a_failed_row_leaves_the_others(void **state) {
+  (void)state;
+  static const char flags[] = "--max-new 4 --greedy --ignore-eos --precision fp32 --deterministic";
+  random_model values = plain;
+  values.poisoned = true;
+  random_model_write(&values, dir);
+  program_result one = program_run("run --model-dir %s --ids 1,2 %s", dir, flags);
+  assert_int_equal(one.code, 0);
+  for (int batch = 1; batch <= 3; batch += 2) {
+    char expected[256];
+    snprintf(expected, sizeof expected, "\n%s\n%s", one.out, one.out);
+    program_result r =
+        program_run("run --model-dir %s --ids '5,0;1,2;0;1,2' --batch %d %s", dir, batch, flags);
+    assert_int_equal(r.code, 1);
+    assert_string_equal(r.out, expected);
+    assert_non_null(strstr(r.err, "row 1: "));
+    assert_non_null(strstr(r.err, "row 3: "));
+    assert_null(strstr(r.err, "row 2: "));
+    program_free(&r);
+    r = program_run("run --json --quiet --model-dir %s --ids '5,0;1,2;0;1,2' --batch %d %s --logprobs 2", dir,
+                    batch, flags);
+    assert_int_equal(r.code, 1);
+    json_t *v = json_loads(r.out, 0, NULL);
+    assert_int_equal(json_array_size(json_object_get(v, "rows")), 4);
+    for (size_t i = 0; i < 4; i++) {
+      json_t *row = row_of(v, i);
+      const char *reason = json_string_value(json_object_get(row, "stop_reason"));
+      assert_string_equal(reason, i % 2 ? "length" : "error");
+      assert_int_equal(json_array_size(json_object_get(row, "new_ids")), i % 2 ? 4 : 0);
+      assert_true(json_is_string(json_object_get(row, "error")) == (i % 2 == 0));
+      assert_null(json_object_get(row, "cancelled"));
+    }
+    json_decref(v);
+    program_free(&r);
+  }
+  program_free(&one);
+  char saved[1024];
+  snprintf(saved, sizeof saved, "%s/saved.safetensors", dir);
+  program_expect(1, "clocher: ", "run --model-dir %s --ids 5,0 %s --save-state %s", dir, flags, saved);
+  assert_int_not_equal(access(saved, F_OK), 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(the_residual_may_leave_f16, dir_make, dir_remove),
       cmocka_unit_test_setup_teardown(an_input_beyond_f16_is_named, dir_make, dir_remove),
       cmocka_unit_test_setup_teardown(a_hidden_layer_beyond_f16_is_named, dir_make, dir_remove),
       cmocka_unit_test_setup_teardown(the_program_prints_no_result, dir_make, dir_remove),
+      cmocka_unit_test_setup_teardown(a_failed_row_leaves_the_others, dir_make, dir_remove),
   };
   return cmocka_run_group_tests(tests, group_begin, group_end);
 }

@@ -1,4 +1,5 @@
 /* Several generations together: each equals itself alone, whatever it shares its forwards with. */
+#include "engine/state.h"
 #include "support/emulated.h"
 #include "support/golden.h"
 #include "support/random_model.h"
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include <cmocka.h>
 
@@ -370,6 +372,132 @@ static void a_failure_is_its_own(void **state) {
   tempdir_remove(dir);
 }
 
+/* Rows that draw the id whose embedding is NaN fail one step later, in the middle of a joint forward: forwards
+ * that gave no id are not in the scheduler's rate. */
+static void failed_forwards_are_not_in_the_rate(void **state) {
+  (void)state;
+  static const random_model poisoned = {.arch = RANDOM_LLAMA,
+                                        .layers = 2,
+                                        .width = 40,
+                                        .ffn = 48,
+                                        .heads = 4,
+                                        .kv_heads = 2,
+                                        .head_dim = 10,
+                                        .vocab = 67,
+                                        .dtype = IE_F32,
+                                        .seed = 3,
+                                        .poisoned = true};
+  static const int32_t prompt[] = {5, 6, 7};
+  char *dir = tempdir_make();
+  random_model_write(&poisoned, dir);
+  ie_device *device = device_open(1);
+  ie_model *model = model_open(device, dir, IE_PRECISION_FP32, true);
+  ie_state *st = state_open(model, 4, 0);
+  ie_scheduler *scheduler;
+  ie_error error;
+  assert_int_equal(ie_scheduler_new(st, &scheduler, &error), IE_OK);
+  for (uint64_t i = 0; i < 4; i++) {
+    uint64_t id;
+    ie_generate_options o = {
+        .prompt = prompt, .prompt_count = 3, .max_new = 80, .row = i, .ignore_eos = true};
+    o.sample.temperature = 1000;
+    assert_int_equal(ie_scheduler_submit(scheduler, &o, &id, &error), IE_OK);
+  }
+  const ie_event *events;
+  assert_int_equal(ie_scheduler_step(scheduler, NULL, NULL, &events), 4); /* the prompts */
+  ie_state_work before = ie_state_work_done(st);
+  int failed = 0, joint = 0;
+  int64_t drawn = 0;
+  while (ie_scheduler_running(scheduler) > 0) {
+    size_t count = ie_scheduler_step(scheduler, NULL, NULL, &events);
+    for (size_t e = 0; e < count; e++) {
+      if (events[e].id >= 0) drawn++;
+      if (!events[e].ended || events[e].status == IE_OK) continue;
+      failed++;
+      if (count > 1) joint++;
+    }
+  }
+  assert_true(failed > 0 && joint > 0);
+  ie_state_work after = ie_state_work_done(st);
+  ie_scheduler_work work = ie_scheduler_work_done(scheduler);
+  assert_int_equal(work.decode_tok, drawn);
+  assert_true(work.decode_bytes > 0);
+  /* equal here: NaN is found before any weight is read */
+  assert_true(work.decode_bytes <=
+              after.weight_bytes + after.kv_bytes - before.weight_bytes - before.kv_bytes);
+  ie_scheduler_free(scheduler);
+  ie_state_free(st);
+  ie_model_free(model);
+  ie_device_free(device);
+  tempdir_remove(dir);
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+static const bool memory_limited = false; /* sanitizers need all addresses */
+#else
+static const bool memory_limited = true;
+#endif
+
+/* A sampler of this vocabulary has 3 MiB: one for each request that waits would take 12 GiB. */
+static void waiting_requests_take_little_memory(void **state) {
+  (void)state;
+  enum { WAITING = 4000, NEW = 40 };
+  static const random_model wide = {.arch = RANDOM_LLAMA,
+                                    .layers = 1,
+                                    .width = 8,
+                                    .ffn = 8,
+                                    .heads = 1,
+                                    .kv_heads = 1,
+                                    .head_dim = 8,
+                                    .vocab = 151936,
+                                    .dtype = IE_BF16,
+                                    .seed = 5};
+  static const int32_t prompt[] = {5, 6, 151935};
+  char *dir = tempdir_make();
+  random_model_write(&wide, dir);
+  ie_device *device = device_open(1);
+  ie_model *model = model_open(device, dir, IE_PRECISION_FP32, false);
+  ie_state_sizes one, four;
+  ie_error error;
+  ie_state_options options = {.context_tok = CONTEXT, .sequences = 1};
+  assert_int_equal(ie_state_size(model, &options, &one, &error), IE_OK);
+  options.sequences = 4;
+  assert_int_equal(ie_state_size(model, &options, &four, &error), IE_OK);
+  assert_true(four.table_bytes > one.table_bytes + 3 * 20 * (size_t)wide.vocab);
+  ie_state *st = state_open(model, 2, 0);
+  ie_scheduler *scheduler;
+  assert_int_equal(ie_scheduler_new(st, &scheduler, &error), IE_OK);
+  struct rlimit before, limit;
+  assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
+  limit = (struct rlimit){.rlim_cur = (rlim_t)1 << 30, .rlim_max = before.rlim_max};
+  if (memory_limited) assert_int_equal(setrlimit(RLIMIT_AS, &limit), 0);
+  int submitted = 0;
+  for (; submitted < WAITING; submitted++) {
+    uint64_t id;
+    ie_generate_options o = {.prompt = prompt, .prompt_count = 3, .max_new = NEW, .logprobs = TOP};
+    o.sample.temperature = 0.5 + submitted;
+    if (ie_scheduler_submit(scheduler, &o, &id, &error) != IE_OK) break;
+  }
+  const ie_event *events;
+  size_t first = ie_scheduler_step(scheduler, NULL, NULL, &events);
+  bool drawn = first == 2 && events[0].id >= 0 && events[1].id >= 0;
+  ie_scheduler_cancel_all(scheduler);
+  size_t ended = ie_scheduler_step(scheduler, NULL, NULL, &events);
+  assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
+  assert_int_equal(submitted, WAITING);
+  assert_true(drawn);
+  assert_int_equal(ended, WAITING);
+  /* Settings are refused when they are given, not when their turn comes. */
+  uint64_t id;
+  ie_generate_options bad = {.prompt = prompt, .prompt_count = 3, .max_new = 1, .sample = {.top_p = 2}};
+  assert_int_equal(ie_scheduler_submit(scheduler, &bad, &id, &error), IE_INVALID_ARGUMENT);
+  ie_scheduler_free(scheduler);
+  ie_state_free(st);
+  ie_model_free(model);
+  ie_device_free(device);
+  tempdir_remove(dir);
+}
+
 static bool no_token(void *arg, int32_t id, const char *text, size_t size) {
   (void)arg, (void)id, (void)text, (void)size;
   return true;
@@ -417,7 +545,7 @@ static void what_cannot_be_computed_is_refused(void **state) {
 }
 
 int main(void) {
-  static struct CMUnitTest tests[2 * GOLDEN_MODELS_MAX + 8];
+  static struct CMUnitTest tests[2 * GOLDEN_MODELS_MAX + 12];
   static char names[2 * GOLDEN_MODELS_MAX][160];
   golden_count = golden_open_all("tests/data/models", golden, GOLDEN_MODELS_MAX);
   if (golden_count == 0) return 1;
@@ -435,6 +563,8 @@ int main(void) {
   tests[n++] = (struct CMUnitTest)cmocka_unit_test(places_are_taken_in_turn);
   tests[n++] = (struct CMUnitTest)cmocka_unit_test(cancelled_requests_leave_the_others_alone);
   tests[n++] = (struct CMUnitTest)cmocka_unit_test(a_failure_is_its_own);
+  tests[n++] = (struct CMUnitTest)cmocka_unit_test(failed_forwards_are_not_in_the_rate);
+  tests[n++] = (struct CMUnitTest)cmocka_unit_test(waiting_requests_take_little_memory);
   tests[n++] = (struct CMUnitTest)cmocka_unit_test(what_cannot_be_computed_is_refused);
   int failed = _cmocka_run_group_tests("scheduler", tests, n, NULL, NULL);
   for (int i = 0; i < golden_count; i++) golden_close(&golden[i]);

@@ -10,6 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -551,6 +554,71 @@ static void ends_of_archives_are_checked(void **unused) {
   }
 }
 
+/* ---- small files that would take much memory ---- */
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+static const bool memory_limited = false; /* sanitizers need all addresses */
+#else
+static const bool memory_limited = true;
+#endif
+
+/* One name of `name_size` bytes and one tensor, both remembered, then used `uses` times more: 4 bytes each. */
+static void repeated_name(zip_writer *zip, size_t name_size, size_t uses) {
+  ie_buf pickle = {0}, one = {0};
+  char *name = malloc(name_size + 1);
+  assert_non_null(name);
+  memset(name, 'n', name_size);
+  name[name_size] = '\0';
+  torch_view view = plain;
+  view.name = "";
+  pickle_view(&one, &view); /* begins with its name: X and four zeros */
+  assert_true(ie_buf_append(&pickle, "\x80\x02}(", 4));
+  pickle_text(&pickle, name);
+  assert_true(ie_buf_append(&pickle, "q\0", 2) && ie_buf_append(&pickle, one.data + 5, one.size - 5) &&
+              ie_buf_append(&pickle, "q\1", 2));
+  for (size_t i = 0; i < uses; i++) assert_true(ie_buf_append(&pickle, "h\0h\1", 4));
+  assert_true(ie_buf_append(&pickle, "u.", 2));
+  torch_archive(zip, &pickle, &storage0, 1);
+  ie_buf_free(&pickle);
+  ie_buf_free(&one);
+  free(name);
+}
+
+static void small_files_take_little_memory(void **unused) {
+  (void)unused;
+  static const struct {
+    size_t name_size, uses;
+    ie_status status;
+    const char *named;
+  } cases[] = {{1 << 20, 60000, IE_UNSUPPORTED, "1048576 bytes, expected at most 1024"},
+               {1025, 1, IE_UNSUPPORTED, "1025 bytes"},
+               {1024, 100000, IE_UNSUPPORTED, "67108864 bytes together"},
+               {1, 300000, IE_UNSUPPORTED, "at most 262144 tensors"},
+               {1024, 1, IE_FORMAT, "stands there twice"}};
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    zip_writer zip = {0};
+    repeated_name(&zip, cases[i].name_size, cases[i].uses);
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+      const struct rlimit limit = {.rlim_cur = 512 << 20, .rlim_max = 512 << 20};
+      ie_torch_pt pt;
+      ie_error error = {0};
+      if (memory_limited && setrlimit(RLIMIT_AS, &limit) != 0) _exit(2);
+      ie_status status = ie_torch_pt_parse(zip.bytes.data, zip.bytes.size, path, &pt, &error);
+      if (status == cases[i].status && strstr(error.message, cases[i].named)) _exit(0);
+      fprintf(stderr, "case %zu: %s\n", i, error.message);
+      _exit(1);
+    }
+    int ended;
+    assert_int_equal(waitpid(child, &ended, 0), child);
+    assert_true(WIFEXITED(ended));
+    assert_int_equal(WEXITSTATUS(ended), 0);
+    zip_free(&zip);
+  }
+}
+
 /* ---- damage everywhere ---- */
 
 /* An accepted file must keep its promises: every tensor readable. */
@@ -614,6 +682,7 @@ int main(void) {
       cmocka_unit_test(overlapping_entries_are_refused),
       cmocka_unit_test(other_files_are_refused_by_name),
       cmocka_unit_test(ends_of_archives_are_checked),
+      cmocka_unit_test(small_files_take_little_memory),
       cmocka_unit_test(cut_and_flipped_files_are_answered),
   };
   return cmocka_run_group_tests_name("torch_pt", tests, NULL, NULL);

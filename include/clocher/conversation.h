@@ -2,10 +2,10 @@
  *
  *   ie_conversation_new(format, tokenizer, &conversation, &error);
  *   ie_conversation_instruct(conversation, "Answer in one sentence.", &error);
- *   ie_conversation_add(conversation, &(ie_chat_message){.role = "user", .text = t, .text_size = n}, &error);
- *   ie_conversation_answer(conversation, state, 0, &options, &answer, &error);
+ *   ie_chat_message question = {.role = "user", .text = t, .text_size = n};
+ *   ie_conversation_turn(conversation, &question, state, 0, &options, &answer, &error);
  *
- * An answer renders all messages, reads what the state's sequence does not hold yet, generates until the format's
+ * A turn is a message and the answer to it. An answer renders all messages, reads what the state's sequence does not hold yet, generates until the format's
  * stop token, and adds the messages that the model wrote. Reasoning stays in the list; the renderer leaves it out of
  * later prompts as the format demands, so the state goes back to what both prompts have in common and only the rest
  * is computed.
@@ -82,6 +82,13 @@ typedef struct ie_answer {
 ie_status ie_conversation_answer(ie_conversation *conversation, ie_state *state, int64_t sequence,
                                  const ie_answer_options *options, ie_answer *answer, ie_error *error);
 
+/* Adds a copy of the message and answers it. Where that fails, and where the answer has no message (it was stopped in
+ * the prompt, or in its reasoning), the message is taken back and the conversation is as it was: formats in which user
+ * and assistant take turns (nanochat) cannot go on from a turn without an answer. answer->first is then the count. */
+ie_status ie_conversation_turn(ie_conversation *conversation, const ie_chat_message *message, ie_state *state,
+                               int64_t sequence, const ie_answer_options *options, ie_answer *answer,
+                               ie_error *error);
+
 /* How many tokens the messages have as a prompt: that of the next answer where the last message is a user's or a tool's;
  * else what the next prompt begins with, for the assistant's header stands only behind another's message. */
 ie_status ie_conversation_prompt_tok(const ie_conversation *conversation, const ie_chat_options *options,
@@ -94,8 +101,12 @@ ie_status ie_conversation_save(const ie_conversation *conversation, const char *
  * "tool_calls" and "reasoning_content" (or "thinking") of an assistant's message become messages of their own, as a
  * parser gives them, so that a call at the end waits for its answer; a tool's answer without a name has that of its call
  * ("tool_call_id", else their order). "tools" and "kwargs" must have their types and are not kept. IE_FORMAT, IE_IO: the
- * conversation is as it was. The messages must be such that the format can render them. */
+ * conversation is as it was. The messages must be such that the format can render them; that the file names another
+ * format is no failure, since messages are the same in all: who speaks, to whom, and what. */
 ie_status ie_conversation_load(ie_conversation *conversation, const char *path, ie_error *error);
+/* The chat_format of the file that was loaded last; NULL: there is none, or it named none. Whoever wants both formats
+ * to be equal compares it. Borrowed until the next load. */
+const char *ie_conversation_saved_format(const ie_conversation *conversation);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

@@ -160,7 +160,10 @@ typedef struct ie_generate_options {
   const ie_tokenizer *tokenizer; /* NULL: no text, no stop strings */
   const char *const *stop;       /* (stop_count) strings that end the text and are not part of it */
   size_t stop_count;
-  bool ignore_eos;      /* the model's stop ids are ordinary tokens */
+  bool ignore_eos; /* the model's stop ids are ordinary tokens */
+  const int32_t
+      *stop_ids; /* (stop_id_count) more ids that end the text as the model's do, such as a chat format's */
+  size_t stop_id_count;
   bool skip_special;    /* leave special tokens out of the text */
   int logprobs;         /* K > 0: keep the logprob of each new id and of the K best */
   ie_token_fn on_token; /* may be NULL */

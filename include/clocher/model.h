@@ -55,6 +55,10 @@ typedef struct ie_model_options {
  * IE_UNSUPPORTED an architecture that is not built. */
 ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_options *options, ie_model **out,
                         ie_error *error);
+/* Whether dir holds anything of a model's weights, whole or not: what by its name is a file of weights, their index or
+ * model.ie.json, in any folder that is searched. False: there is no model, which is another thing than one that
+ * ie_model_open refuses. IE_IO: a folder cannot be read. */
+ie_status ie_model_present(const char *dir, bool *present, ie_error *error);
 void ie_model_free(ie_model *model);
 
 enum { IE_STOP_IDS_MAX = 16 };

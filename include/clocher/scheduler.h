@@ -26,6 +26,8 @@ extern "C" {
 
 typedef struct ie_scheduler ie_scheduler;
 
+/* Takes a sampler for each sequence of the state. A request that waits takes little more than its prompt; what its
+ * tokens need is taken when it gets a sequence, and when that fails the request ends with IE_OUT_OF_MEMORY. */
 ie_status ie_scheduler_new(ie_state *state, ie_scheduler **out, ie_error *error);
 void ie_scheduler_free(ie_scheduler *scheduler);
 
@@ -67,7 +69,9 @@ size_t ie_scheduler_step(ie_scheduler *scheduler, bool (*cancelled)(void *arg), 
 size_t ie_scheduler_running(const ie_scheduler *scheduler);
 size_t ie_scheduler_waiting(const ie_scheduler *scheduler);
 
-/* Time and work of all steps, split by kind: a step that computed any prompt token counts as prefill. */
+/* Time and work of all steps, split by kind: a step that computed any prompt token counts as prefill. Times count all;
+ * decode's ids and bytes those of forwards that gave ids, not one that failed or was cancelled (ie_state_work_done has
+ * the bytes of all). */
 typedef struct ie_scheduler_work {
   double prefill_s, decode_s;
   int64_t prompt_tok;    /* computed, of steps with prompts */

@@ -32,6 +32,7 @@ void ie_conversation_free(ie_conversation *c) {
   if (!c) return;
   ie_conversation_truncate(c, 0);
   free(c->messages);
+  free(c->saved_format);
   ie_ids_free(&c->stop);
   free(c);
 }
@@ -139,16 +140,10 @@ typedef struct answering {
   ie_conversation *conversation;
   const ie_answer_options *options;
   ie_chat_parser *parser;
-  bool ended; /* by a stop token of the format, or because a message of somebody else began */
+  bool ended; /* because a message of somebody else began */
   ie_status status;
   ie_error *error;
 } answering;
-
-static bool is_stop_id(const ie_conversation *c, int32_t id) {
-  for (size_t i = 0; i < c->stop.count; i++)
-    if (c->stop.ids[i] == id) return true;
-  return false;
-}
 
 static bool is_own(const ie_chat_message *m) {
   return strcmp(m->role, "assistant") == 0;
@@ -168,12 +163,7 @@ static bool id_take(answering *a, int32_t id) {
   ie_chat_event event;
   a->status = ie_chat_parser_push(a->parser, id, &event, a->error);
   if (a->status != IE_OK) return false;
-  bool more = event_show(a, &event);
-  if (is_stop_id(a->conversation, id)) {
-    a->ended = true;
-    return false;
-  }
-  return more;
+  return event_show(a, &event);
 }
 
 static bool token_take(void *arg, int32_t id, const char *text, size_t size) {
@@ -239,6 +229,8 @@ ie_status ie_conversation_answer(ie_conversation *c, ie_state *state, int64_t se
                              .max_new = fits ? options->max_new : room,
                              .sample = options->sample,
                              .row = options->row,
+                             .stop_ids = c->stop.ids,
+                             .stop_id_count = c->stop.count,
                              .on_token = token_take,
                              .arg = &a,
                              .cancelled = options->cancelled,
@@ -263,6 +255,19 @@ ie_status ie_conversation_answer(ie_conversation *c, ie_state *state, int64_t se
   ie_generate_result_free(&g);
   ie_chat_parser_free(a.parser);
   ie_chat_prompt_free(&prompt);
+  return status;
+}
+
+ie_status ie_conversation_turn(ie_conversation *c, const ie_chat_message *message, ie_state *state,
+                               int64_t sequence, const ie_answer_options *options, ie_answer *answer,
+                               ie_error *error) {
+  *answer = (ie_answer){0};
+  size_t before = c->count;
+  ie_status status = ie_conversation_add(c, message, error);
+  if (status == IE_OK) status = ie_conversation_answer(c, state, sequence, options, answer, error);
+  bool answered = status == IE_OK && c->count > answer->first;
+  if (!answered) ie_conversation_truncate(c, before);
+  if (status == IE_OK && !answered) answer->first = before;
   return status;
 }
 

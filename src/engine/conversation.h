@@ -10,6 +10,7 @@ struct ie_conversation {
   ie_ids stop;               /* the format's */
   ie_chat_message *messages; /* (count), strings are owned */
   size_t count, capacity;
+  char *saved_format; /* ie_conversation_saved_format; owned, or NULL */
 };
 
 /* ie_conversation_load of a file's bytes; path is for messages. */

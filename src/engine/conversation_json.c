@@ -226,6 +226,17 @@ static ie_status messages_read(ie_conversation *c, const json_t *root, const cha
   return status;
 }
 
+/* root.chat_format, which may be absent. */
+static ie_status format_read(ie_conversation *c, const json_t *root, const char *path, ie_error *error) {
+  const json_t *name = json_object_get(root, "chat_format");
+  if (!name || json_is_null(name)) return IE_OK;
+  if (!json_is_string(name))
+    return ie_error_set(error, IE_FORMAT, "%s: chat_format: expected a string, found %s", path,
+                        ie_json_type_name(name));
+  c->saved_format = strdup(json_string_value(name));
+  return c->saved_format ? IE_OK : ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", path);
+}
+
 /* Not by ie_json_read_object: a text may hold U+0000. */
 static ie_status root_parse(const char *text, size_t size, const char *path, json_t **out, ie_error *error) {
   ie_status status = ie_json_parse(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, path, out, error);
@@ -246,6 +257,7 @@ ie_status ie_conversation_read(ie_conversation *c, const char *text, size_t size
   ie_error inner = {0};
   ie_status status = root_parse(text, size, path, &root, error);
   if (status == IE_OK) status = ie_conversation_new(c->format, c->tokenizer, &fresh, error);
+  if (status == IE_OK) status = format_read(fresh, root, path, error);
   if (status == IE_OK) status = messages_read(fresh, root, path, error);
   if (status == IE_OK) {
     status = ie_conversation_prompt_tok(fresh, /*options=*/NULL, &tokens, &inner);
@@ -267,4 +279,8 @@ ie_status ie_conversation_load(ie_conversation *c, const char *path, ie_error *e
   if (status == IE_OK) status = ie_conversation_read(c, text.data ? text.data : "", text.size, path, error);
   ie_buf_free(&text);
   return status;
+}
+
+const char *ie_conversation_saved_format(const ie_conversation *c) {
+  return c->saved_format;
 }

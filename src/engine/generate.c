@@ -60,18 +60,21 @@ static bool is_stop_id(const ie_generation *g, int32_t id) {
   const ie_model_info *info = &g->model->info;
   for (int i = 0; i < info->stop_count && !g->options.ignore_eos; i++)
     if (info->stop_ids[i] == id) return true;
+  for (size_t i = 0; i < g->options.stop_id_count; i++)
+    if (g->options.stop_ids[i] == id) return true;
   return false;
 }
 
 static ie_status logprobs_keep(ie_generation *g, const ie_sample_input *input, int32_t id, ie_error *error) {
   size_t n = (size_t)g->options.logprobs, at = g->result.ids.count;
-  ie_sample_top top = {.count = n, .ids = g->top_ids, .logprobs = g->top_logprobs};
-  float chosen;
+  int32_t ids[IE_SAMPLE_TOP_MAX];
+  float logprobs[IE_SAMPLE_TOP_MAX], chosen;
+  ie_sample_top top = {.count = n, .ids = ids, .logprobs = logprobs};
   ie_status status = ie_sampler_logprobs(g->sampler, input, id, &chosen, &top, error);
   if (status != IE_OK) return status;
   g->result.logprob[at] = (ie_logprob){.id = id, .logprob = chosen};
   for (size_t i = 0; i < n; i++)
-    g->result.top[at * n + i] = (ie_logprob){.id = g->top_ids[i], .logprob = g->top_logprobs[i]};
+    g->result.top[at * n + i] = (ie_logprob){.id = ids[i], .logprob = logprobs[i]};
   return IE_OK;
 }
 
@@ -169,34 +172,50 @@ static ie_status options_check(const ie_state *state, const ie_generate_options 
 
 ie_status ie_generation_open(ie_generation *g, const ie_state *state, const ie_generate_options *options,
                              ie_error *error) {
-  ie_generate_result *r = &g->result;
   ie_status status = options_check(state, options, error);
+  if (status == IE_OK) status = ie_sample_params_check(&options->sample, error);
   if (status != IE_OK) return status;
-  size_t n = (size_t)options->max_new, k = (size_t)options->logprobs;
+  size_t bytes = (size_t)options->prompt_count * sizeof *g->history;
   g->model = state->model;
   g->options = *options;
   g->stream.skip_special = options->skip_special;
-  r->reason = IE_STOP_LENGTH;
-  status = ie_sampler_new_default(&options->sample, g->model->info.vocab, &g->sampler, error);
-  if (status != IE_OK) return status;
-  ie_sampler_use_kernels(g->sampler, &g->model->device->kernels);
-  g->history = malloc(((size_t)options->prompt_count + n) * sizeof *g->history);
-  r->token_s = malloc((n + 1) * sizeof *r->token_s);
-  r->logprob = k ? malloc((n + 1) * sizeof *r->logprob) : NULL;
-  r->top = k ? malloc((n * k + 1) * sizeof *r->top) : NULL;
-  if (!g->history || !r->token_s || (k && (!r->logprob || !r->top)))
-    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %zu new tokens", n);
-  memcpy(g->history, options->prompt, (size_t)options->prompt_count * sizeof *g->history);
+  g->result.reason = IE_STOP_LENGTH;
+  g->history = malloc(bytes);
+  if (!g->history)
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a prompt of %lld tokens",
+                        (long long)options->prompt_count);
+  memcpy(g->history, options->prompt, bytes);
   g->options.prompt = g->history;
   return IE_OK;
 }
 
-void ie_generation_start(ie_generation *g) {
+ie_status ie_generation_start(ie_generation *g, ie_sampler *sampler, ie_error *error) {
+  ie_generate_result *r = &g->result;
+  size_t n = (size_t)g->options.max_new, k = (size_t)g->options.logprobs;
+  g->sampler = sampler;
   g->started = g->last = ie_clock_s();
+  int32_t *history = realloc(g->history, ((size_t)g->options.prompt_count + n) * sizeof *history);
+  if (history) g->options.prompt = g->history = history;
+  r->token_s = malloc((n + 1) * sizeof *r->token_s);
+  r->logprob = k ? malloc((n + 1) * sizeof *r->logprob) : NULL;
+  r->top = k ? malloc((n * k + 1) * sizeof *r->top) : NULL;
+  if (!history || !r->token_s || (k && (!r->logprob || !r->top)))
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %zu new tokens", n);
+  return ie_sampler_configure(sampler, &g->options.sample, error);
+}
+
+size_t ie_generation_bytes(int64_t vocab, int64_t context) {
+  return ie_sampler_bytes(vocab) + (size_t)context * (2 * sizeof(int32_t) + sizeof(double));
+}
+
+ie_status ie_generation_sampler(const ie_state *state, ie_sampler **out, ie_error *error) {
+  static const ie_sample_params settings = {0}; /* until a generation brings its own */
+  ie_status status = ie_sampler_new_default(&settings, state->model->info.vocab, out, error);
+  if (status == IE_OK) ie_sampler_use_kernels(*out, &state->model->device->kernels);
+  return status;
 }
 
 void ie_generation_close(ie_generation *g) {
-  ie_sampler_free(g->sampler);
   free(g->history);
   ie_generate_result_free(&g->result);
   *g = (ie_generation){0};
@@ -253,8 +272,10 @@ ie_status ie_generate(ie_state *state, int64_t sequence, const ie_generate_optio
                       ie_generate_result *result, ie_error *error) {
   ie_generation g = {0};
   *result = (ie_generate_result){0};
+  ie_sampler *sampler = NULL;
   ie_status status = ie_generation_open(&g, state, options, error);
-  ie_generation_start(&g);
+  if (status == IE_OK) status = ie_generation_sampler(state, &sampler, error);
+  if (status == IE_OK) status = ie_generation_start(&g, sampler, error);
   if (status == IE_OK) status = prompt_read(&g, state, sequence, error);
   if (status == IE_CANCELLED) {
     g.result.reason = IE_STOP_CANCELLED;
@@ -267,5 +288,6 @@ ie_status ie_generate(ie_state *state, int64_t sequence, const ie_generate_optio
     g.result = (ie_generate_result){0};
   }
   ie_generation_close(&g);
+  ie_sampler_free(sampler);
   return status;
 }

@@ -10,21 +10,25 @@ typedef struct ie_generation {
   const ie_model *model;
   ie_generate_options options; /* prompt: the beginning of history */
   ie_generate_result result;
-  ie_sampler *sampler;
-  int32_t *history; /* (prompt_count + max_new) the prompt and what was written */
+  ie_sampler *sampler; /* borrowed; set by ie_generation_start */
+  int32_t *history;    /* (prompt_count), then (prompt_count + max_new): the prompt and what was written */
   ie_detokenizer stream;
   size_t shown;                  /* bytes of the text that may be shown */
   size_t fresh_begin, fresh_end; /* of them, what the last id or the end brought */
   double started, last;
-  int32_t top_ids[IE_SAMPLE_TOP_MAX];
-  float top_logprobs[IE_SAMPLE_TOP_MAX];
 } ie_generation;
 
-/* Checks the options against the state, then takes all memory. Close it in any case; *generation starts all-zero. */
+/* Checks the options against the state and copies the prompt: one that waits takes no more memory. Close it in any case;
+ * *generation starts all-zero. */
 ie_status ie_generation_open(ie_generation *generation, const ie_state *state,
                              const ie_generate_options *options, ie_error *error);
-/* The clocks of the result start here. */
-void ie_generation_start(ie_generation *generation);
+/* What a generation under way takes at most, logprobs and text left out: its sampler, history and times. */
+size_t ie_generation_bytes(int64_t vocab, int64_t context);
+/* A sampler for generations over this state, one at a time; the caller's. */
+ie_status ie_generation_sampler(const ie_state *state, ie_sampler **out, ie_error *error);
+/* Takes the memory for what will be written, and gives the sampler, of the model's vocabulary, the options' settings.
+ * The clocks of the result start here. */
+ie_status ie_generation_start(ie_generation *generation, ie_sampler *sampler, ie_error *error);
 /* Draws the next id from logits (vocab) and records id and text; *ended by a stop id or a stop string. */
 ie_status ie_generation_take(ie_generation *generation, const float *logits, bool *ended, ie_error *error);
 /* True when max_new ids are there. */

@@ -11,7 +11,7 @@
 enum { BLOCK = IE_SELECT_BLOCK };
 
 struct ie_sampler {
-  ie_sample_step *steps; /* (step_count) */
+  ie_sample_step *steps; /* (step_count); room for the default ones at least */
   size_t step_count;
   int64_t vocab;
   uint64_t seed;
@@ -78,9 +78,28 @@ static ie_status step_check(const ie_sample_step *step, ie_error *error) {
   return ie_error_set(error, IE_INVALID_ARGUMENT, "sampler: unknown step %d", (int)step->kind);
 }
 
+static ie_status steps_check(const ie_sample_step *steps, size_t count, ie_error *error) {
+  ie_status status = IE_OK;
+  for (size_t i = 0; i < count && status == IE_OK; i++) status = step_check(&steps[i], error);
+  return status;
+}
+
+ie_status ie_sample_params_check(const ie_sample_params *params, ie_error *error) {
+  ie_sample_step steps[IE_SAMPLE_DEFAULT_STEPS];
+  return steps_check(steps, ie_sample_default_steps(params, steps), error);
+}
+
+/* The arrays below. */
+size_t ie_sampler_bytes(int64_t vocab) {
+  size_t n = (size_t)vocab, blocks = n / BLOCK + 1;
+  size_t id = sizeof(float) + sizeof(int32_t) + sizeof(float) + sizeof(ie_scored);
+  return sizeof(ie_sampler) + n * id + blocks * (sizeof(double) + sizeof(float)) +
+         IE_SELECT_BUCKETS * sizeof(double) + (n / 64 + 1) * sizeof(uint64_t);
+}
+
 static bool sampler_allocate(ie_sampler *s) {
   size_t n = (size_t)s->vocab, blocks = n / BLOCK + 1;
-  s->steps = calloc(s->step_count + 1, sizeof *s->steps);
+  s->steps = calloc(s->step_count + IE_SAMPLE_DEFAULT_STEPS, sizeof *s->steps);
   s->scores = malloc(n * sizeof *s->scores);
   s->ids = malloc(n * sizeof *s->ids);
   s->weights = malloc(n * sizeof *s->weights);
@@ -93,33 +112,44 @@ static bool sampler_allocate(ie_sampler *s) {
          s->marks;
 }
 
+static bool steps_keep_order(const ie_sampler *s) {
+  for (size_t i = 0; i < s->step_count; i++)
+    if (s->steps[i].kind == IE_SAMPLE_REPETITION_PENALTY || s->steps[i].kind == IE_SAMPLE_CUSTOM)
+      return false;
+  return true;
+}
+
 ie_status ie_sampler_new(const ie_sampler_config *config, ie_sampler **out, ie_error *error) {
   *out = NULL;
   if (config->vocab < 1 || config->vocab > INT32_MAX)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "sampler: vocabulary of %lld ids",
                         (long long)config->vocab);
-  for (size_t i = 0; i < config->step_count; i++) {
-    ie_status status = step_check(&config->steps[i], error);
-    if (status != IE_OK) return status;
-  }
+  ie_status status = steps_check(config->steps, config->step_count, error);
+  if (status != IE_OK) return status;
   ie_sampler *s = calloc(1, sizeof *s);
   if (s)
     *s = (ie_sampler){.step_count = config->step_count,
                       .vocab = config->vocab,
                       .seed = config->seed,
-                      .greedy = config->greedy,
-                      .order_kept = true};
+                      .greedy = config->greedy};
   if (!s || !sampler_allocate(s)) {
     ie_sampler_free(s);
     return ie_error_set(error, IE_OUT_OF_MEMORY, "sampler: out of memory for %lld ids",
                         (long long)config->vocab);
   }
-  for (size_t i = 0; i < config->step_count; i++) {
-    s->steps[i] = config->steps[i];
-    if (s->steps[i].kind == IE_SAMPLE_REPETITION_PENALTY || s->steps[i].kind == IE_SAMPLE_CUSTOM)
-      s->order_kept = false;
-  }
+  for (size_t i = 0; i < config->step_count; i++) s->steps[i] = config->steps[i];
+  s->order_kept = steps_keep_order(s);
   *out = s;
+  return IE_OK;
+}
+
+ie_status ie_sampler_configure(ie_sampler *s, const ie_sample_params *params, ie_error *error) {
+  ie_status status = ie_sample_params_check(params, error);
+  if (status != IE_OK) return status;
+  s->step_count = ie_sample_default_steps(params, s->steps);
+  s->seed = params->seed;
+  s->greedy = params->greedy;
+  s->order_kept = steps_keep_order(s);
   return IE_OK;
 }
 

@@ -22,8 +22,9 @@ struct ie_scheduler {
   int64_t sequences;
   request **running; /* (sequences), oldest first */
   size_t running_count;
-  bool *taken;      /* (sequences) */
-  ie_advance *rows; /* (sequences) of the forward, and whose they are */
+  bool *taken;           /* (sequences) */
+  ie_sampler **samplers; /* (sequences) whoever has the sequence uses its sampler */
+  ie_advance *rows;      /* (sequences) of the forward, and whose they are */
   request **owner;
   request *first, **last; /* the queue */
   size_t waiting_count;
@@ -61,9 +62,15 @@ ie_status ie_scheduler_new(ie_state *state, ie_scheduler **out, ie_error *error)
   s->taken = calloc(n, sizeof *s->taken);
   s->rows = calloc(n, sizeof *s->rows);
   s->owner = calloc(n, sizeof(request *));
-  if (!s->running || !s->taken || !s->rows || !s->owner) {
+  s->samplers = calloc(n, sizeof(ie_sampler *));
+  ie_status status = IE_OK;
+  if (!s->running || !s->taken || !s->rows || !s->owner || !s->samplers)
+    status = ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a scheduler of %zu sequences", n);
+  for (size_t i = 0; i < n && status == IE_OK; i++)
+    status = ie_generation_sampler(state, &s->samplers[i], error);
+  if (status != IE_OK) {
     ie_scheduler_free(s);
-    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a scheduler of %zu sequences", n);
+    return status;
   }
   *out = s;
   return IE_OK;
@@ -74,6 +81,8 @@ void ie_scheduler_free(ie_scheduler *s) {
   for (size_t i = 0; i < s->running_count; i++) request_free(s->running[i]);
   list_free(s->first);
   list_free(s->ended);
+  for (int64_t i = 0; s->samplers && i < s->sequences; i++) ie_sampler_free(s->samplers[i]);
+  free(s->samplers);
   free(s->running);
   free(s->taken);
   free(s->rows);
@@ -239,10 +248,10 @@ static void requests_admit(ie_scheduler *s) {
     s->first = q->next;
     if (!s->first) s->last = &s->first;
     s->waiting_count--;
-    ie_generation_start(&q->g);
-    ie_status status =
-        ie_state_sync(s->state, sequence, q->g.history, q->g.options.prompt_count, &q->read, &error);
-    if (status != IE_OK) { /* no fault that is known; still no other request's */
+    ie_status status = ie_generation_start(&q->g, s->samplers[sequence], &error);
+    if (status == IE_OK)
+      status = ie_state_sync(s->state, sequence, q->g.history, q->g.options.prompt_count, &q->read, &error);
+    if (status != IE_OK) { /* no memory for it now; others may need less */
       request_fail(s, q, status, &error);
       continue;
     }
@@ -313,30 +322,44 @@ static void row_take(ie_scheduler *s, request *q, const ie_advance *row) {
     event_text(event, q, begin, g->fresh_end);
 }
 
-/* Computes rows and hands out their logits; after a failure of several, each alone. False: it was cancelled. */
-static bool rows_compute(ie_scheduler *s, int64_t n, const ie_forward_options *options) {
+static uint64_t bytes_read(const ie_scheduler *s) {
+  ie_state_work work = ie_state_work_done(s->state);
+  return work.weight_bytes + work.kv_bytes;
+}
+
+/* Computes rows and hands out their logits; after a failure of several, each alone. *bytes: what the forwards read whose
+ * logits were used; *tokens of them. False: it was cancelled. */
+static bool rows_compute(ie_scheduler *s, int64_t n, const ie_forward_options *options, uint64_t *bytes,
+                         int64_t *tokens) {
   ie_error error;
+  uint64_t before = bytes_read(s);
   ie_status status = ie_state_advance(s->state, s->rows, n, options, &error);
   if (status == IE_CANCELLED) return false;
   if (status == IE_OK) {
+    *bytes = bytes_read(s) - before;
+    *tokens = n;
     for (int64_t i = 0; i < n; i++) row_take(s, s->owner[i], &s->rows[i]);
     return true;
   }
   for (int64_t i = 0; i < n; i++) {
+    before = bytes_read(s);
     if (n > 1) status = ie_state_advance(s->state, &s->rows[i], 1, options, &error);
     if (status == IE_CANCELLED) return false;
-    if (status == IE_OK)
-      row_take(s, s->owner[i], &s->rows[i]);
-    else
+    if (status != IE_OK) {
       request_fail(s, s->owner[i], status, &error);
+      continue;
+    }
+    *bytes += bytes_read(s) - before;
+    ++*tokens;
+    row_take(s, s->owner[i], &s->rows[i]);
   }
   return true;
 }
 
 size_t ie_scheduler_step(ie_scheduler *s, bool (*cancelled)(void *arg), void *arg, const ie_event **events) {
   double start = ie_clock_s();
-  ie_state_work before = ie_state_work_done(s->state);
-  int64_t prompts = 0;
+  uint64_t bytes = 0;
+  int64_t prompts = 0, tokens = 0;
   list_free(s->ended);
   s->ended = NULL;
   s->event_count = 0;
@@ -345,7 +368,7 @@ size_t ie_scheduler_step(ie_scheduler *s, bool (*cancelled)(void *arg), void *ar
   int64_t n = rows_choose(s, &prompts);
   ie_forward_options options = {.cancelled = cancelled, .cancelled_arg = arg};
   bool stopped = cancelled && cancelled(arg);
-  if (!stopped && n > 0) stopped = !rows_compute(s, n, &options);
+  if (!stopped && n > 0) stopped = !rows_compute(s, n, &options, &bytes, &tokens);
   if (stopped) {
     ie_scheduler_cancel_all(s);
     cancelled_end(s);
@@ -355,10 +378,9 @@ size_t ie_scheduler_step(ie_scheduler *s, bool (*cancelled)(void *arg), void *ar
     s->work.prefill_s += seconds;
     s->work.prompt_tok += prompts;
   } else {
-    ie_state_work after = ie_state_work_done(s->state);
     s->work.decode_s += seconds;
-    s->work.decode_tok += stopped ? 0 : n;
-    s->work.decode_bytes += after.weight_bytes + after.kv_bytes - before.weight_bytes - before.kv_bytes;
+    s->work.decode_tok += tokens;
+    s->work.decode_bytes += bytes;
   }
   *events = s->events;
   return s->event_count;

@@ -2,6 +2,7 @@
 
 #include "base/size.h"
 #include "blocks/kv_int8.h"
+#include "engine/generation.h"
 #include "engine/streaming.h"
 #include "models/decoder.h"
 
@@ -119,6 +120,7 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
   }
   s.table_bytes = (size_t)s.sequences * (size_t)s.context * sizeof(int32_t) +
                   4 * (size_t)s.batch_max * sizeof(int32_t) + (size_t)s.sequences * sizeof(ie_advance);
+  s.table_bytes += (size_t)s.sequences * ie_generation_bytes(model->info.vocab, s.context);
   status = scratch_measure(model, &s, error);
   if (status == IE_OK) *out = s;
   return status;

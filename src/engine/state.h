@@ -30,7 +30,8 @@ struct ie_state {
 typedef struct ie_state_sizes {
   int64_t context, sequences, chunk, rollback, wanted_max, batch_max;
   ie_dtype kv_dtype;
-  size_t kv_bytes, scratch_bytes, table_bytes; /* caches; the arena; ids and other arrays */
+  size_t kv_bytes, scratch_bytes;
+  size_t table_bytes; /* ids and other arrays; samplers and results of a generation in each sequence */
 } ie_state_sizes;
 
 ie_status ie_state_size(const ie_model *model, const ie_state_options *options, ie_state_sizes *out,

@@ -73,6 +73,12 @@ static int filter_weights(const struct dirent *entry) {
   return 0;
 }
 
+/* Whatever says that weights lie in a folder, or were meant to. */
+static int filter_traces(const struct dirent *entry) {
+  return filter_weights(entry) || ends_with(entry->d_name, ".safetensors.index.json") ||
+         ends_with(entry->d_name, ".bin.index.json");
+}
+
 static void name_list_free(name_list *list) {
   for (int i = 0; i < list->count; i++) free(list->entries[i]);
   free(list->entries);
@@ -376,6 +382,25 @@ static ie_status checkpoint_search(ie_checkpoint *c, ie_error *error) {
     }
   }
   return nothing_found(c->root, error);
+}
+
+ie_status ie_checkpoint_present(const char *dir, bool *present, ie_error *error) {
+  *present = false;
+  ie_status status = IE_OK;
+  for (size_t i = 0; i < SUBFOLDERS && status == IE_OK && !*present; i++) {
+    name_list list = {0};
+    char *folder = subfolder_path(dir, i);
+    int count = folder ? scandir(folder, &list.entries, filter_traces, alphasort) : -1;
+    if (!folder || (count < 0 && errno == ENOMEM))
+      status = memory_error(dir, error);
+    else if (count < 0 && errno != ENOENT && errno != ENOTDIR)
+      status = ie_error_set(error, IE_IO, "%s: cannot read: %s", folder, strerror(errno));
+    list.count = count > 0 ? count : 0;
+    *present = count > 0;
+    name_list_free(&list);
+    free(folder);
+  }
+  return status;
 }
 
 /* The folder of a path, "." for a bare name. Fresh memory or NULL. */

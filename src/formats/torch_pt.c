@@ -10,6 +10,9 @@
 #include <string.h>
 
 enum { KEY_BYTES = 256, COPY_ALIGN = 64 };
+/* A pickle may name one string many times with two bytes each: without bounds a small file would take all memory. The
+ * largest published mixtures have under 100,000 tensors. */
+enum { NAME_BYTES = 1 << 10, NAMES_BYTES = 64 << 20, TENSORS_MAX = 1 << 18 };
 
 /* Precedes the elements, which start COPY_ALIGN bytes behind it. */
 struct ie_torch_copy {
@@ -254,6 +257,10 @@ static ie_status name_copy(const reader *r, ie_pickle_value key, char **out) {
   static const char compiled[] = "_orig_mod.";
   if (key.type != IE_PICKLE_TEXT)
     return ie_error_set(r->error, IE_FORMAT, "%s: a tensor whose name is no text", r->path);
+  if (key.size > NAME_BYTES)
+    return ie_error_set(r->error, IE_UNSUPPORTED,
+                        "%s: the name of a tensor has %lld bytes, expected at most %d", r->path,
+                        (long long)key.size, NAME_BYTES);
   for (size_t i = 0; i < key.size; i++)
     if (key.data[i] < 0x20 || key.data[i] > 0x7E)
       return ie_error_set(r->error, IE_UNSUPPORTED,
@@ -266,11 +273,17 @@ static ie_status name_copy(const reader *r, ie_pickle_value key, char **out) {
 }
 
 static ie_status dict_read(const reader *r, ie_pickle_value dict) {
+  size_t names = 0;
   for (size_t i = 0; i + 1 < ie_pickle_count(r->pickle, dict); i += 2) {
     const ie_pickle_value tensor = tensor_of(r, ie_pickle_item(r->pickle, dict, i + 1));
     if (tensor.type == IE_PICKLE_NOTHING) continue;
     char *name = NULL;
     ie_status status = name_copy(r, ie_pickle_item(r->pickle, dict, i), &name);
+    if (status == IE_OK) names += strlen(name);
+    if (status == IE_OK && (r->out->table.count == TENSORS_MAX || names > NAMES_BYTES))
+      status = ie_error_set(r->error, IE_UNSUPPORTED,
+                            "%s: expected at most %d tensors, whose names have at most %d bytes together",
+                            r->path, TENSORS_MAX, NAMES_BYTES);
     if (status == IE_OK) status = tensor_read(r, name, tensor);
     free(name);
     if (status != IE_OK) return status;

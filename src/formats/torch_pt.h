@@ -13,7 +13,8 @@
  * are no tensors are skipped. The prefix "_orig_mod.", which torch.compile puts before names, is dropped.
  *
  * Refused, with the file and the place named: the format before 1.6, TorchScript, big endian, any class or opcode that
- * such a file has no use for, storages of another size than their type and count say, views beyond their storage.
+ * such a file has no use for, storages of another size than their type and count say, views beyond their storage,
+ * names of more than 1 KiB (64 MiB together), more than 262144 tensors.
  * Owner: ie_torch_pt_free. */
 #ifndef CLOCHER_FORMATS_TORCH_PT_H
 #define CLOCHER_FORMATS_TORCH_PT_H

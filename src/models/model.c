@@ -156,6 +156,10 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
   return IE_OK;
 }
 
+ie_status ie_model_present(const char *dir, bool *present, ie_error *error) {
+  return ie_checkpoint_present(dir, present, error);
+}
+
 void ie_model_free(ie_model *model) {
   if (!model) return;
   if (model->stream) model->stream_free(model->stream);

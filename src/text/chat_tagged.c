@@ -296,6 +296,11 @@ static const char *id_bytes(ie_chat_parser *parser, int32_t id, size_t *size) {
 
 /* ---- headers ---- */
 
+/* Not NUL, which strchr would find. */
+static bool is_blank(char c) {
+  return c && strchr(" \t\r\n", c);
+}
+
 static void header_begin(tagged_state *s, size_t first_id) {
   s->place = HEADER;
   s->segment_id = first_id;
@@ -303,8 +308,8 @@ static void header_begin(tagged_state *s, size_t first_id) {
 }
 
 static void header_trim(const char **text, size_t *size) {
-  for (; *size && strchr(" \t\r\n", **text); ++*text) --*size;
-  while (*size && strchr(" \t\r\n", (*text)[*size - 1])) --*size;
+  for (; *size && is_blank(**text); ++*text) --*size;
+  while (*size && is_blank((*text)[*size - 1])) --*size;
 }
 
 /* Appends the words of a header, joined by spaces: a field holds no control characters. */
@@ -387,7 +392,7 @@ static bool push_between(ie_chat_parser *parser, int32_t id, const chat_tag *tag
   if (kind == CHAT_TAG_STOP) return true;
   const char *bytes = ie_tokenizer_token(parser->tokenizer, id, &size, NULL);
   size_t blank = 0;
-  while (!tag && blank < size && strchr(" \t\r\n", bytes[blank]) && bytes[blank]) blank++;
+  while (!tag && blank < size && is_blank(bytes[blank])) blank++;
   if (size && blank == size) return true; /* such as the line feed behind <|im_end|> */
   parser->malformed = true;
   if (!size || kind == CHAT_TAG_END || kind == CHAT_TAG_HEADER_END || kind == CHAT_TAG_CLOSE) return true;

@@ -194,6 +194,13 @@ static ie_status plain_turn(turn_reader *r, chat_role role, const json_t *messag
   return status == IE_OK ? calls_read(r, json_object_get(message, "tool_calls"), turn) : status;
 }
 
+/* Whether the text of a placed call is code: its content type says so, or nothing does and it is no object. */
+static bool call_is_code(const json_t *message, const chat_call *call) {
+  const char *type = json_string_value(json_object_get(message, "content_type"));
+  if (type) return strcmp(type, "code") == 0;
+  return !(call->text_size && call->text[0] == '{');
+}
+
 /* The turn that a placed message goes on with, or a new one: reasoning, text and calls follow each other in it. */
 static chat_turn *placed_turn(turn_reader *r, bool call, const json_t *message) {
   chat_turn *last = r->out->count ? &r->out->turns[r->out->count - 1] : NULL;
@@ -230,6 +237,7 @@ static ie_status placed_message(turn_reader *r, const json_t *message, const cha
   call->name_size = recipient_size - (named ? strlen(space) : 0);
   call->text = json_is_string(content) ? json_string_value(content) : "";
   call->text_size = json_is_string(content) ? json_string_length(content) : 0;
+  call->code = call_is_code(message, call);
   return IE_OK;
 }
 

@@ -19,6 +19,7 @@ typedef struct chat_call {
   const json_t *arguments; /* or NULL */
   const char *text;        /* (text_size) of a placed call: its arguments as the model wrote them, or NULL */
   size_t text_size;
+  bool code; /* of a placed call: its text is code, not JSON */
 } chat_call;
 
 typedef struct chat_turn {

@@ -169,7 +169,8 @@ static slice buf_slice(const ie_buf *buf) {
 
 static void qwen3_assistant(const chatml_writer *w, const chat_turn *turn, bool last) {
   slice content = buf_slice(&turn->text), reasoning = buf_slice(&turn->reasoning);
-  if (!turn->reasoned) reasoning_split(&content, &reasoning);
+  if (!turn->reasoned && !turn->placed)
+    reasoning_split(&content, &reasoning); /* a parser took it out already */
   bool shown = (size_t)(turn - w->turns.turns) > w->last_query && (last || reasoning.size);
   message_open(w, "assistant\n");
   if (shown || (w->request.keep_analysis && reasoning.size)) {

@@ -179,6 +179,22 @@ static ie_status builtin_call(const llama3_writer *w, const chat_turn *turn, con
   return IE_OK;
 }
 
+static void json_call(const llama3_writer *w, const chat_call *call) {
+  ie_buf arguments = {0};
+  put(w, "{\"name\": \"");
+  chat_parts_join(w->parts, call->name, call->name_size);
+  put(w, "\", \"parameters\": ");
+  chat_call_arguments(&arguments, call, /*verbatim_text=*/false);
+  put_buf(w, &arguments);
+  put(w, "}");
+  ie_buf_free(&arguments);
+}
+
+static void calls_close(const llama3_writer *w) {
+  chat_parts_special(w->parts, w->builtins ? LLAMA3_EOM : LLAMA3_EOT);
+}
+
+/* A call of a request, as the template has it: nothing stands beside it. */
 static ie_status call_write(const llama3_writer *w, const chat_turn *turn) {
   const chat_call *call = &turn->calls[0];
   ie_status status = IE_OK;
@@ -188,23 +204,38 @@ static ie_status call_write(const llama3_writer *w, const chat_turn *turn) {
         "chat request: messages[%zu].tool_calls: this format has one call a message, found %zu", turn->index,
         turn->call_count);
   message_open(w, "assistant");
-  if (call->text && !(call->text_size && call->text[0] == '{')) { /* code, as a parser gave it back */
-    chat_parts_special(w->parts, LLAMA3_PYTHON);
-    chat_parts_join(w->parts, call->text, call->text_size);
-  } else if (!call->text && is_builtin(w, call)) {
+  if (is_builtin(w, call)) {
     status = builtin_call(w, turn, call);
   } else {
-    ie_buf arguments = {0};
-    put(w, "{\"name\": \"");
-    chat_parts_join(w->parts, call->name, call->name_size);
-    put(w, "\", \"parameters\": ");
-    chat_call_arguments(&arguments, call, /*verbatim_text=*/false);
-    put_buf(w, &arguments);
-    put(w, "}");
-    ie_buf_free(&arguments);
+    json_call(w, call);
   }
-  chat_parts_special(w->parts, w->builtins ? LLAMA3_EOM : LLAMA3_EOT);
+  calls_close(w);
   return status;
+}
+
+/* Text and calls as a parser gave them back, as the model wrote them. A message begins with text or with a call in JSON;
+ * what follows stands behind <|python_tag|>, which a message has once: a further call is a message of its own. */
+static void placed_write(const llama3_writer *w, const chat_turn *turn) {
+  bool begun = turn->text.size > 0, tagged = false;
+  message_open(w, "assistant");
+  put_buf(w, &turn->text);
+  for (size_t i = 0; i < turn->call_count; i++) {
+    const chat_call *call = &turn->calls[i];
+    if (tagged) {
+      calls_close(w);
+      message_open(w, "assistant");
+      begun = false;
+    }
+    tagged = begun || call->code;
+    if (tagged) chat_parts_special(w->parts, LLAMA3_PYTHON);
+    if (call->code) {
+      chat_parts_join(w->parts, call->text, call->text_size);
+    } else {
+      json_call(w, call);
+    }
+    begun = true;
+  }
+  calls_close(w);
 }
 
 /* A tool's answer is JSON, a string too; what is no text and no list or object stands as Python prints it. */
@@ -223,7 +254,11 @@ static void answer_write(const llama3_writer *w, const json_t *content) {
 static ie_status turn_write(const llama3_writer *w, const chat_turn *turn) {
   static const char *const roles[] = {
       [CHAT_SYSTEM] = "system", [CHAT_USER] = "user", [CHAT_ASSISTANT] = "assistant"};
-  if (turn->call_count) return call_write(w, turn);
+  if (turn->call_count && !turn->placed) return call_write(w, turn);
+  if (turn->call_count) {
+    placed_write(w, turn);
+    return IE_OK;
+  }
   if (turn->role == CHAT_TOOL) {
     answer_write(w, turn->raw);
   } else {

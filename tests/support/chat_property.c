@@ -234,6 +234,54 @@ static ie_chat_parser *feed(const chat_subject *subject, const chat_stream *s) {
   return parser;
 }
 
+/* The text from its first to its last ASCII word: renderers take white space off its ends. */
+static void core(const char **text, size_t *size) {
+  for (; *size && !in_word(**text); ++*text) --*size;
+  while (*size && !in_word((*text)[*size - 1])) --*size;
+}
+
+/* What a chat does with these ids, taken as the assistant's answer: its messages, up to the first of somebody else, are
+ * part of the next prompt. That prompt can be rendered, and says in their order all that was spoken and called. */
+static void check_history(const chat_subject *subject, const chat_stream *s) {
+  static const ie_chat_message question = {.role = "user", .text = "q", .text_size = 1};
+  const ie_chat_options options = {.date = "2026-02-01"};
+  ie_chat_parser *parser;
+  ie_chat_prompt prompt;
+  ie_error error = {0};
+  REQUIRE(ie_chat_parse(subject->format, subject->tokenizer, "assistant", s->ids, s->count, &parser,
+                        &error) == IE_OK,
+          s);
+  size_t count = ie_chat_parser_count(parser), said = 0;
+  ie_chat_message *messages = malloc((count + 2) * sizeof *messages);
+  assert_non_null(messages);
+  messages[0] = question;
+  for (; said < count; said++) {
+    messages[said + 1] = ie_chat_parser_at(parser, said)->message;
+    if (strcmp(messages[said + 1].role, "assistant") != 0) break;
+  }
+  messages[said + 1] = question;
+  if (said > 0) { /* a chat takes back a turn without an answer */
+    ie_status status = ie_chat_render_messages(subject->format, subject->tokenizer, messages, said + 2,
+                                               &options, &prompt, &error);
+    if (status != IE_OK) print_message("%s\n", error.message);
+    REQUIRE(status == IE_OK, s);
+    const char *at = prompt.text.data, *end = at + prompt.text.size;
+    for (size_t i = 1; i <= said; i++) {
+      const char *text = messages[i].text;
+      size_t size = messages[i].text_size;
+      if (messages[i].channel && strcmp(messages[i].channel, "analysis") == 0) continue;
+      core(&text, &size);
+      const char *found = size ? memmem(at, (size_t)(end - at), text, size) : at;
+      if (!found) print_message("lost: %.*s\nin: %s\n", (int)size, text, prompt.text.data);
+      REQUIRE(found, s);
+      at = found + size;
+    }
+    ie_chat_prompt_free(&prompt);
+  }
+  free(messages);
+  ie_chat_parser_free(parser);
+}
+
 void chat_check_stream(const chat_subject *subject, const chat_stream *s, bool valid) {
   ie_chat_parser *one = feed(subject, s), *all;
   ie_error error = {0};
@@ -246,6 +294,7 @@ void chat_check_stream(const chat_subject *subject, const chat_stream *s, bool v
   check_equal(one, all, s);
   check_ranges(one, s);
   check_words(subject, one, s);
+  check_history(subject, s);
   if (valid) REQUIRE(!ie_chat_parser_malformed(one), s);
   ie_chat_parser_free(one);
   ie_chat_parser_free(all);

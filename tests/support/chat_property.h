@@ -1,6 +1,7 @@
 /* What must hold for every stream of ids that a chat parser is given: parsing never fails; one at a time and all at
  * once give the same messages; the ranges of ids that are returned, joined, are the ids that were fed; the streamed
- * pieces of a message are its text; no word of ordinary text is lost. Everything here fails the test when it fails. */
+ * pieces of a message are its text; no word of ordinary text is lost; taken as an answer, what was returned can be
+ * rendered into the next prompt, which says all that was spoken. Everything here fails the test when it fails. */
 #ifndef CLOCHER_TESTS_SUPPORT_CHAT_PROPERTY_H
 #define CLOCHER_TESTS_SUPPORT_CHAT_PROPERTY_H
 
