@@ -385,9 +385,9 @@ static void test_rows_are_independent(void **state) {
 static void test_eight_rows_are_eight_times_one(void **state) {
   (void)state;
   static const int64_t widths[] = {64, 128, 96};
-  for (int i = 0; i < 3 * 3 * 2; i++) {
-    shape dim = {.N = 8, .S = 330, .D = widths[i % 3], .dtype = dtypes[i / 3 % 3], .spread = 3};
-    if (i >= 9) dim.q_gap = 3, dim.kv_gap = 5;
+  for (int i = 0; i < 3 * DTYPES * 2; i++) {
+    shape dim = {.N = 8, .S = 330, .D = widths[i % 3], .dtype = dtypes[i / 3 % DTYPES], .spread = 3};
+    if (i >= 3 * DTYPES) dim.q_gap = 3, dim.kv_gap = 5;
     problem p = problem_make(dim);
     for (int64_t n = 0; n < dim.N; n++) p.lo[n] = 10, p.hi[n] = 325, p.sink[n] = n % 2 ? -INFINITY : 0.5f;
     p.hi[7] = 200; /* its later tiles are not those of all */

@@ -9,6 +9,7 @@
 #include "blocks/mxfp4.h"
 #include "clocher/device.h"
 #include "ops/ops.h"
+#include "support/integer_weight.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -123,6 +124,8 @@ static void weight_fill(bench *b, uint64_t stream, ie_weight *w, uint8_t *const 
     for (int64_t i = 0; i < n / 32; i++)
       part[1][i] = (uint8_t)(124 + ie_rng_u64(12, stream, (uint64_t)i) % 4);
     break;
+  case IE_W_INT8:
+  case IE_W_INT4: integer_weight_fill(stream, w, part); break;
   default: fail_msg("weight format %s: write its bytes here", ie_wformat_describe(w->format)->name);
   }
 }
@@ -156,6 +159,8 @@ static double weight_at(const ie_weight *w, int64_t e, int64_t row, int64_t col)
         w->part[1][(size_t)e * w->expert_bytes[1] + (size_t)row * w->row_bytes[1] + (size_t)(col / 32)];
     return (double)ie_mxfp4_values[col % 2 ? p[col / 2] >> 4 : p[col / 2] & 15] * ldexp(1, scale - 127);
   }
+  case IE_W_INT8:
+  case IE_W_INT4: return integer_weight_at(w, e, row, col);
   default: fail_msg("weight format %s: say here what its bytes mean", ie_wformat_describe(w->format)->name);
   }
   return (double)ie_vector_at(&v, col);

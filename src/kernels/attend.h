@@ -13,8 +13,7 @@
 #include "blocks/kv_int8.h"
 #include "kernels/kern.h"
 
-enum { IE_ATTEND_TILE = 64 };
-_Static_assert((int)IE_ATTEND_TILE == (int)IE_KV_GROUP, "a tile of keys has one scale a channel");
+enum { IE_ATTEND_TILE = IE_KV_GROUP }; /* so a tile of int8 keys has one scale a channel */
 
 void ie_attend__scalar(const ie_attend_args *args);
 void ie_attend__avx2(const ie_attend_args *args);

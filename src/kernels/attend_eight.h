@@ -9,6 +9,10 @@
 #ifndef CLOCHER_KERNELS_ATTEND_EIGHT_H
 #define CLOCHER_KERNELS_ATTEND_EIGHT_H
 
+#include "kernels/attend.h"
+
+#ifdef CLOCHER_KERNELS_ATTEND_BODY_H /* nothing without the body */
+
 enum {
   EIGHT = 8,
   KEYS = VF_LANES / EIGHT,   /* keys of a vector */
@@ -124,15 +128,19 @@ static void eight_softmax(const ie_attend_args *args, float *p, float *keep) {
   vf_store_rows(keep, factor);
 }
 
+typedef struct eight_place {
+  int64_t s0, n, d; /* first key, row and number of a block of values */
+} eight_place;
+
 /* acc = keep acc + sum_s p[s] v[s] for VALUE_ROWS rows from n on and VALUE_VECS vectors from d on. */
 INLINE void eight_values(const ie_attend_args *args, const eight_scratch *eight, const char **ahead,
-                         const float *keep, int64_t s0, int64_t n, int64_t d, ie_dtype dtype, int64_t D) {
+                         const float *keep, eight_place at, ie_dtype dtype, int64_t D) {
   vf sum[VALUE_ROWS][VALUE_VECS];
   UNROLL for (int r = 0; r < VALUE_ROWS; r++) UNROLL for (int c = 0; c < VALUE_VECS; c++) sum[r][c] =
       vf_set1(0.0f);
   int64_t size = dtype_size(dtype), step = args->kv_stride;
-  const char *next = *ahead, *v = row_address(args, args->v, s0) + d * size;
-  const float *p = eight->p + n * KEYS;
+  const char *next = *ahead, *v = row_address(args, args->v, at.s0) + at.d * size;
+  const float *p = eight->p + at.n * KEYS;
   for (int64_t j = 0; j < SETS; j++, p += VF_LANES, next += ASK_VALUES * size, v += KEYS * step * size) {
     UNROLL for (int h = 0; h < KEYS; h++) {
       if (h * 64 < ASK_VALUES * size) _mm_prefetch(next + h * 64, _MM_HINT_T1);
@@ -149,8 +157,8 @@ INLINE void eight_values(const ie_attend_args *args, const eight_scratch *eight,
   *ahead = next;
   UNROLL for (int r = 0; r < VALUE_ROWS; r++) {
     UNROLL for (int c = 0; c < VALUE_VECS; c++) {
-      float *to = args->acc + (n + r) * D + d + c * VF_LANES;
-      vf_store(to, vf_add(vf_mul(vf_load(to), vf_set1(keep[n + r])), sum[r][c]));
+      float *to = args->acc + (at.n + r) * D + at.d + c * VF_LANES;
+      vf_store(to, vf_add(vf_mul(vf_load(to), vf_set1(keep[at.n + r])), sum[r][c]));
     }
   }
 }
@@ -168,7 +176,7 @@ INLINE void eight_tile_as(const ie_attend_args *args, int64_t s0, int64_t then, 
   next = row_address(args, args->v, then);
   for (int64_t n = 0; n < EIGHT; n += VALUE_ROWS)
     for (int64_t d = 0; d < D; d += VALUE_VECS * VF_LANES)
-      eight_values(args, eight, &next, keep, s0, n, d, dtype, D);
+      eight_values(args, eight, &next, keep, (eight_place){s0, n, d}, dtype, D);
 }
 
 INLINE void eight_tile_of(const ie_attend_args *args, int64_t s0, int64_t then, eight_scratch *eight,
@@ -191,4 +199,5 @@ static void eight_tile(const ie_attend_args *args, int64_t s0, int64_t then, eig
     eight_tile_of(args, s0, then, eight, keys, IE_BF16);
 }
 
+#endif
 #endif

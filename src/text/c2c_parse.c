@@ -1,7 +1,7 @@
 /* Reading looks for the two markers in the text; one space behind a marker belongs to it. */
-#include "base/quote.h"
 #include "text/c2c_chat.h"
 #include "text/chat_parser.h"
+#include "text/chat_role.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -20,15 +20,9 @@ static const struct {
 enum { MARKERS = sizeof markers / sizeof markers[0] };
 
 static ie_status c2c_open(ie_chat_parser *parser, const char *role, ie_error *error) {
-  static const char *const roles[] = {"assistant", "user", "system", "developer", "tool"};
-  const char *known = NULL;
-  for (size_t i = 0; role && i < sizeof roles / sizeof roles[0]; i++)
-    if (strcmp(roles[i], role) == 0) known = roles[i];
-  if (role && !known)
-    return ie_error_set(
-        error, IE_INVALID_ARGUMENT,
-        "chat parser: role: expected system, developer, user, assistant or tool, found \"%s\"",
-        ie_quote(role).text);
+  const char *known;
+  ie_status status = chat_role_require(role, &known, error);
+  if (status != IE_OK) return status;
   c2c_state *s = calloc(1, sizeof *s);
   if (!s) return ie_error_set(error, IE_OUT_OF_MEMORY, "chat: out of memory");
   parser->state = s;

@@ -1,8 +1,8 @@
 #include "text/chat_tagged.h"
 
-#include "base/quote.h"
 #include "text/chat_call.h"
 #include "text/chat_parser.h"
+#include "text/chat_role.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -32,12 +32,8 @@ static bool is_assistant(const tagged_state *s) {
 
 /* The role of these bytes as a constant, or NULL. */
 static const char *role_constant(const char *text, size_t size) {
-  static const char *const roles[][2] = {{"system", "system"}, {"developer", "system"},
-                                         {"user", "user"},     {"assistant", "assistant"},
-                                         {"tool", "tool"},     {"ipython", "tool"}};
-  for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++)
-    if (strlen(roles[i][0]) == size && memcmp(roles[i][0], text, size) == 0) return roles[i][1];
-  return NULL;
+  chat_role role;
+  return chat_role_find(text, size, &role) ? chat_role_name(role) : NULL;
 }
 
 static void segment_begin(tagged_state *s, chat_segment segment, size_t first_id, size_t strip) {
@@ -56,12 +52,9 @@ static void turn_begin(tagged_state *s, const char *role, size_t first_id, size_
 }
 
 static ie_status tagged_open(ie_chat_parser *parser, const char *role, ie_error *error) {
-  const char *known = role ? role_constant(role, strlen(role)) : NULL;
-  if (role && !known)
-    return ie_error_set(
-        error, IE_INVALID_ARGUMENT,
-        "chat parser: role: expected system, developer, user, assistant or tool, found \"%s\"",
-        ie_quote(role).text);
+  const char *known;
+  ie_status status = chat_role_require(role, &known, error);
+  if (status != IE_OK) return status;
   tagged_state *s = calloc(1, sizeof *s);
   if (!s) return ie_error_set(error, IE_OUT_OF_MEMORY, "chat: out of memory");
   parser->state = s;

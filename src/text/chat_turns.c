@@ -99,11 +99,6 @@ static ie_status content_read(const turn_reader *r, const json_t *content, ie_bu
 }
 
 static ie_status role_read(const turn_reader *r, const json_t *message, chat_role *out) {
-  static const struct {
-    const char *name;
-    chat_role role;
-  } roles[] = {{"system", CHAT_SYSTEM},       {"developer", CHAT_SYSTEM}, {"user", CHAT_USER},
-               {"assistant", CHAT_ASSISTANT}, {"tool", CHAT_TOOL},        {"ipython", CHAT_TOOL}};
   if (!json_is_object(message))
     return ie_error_set(r->error, IE_FORMAT, "chat request: messages[%zu]: expected an object, found %s",
                         r->at, ie_json_type_name(message));
@@ -111,11 +106,7 @@ static ie_status role_read(const turn_reader *r, const json_t *message, chat_rol
   size_t size;
   ie_status status = member(r, message, "", "role", &name, &size);
   if (status != IE_OK) return status;
-  for (size_t i = 0; name && i < sizeof roles / sizeof roles[0]; i++)
-    if (strlen(roles[i].name) == size && memcmp(roles[i].name, name, size) == 0) {
-      *out = roles[i].role;
-      return IE_OK;
-    }
+  if (name && chat_role_find(name, size, out)) return IE_OK;
   return ie_error_set(
       r->error, IE_FORMAT,
       "chat request: messages[%zu].role: expected system, developer, user, assistant or tool, found \"%s\"",

@@ -8,10 +8,9 @@
 
 #include "base/buf.h"
 #include "clocher/chat.h"
+#include "text/chat_role.h"
 
 #include <jansson.h>
-
-typedef enum chat_role { CHAT_SYSTEM, CHAT_USER, CHAT_ASSISTANT, CHAT_TOOL } chat_role;
 
 typedef struct chat_call {
   const char *name; /* (name_size) without the namespace "functions." */

@@ -252,8 +252,6 @@ static void answer_write(const llama3_writer *w, const json_t *content) {
 }
 
 static ie_status turn_write(const llama3_writer *w, const chat_turn *turn) {
-  static const char *const roles[] = {
-      [CHAT_SYSTEM] = "system", [CHAT_USER] = "user", [CHAT_ASSISTANT] = "assistant"};
   if (turn->call_count && !turn->placed) return call_write(w, turn);
   if (turn->call_count) {
     placed_write(w, turn);
@@ -262,7 +260,7 @@ static ie_status turn_write(const llama3_writer *w, const chat_turn *turn) {
   if (turn->role == CHAT_TOOL) {
     answer_write(w, turn->raw);
   } else {
-    message_write(w, roles[turn->role], &turn->text);
+    message_write(w, chat_role_name(turn->role), &turn->text);
   }
   return IE_OK;
 }
