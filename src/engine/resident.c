@@ -18,8 +18,6 @@ memory_span ie_resident_inner(const void *data, size_t bytes) {
   return (memory_span){(const uint8_t *)begin, end > begin ? end - begin : 0};
 }
 
-enum { UNDER_WAY_MAX = 64 };
-
 typedef struct loading {
   const ie_model *model;
   ie_reader *reader;
@@ -27,35 +25,19 @@ typedef struct loading {
   size_t count;
   ie_status status;
   ie_error *error;
-  memory_span under_way[UNDER_WAY_MAX]; /* (count) what is being read now */
-  int count;
 } loading;
 
 static void load_finish(loading *l, int timeout_ms) {
   ie_read_done done;
   while (ie_reader_finish(l->reader, timeout_ms, &done)) {
     if (done.failed && l->status == IE_OK) l->status = ie_reader_error(l->reader, &done, l->error);
-    for (int i = 0; i < l->count; i++)
-      if (l->under_way[i].data == done.read.to) l->under_way[i--] = l->under_way[--l->count];
     timeout_ms = 0;
   }
-}
-
-/* Both are whole pages, and only the page at an edge can be in both. */
-static memory_span span_without(memory_span span, memory_span other) {
-  const uint8_t *begin = span.data, *end = begin + span.bytes, *other_end = other.data + other.bytes;
-  if (begin >= other.data && begin < other_end) begin = other_end < end ? other_end : end;
-  if (end > other.data && end <= other_end) end = other.data > begin ? other.data : begin;
-  return (memory_span){begin, (size_t)(end - begin)};
 }
 
 static void span_load(loading *l, memory_span span) {
   size_t file;
   uint64_t offset;
-  while (l->count == UNDER_WAY_MAX || !ie_reader_has_room(l->reader)) load_finish(l, 1000);
-  /* A page that is shared with a neighbour is taken anew and read again, the same bytes; but while it is under way for
-   * him, it is his to fill: nothing is mapped under a read, and no page is written twice at a time. */
-  for (int i = 0; i < l->count; i++) span = span_without(span, l->under_way[i]);
   if (l->status != IE_OK || span.bytes == 0) return;
   if (!ie_checkpoint_locate(l->model->checkpoint, span.data, &file, &offset)) {
     l->status = ie_error_set(l->error, IE_INTERNAL, "a weight is not mapped");
@@ -65,7 +47,7 @@ static void span_load(loading *l, memory_span span) {
   if (l->status != IE_OK) return;
   ie_read read = {
       .file = (int)file, .offset = offset, .bytes = span.bytes, .to = (void *)(uintptr_t)span.data};
-  l->under_way[l->count++] = span;
+  while (!ie_reader_has_room(l->reader)) load_finish(l, 1000);
   ie_reader_start(l->reader, &read);
 }
 
