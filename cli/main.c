@@ -102,25 +102,29 @@ static bool called_engine(const char *path) {
   return name && !strncmp(name, cmd_inference_engine.name, strlen(cmd_inference_engine.name));
 }
 
+static int engine_run(cli_context *context, int argc, char **argv) {
+  const char *values[INFER_VARIABLES];
+  engine_env_read(values);
+  context->env.engine = values;
+  context->command = &cmd_inference_engine;
+  int code = command_run(context, argc - 1, argv + 1);
+  context->env.engine = NULL;
+  return code;
+}
+
+static int program_run(cli_context *context, int argc, char **argv) {
+  int code = help_run(context, argc, argv);
+  if (code >= 0) return code;
+  const char *name = strcmp(argv[1], "--version") ? argv[1] : "version";
+  context->command = command_find(name);
+  return context->command ? command_run(context, argc - 2, argv + 2) : command_unknown(context, name);
+}
+
 int main(int argc, char **argv) {
   cli_out_init();
   cli_signals_install();
   cli_context context = {.env = env_read()};
-  const char *engine_values[INFER_VARIABLES];
-  if (called_engine(argv[0])) {
-    engine_env_read(engine_values);
-    context.env.engine = engine_values;
-    context.command = &cmd_inference_engine;
-    int engine_code = command_run(&context, argc - 1, argv + 1);
-    free(context.env.cache_dir);
-    return cli_out_finish(&context, engine_code);
-  }
-  int code = help_run(&context, argc, argv);
-  if (code < 0) {
-    const char *name = strcmp(argv[1], "--version") ? argv[1] : "version";
-    context.command = command_find(name);
-    code = context.command ? command_run(&context, argc - 2, argv + 2) : command_unknown(&context, name);
-  }
+  int code = called_engine(argv[0]) ? engine_run(&context, argc, argv) : program_run(&context, argc, argv);
   free(context.env.cache_dir);
   free(context.env.state_dir);
   return cli_out_finish(&context, code);

@@ -373,7 +373,8 @@ static void bench_reports_one_object_a_case(void **state) {
       {"--phase decode --depth 0,2040 --tokens 9", "--depth 2040 and --tokens 9 do not fit", 2},
       {"--phase prefill --prompt 4,3000", "--depth 0 and --prompt 3000 do not fit", 2},
       {"--phase decode --batch 1,1073741824", "--batch 1073741824", 1},
-      {"--phase decode --memory 1000", "--memory 1000 bytes", 1},
+      {"--phase decode --memory 1000", "does not fit --memory 1000", 2},
+      {"--phase decode --memory 33555432", "--memory 1000 bytes", 1}, /* 1000 beside the probe */
   };
   for (size_t i = 0; i < sizeof beyond / sizeof *beyond; i++) {
     r = program_run("bench --model-dir %s %s --runs 1 --probe-buffer 32MiB --probe-read 32MiB", model,
