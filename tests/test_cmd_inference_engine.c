@@ -636,7 +636,6 @@ static void a_full_disk_is_an_error(void **state) {
   int status = system(command);
   assert_true(WIFEXITED(status));
   assert_int_equal(WEXITSTATUS(status), 1);
-  /* no standard output at all: the line is lost as well */
   snprintf(command, sizeof command, "%s --model-dir %s hello >&- 2>/dev/null", getenv("CLOCHER_BIN"), model);
   status = system(command);
   assert_true(WIFEXITED(status));
