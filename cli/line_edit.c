@@ -93,8 +93,10 @@ line_edit *line_edit_open(FILE *prompts, int32_t (*key)(void *arg), void *arg, c
   el_set(edit->el, EL_EDITOR, "emacs");
   el_set(edit->el, EL_HIST, history, edit->history);
   el_set(edit->el, EL_GETCFN, key_get);
-  /* Both line ends come as they are: \r\n in a pasted text is one. */
+  /* Both line ends come as they are: \r\n in a pasted text is one; also between two lines, when libedit leaves its mode
+   * for a moment (-x). */
   el_set(edit->el, EL_SETTY, "-d", "-inlcr", "-icrnl", NULL);
+  el_set(edit->el, EL_SETTY, "-x", "-inlcr", "-icrnl", NULL);
   el_set(edit->el, EL_BIND, "^I", "ed-insert", NULL);
   el_set(edit->el, EL_BIND, "^R", "em-inc-search-prev", NULL);
   el_source(edit->el, NULL); /* the user's ~/.editrc */
