@@ -698,8 +698,10 @@ static void a_truncated_file_is_named(void **state) {
   assert_int_equal(unlink(path), 0);
   snprintf(path, sizeof path, "cp %s/model.safetensors %s/model.safetensors", model, dir);
   assert_int_equal(system(path), 0);
-  program_child child =
-      program_start("run --model-dir %s --ids 1 --max-new 2000 --ignore-eos --temperature 5 --no-cache", dir);
+  /* what it writes does not fit its pipe, so that it cannot be done before */
+  program_child child = program_start(
+      "run --model-dir %s --ids '1;1;1;1' --max-new 2000 --ignore-eos --temperature 5 --no-cache", dir);
+  assert_true(fcntl(child.out, F_SETPIPE_SZ, 4096) >= 4096);
   program_wait_output(&child, 8);
   snprintf(path, sizeof path, "%s/model.safetensors", dir);
   assert_int_equal(truncate(path, 100), 0);
