@@ -364,7 +364,7 @@ static void a_signal_gives_the_terminal_back(void **state) {
     struct termios now;
     pty p = chat_start(80, "");
     pty_type(&p, "half a li");
-    pty_wait(&p, EDITS ? "a li" : "> ");
+    pty_wait(&p, "a li");
     /* what is typed before the editor has the terminal is shown by the terminal itself */
     for (int wait = 0; wait < 2000; wait++) {
       assert_int_equal(tcgetattr(p.fd, &now), 0);
@@ -374,7 +374,7 @@ static void a_signal_gives_the_terminal_back(void **state) {
     assert_int_equal((now.c_lflag & ICANON) == 0, EDITS);
     int keep = dup(p.fd);
     assert_int_equal(kill(p.pid, signals[i]), 0);
-    pty_wait(&p, "\033[?2004l");
+    if (EDITS) pty_wait(&p, "\033[?2004l"); /* without an editor nothing was marked */
     assert_int_equal(pty_end(&p), 128 + signals[i]);
     assert_int_equal(tcgetattr(keep, &now), 0);
     assert_int_equal(now.c_lflag & (ICANON | ECHO | ISIG), ICANON | ECHO | ISIG);
