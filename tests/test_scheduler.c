@@ -309,20 +309,22 @@ static void cancelled_requests_leave_the_others_alone(void **state) {
   ie_device_free(device);
 }
 
+/* The embedding of one id is NaN. */
+static const random_model poisoned = {.arch = RANDOM_LLAMA,
+                                      .layers = 2,
+                                      .width = 40,
+                                      .ffn = 48,
+                                      .heads = 4,
+                                      .kv_heads = 2,
+                                      .head_dim = 10,
+                                      .vocab = 67,
+                                      .dtype = IE_F32,
+                                      .seed = 3,
+                                      .poisoned = true};
+
 /* A request whose numbers are NaN fails by itself; those that shared its forward do not notice. */
 static void a_failure_is_its_own(void **state) {
   (void)state;
-  static const random_model poisoned = {.arch = RANDOM_LLAMA,
-                                        .layers = 2,
-                                        .width = 40,
-                                        .ffn = 48,
-                                        .heads = 4,
-                                        .kv_heads = 2,
-                                        .head_dim = 10,
-                                        .vocab = 67,
-                                        .dtype = IE_F32,
-                                        .seed = 3,
-                                        .poisoned = true};
   static const int32_t good[] = {5, 6, 7, 8, 9, 10}, bad[] = {5, 6, 0, 8};
   char *dir = tempdir_make();
   random_model_write(&poisoned, dir);
@@ -376,17 +378,6 @@ static void a_failure_is_its_own(void **state) {
  * that gave no id are not in the scheduler's rate. */
 static void failed_forwards_are_not_in_the_rate(void **state) {
   (void)state;
-  static const random_model poisoned = {.arch = RANDOM_LLAMA,
-                                        .layers = 2,
-                                        .width = 40,
-                                        .ffn = 48,
-                                        .heads = 4,
-                                        .kv_heads = 2,
-                                        .head_dim = 10,
-                                        .vocab = 67,
-                                        .dtype = IE_F32,
-                                        .seed = 3,
-                                        .poisoned = true};
   static const int32_t prompt[] = {5, 6, 7};
   char *dir = tempdir_make();
   random_model_write(&poisoned, dir);
