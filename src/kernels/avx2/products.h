@@ -227,4 +227,27 @@ extern const ie_few ie_few_int8__avx2, ie_few_int8_int8__avx2; /* products_few_i
 
 extern const ie_product ie_many_products__avx2[IE_CLASS_COUNT][IE_W_COUNT]; /* products_many.c */
 
+/* The table of one format: its six shapes from a dot function and what that is told of the weights. */
+#define DEFINE_FEW(name, dot_of, by, token_bytes)                                                            \
+  static void name##_1x1(float *out, const ie_dots *dots) {                                                  \
+    dot_of(out, dots, (ie_shape){0, 1, 1}, by);                                                              \
+  }                                                                                                          \
+  static void name##_1x2(float *out, const ie_dots *dots) {                                                  \
+    dot_of(out, dots, (ie_shape){0, 1, 2}, by);                                                              \
+  }                                                                                                          \
+  static void name##_1x4(float *out, const ie_dots *dots) {                                                  \
+    dot_of(out, dots, (ie_shape){0, 1, 4}, by);                                                              \
+  }                                                                                                          \
+  static void name##_4x1(float *out, const ie_dots *dots) {                                                  \
+    dot_of(out, dots, (ie_shape){0, 4, 1}, by);                                                              \
+  }                                                                                                          \
+  static void name##_4x2(float *out, const ie_dots *dots) { /* as many at once as 16 registers hold */       \
+    for (int j = 0; j < 4; j += 2) dot_of(out, dots, (ie_shape){j, 2, 2}, by);                               \
+  }                                                                                                          \
+  static void name##_4x4(float *out, const ie_dots *dots) {                                                  \
+    for (int j = 0; j < 4; j++) dot_of(out, dots, (ie_shape){j, 1, 4}, by);                                  \
+  }                                                                                                          \
+  const ie_few ie_few_##name##__avx2 = {                                                                     \
+      token_bytes, {name##_4x1, name##_4x2, name##_4x4}, {name##_1x1, name##_1x2, name##_1x4}};
+
 #endif

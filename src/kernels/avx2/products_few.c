@@ -31,27 +31,6 @@ ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, ie_wform
       out[(shape.first + j) * shape.tokens + t] = add_lanes(_mm256_add_ps(sum[j][t][0], sum[j][t][1]));
 }
 
-#define DEFINE_FEW(name, format)                                                                             \
-  static void name##_1x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 1}, format);                                                             \
-  }                                                                                                          \
-  static void name##_1x2(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 2}, format);                                                             \
-  }                                                                                                          \
-  static void name##_1x4(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 4}, format);                                                             \
-  }                                                                                                          \
-  static void name##_4x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 4, 1}, format);                                                             \
-  }                                                                                                          \
-  static void name##_4x2(float *out, const ie_dots *dots) { /* as many at once as 16 registers hold */       \
-    for (int j = 0; j < 4; j += 2) dot(out, dots, (ie_shape){j, 2, 2}, format);                              \
-  }                                                                                                          \
-  static void name##_4x4(float *out, const ie_dots *dots) {                                                  \
-    for (int j = 0; j < 4; j++) dot(out, dots, (ie_shape){j, 1, 4}, format);                                 \
-  }                                                                                                          \
-  const ie_few ie_few_##name##__avx2 = {                                                                     \
-      ie_few_token_bytes__avx2, {name##_4x1, name##_4x2, name##_4x4}, {name##_1x1, name##_1x2, name##_1x4}};
-DEFINE_FEW(f32, IE_W_F32)
-DEFINE_FEW(f16, IE_W_F16)
-DEFINE_FEW(bf16, IE_W_BF16)
+DEFINE_FEW(f32, dot, IE_W_F32, ie_few_token_bytes__avx2)
+DEFINE_FEW(f16, dot, IE_W_F16, ie_few_token_bytes__avx2)
+DEFINE_FEW(bf16, dot, IE_W_BF16, ie_few_token_bytes__avx2)

@@ -91,28 +91,7 @@ ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, weights_
     for (int t = 0; t < shape.tokens; t++) out[(shape.first + j) * shape.tokens + t] = add_lanes(sum[j][t]);
 }
 
-#define DEFINE_FEW(name, format, kind, token_bytes)                                                          \
-  static void name##_1x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 1}, (weights_by){format, kind});                                         \
-  }                                                                                                          \
-  static void name##_1x2(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 2}, (weights_by){format, kind});                                         \
-  }                                                                                                          \
-  static void name##_1x4(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 4}, (weights_by){format, kind});                                         \
-  }                                                                                                          \
-  static void name##_4x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 4, 1}, (weights_by){format, kind});                                         \
-  }                                                                                                          \
-  static void name##_4x2(float *out, const ie_dots *dots) { /* as many at once as 16 registers hold */       \
-    for (int j = 0; j < 4; j += 2) dot(out, dots, (ie_shape){j, 2, 2}, (weights_by){format, kind});          \
-  }                                                                                                          \
-  static void name##_4x4(float *out, const ie_dots *dots) {                                                  \
-    for (int j = 0; j < 4; j++) dot(out, dots, (ie_shape){j, 1, 4}, (weights_by){format, kind});             \
-  }                                                                                                          \
-  const ie_few ie_few_##name##__avx2 = {                                                                     \
-      token_bytes, {name##_4x1, name##_4x2, name##_4x4}, {name##_1x1, name##_1x2, name##_1x4}};
-DEFINE_FEW(mxfp4, IE_W_MXFP4, ACTIVATION_FLOAT, ie_few_token_bytes_nibbles__avx2)
-DEFINE_FEW(int8_mxfp4, IE_W_MXFP4, ACTIVATION_INT8, ie_few_token_bytes_int8__avx2)
-DEFINE_FEW(int4, IE_W_INT4, ACTIVATION_FLOAT, ie_few_token_bytes_nibbles__avx2)
-DEFINE_FEW(int8_int4, IE_W_INT4, ACTIVATION_INT8, ie_few_token_bytes_int8__avx2)
+DEFINE_FEW(mxfp4, dot, ((weights_by){IE_W_MXFP4, ACTIVATION_FLOAT}), ie_few_token_bytes_nibbles__avx2)
+DEFINE_FEW(int8_mxfp4, dot, ((weights_by){IE_W_MXFP4, ACTIVATION_INT8}), ie_few_token_bytes_int8__avx2)
+DEFINE_FEW(int4, dot, ((weights_by){IE_W_INT4, ACTIVATION_FLOAT}), ie_few_token_bytes_nibbles__avx2)
+DEFINE_FEW(int8_int4, dot, ((weights_by){IE_W_INT4, ACTIVATION_INT8}), ie_few_token_bytes_int8__avx2)

@@ -210,4 +210,29 @@ ALWAYS_INLINE __m512i unsigned_codes(__m512i nibbles, ie_wformat format) {
 extern const ie_product ie_many_int8_mxfp4__avx512, ie_many_int8_int8__avx512, ie_many_int8_int4__avx512;
 extern const ie_product ie_many_products__avx512[IE_CLASS_COUNT][IE_W_COUNT];
 
+/* The table of one format: its six shapes from a dot function and what that is told of the weights. */
+#define DEFINE_FEW(name, dot_of, by, token_bytes)                                                            \
+  static void name##_1x1(float *out, const ie_dots *dots) {                                                  \
+    dot_of(out, dots, (ie_shape){0, 1, 1}, by);                                                              \
+  }                                                                                                          \
+  static void name##_1x2(float *out, const ie_dots *dots) {                                                  \
+    dot_of(out, dots, (ie_shape){0, 1, 2}, by);                                                              \
+  }                                                                                                          \
+  static void name##_1x4(float *out, const ie_dots *dots) {                                                  \
+    dot_of(out, dots, (ie_shape){0, 1, 4}, by);                                                              \
+  }                                                                                                          \
+  static void name##_4x1(float *out, const ie_dots *dots) {                                                  \
+    dot_of(out, dots, (ie_shape){0, 4, 1}, by);                                                              \
+  }                                                                                                          \
+  static void name##_4x2(float *out, const ie_dots *dots) {                                                  \
+    dot_of(out, dots, (ie_shape){0, 4, 2}, by);                                                              \
+  }                                                                                                          \
+  static void name##_4x4(float *out,                                                                         \
+                         const ie_dots *dots) { /* two and two rows: else the registers overflow */          \
+    dot_of(out, dots, (ie_shape){0, 2, 4}, by);                                                              \
+    dot_of(out, dots, (ie_shape){2, 2, 4}, by);                                                              \
+  }                                                                                                          \
+  const ie_few ie_few_##name##__avx512 = {                                                                   \
+      token_bytes, {name##_4x1, name##_4x2, name##_4x4}, {name##_1x1, name##_1x2, name##_1x4}};
+
 #endif

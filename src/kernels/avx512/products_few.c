@@ -41,30 +41,6 @@ ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, ie_wform
           _mm512_reduce_add_ps(_mm512_add_ps(sum[j][t][0], sum[j][t][1]));
 }
 
-#define DEFINE_FEW(name, format)                                                                             \
-  static void name##_1x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 1}, format);                                                             \
-  }                                                                                                          \
-  static void name##_1x2(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 2}, format);                                                             \
-  }                                                                                                          \
-  static void name##_1x4(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 4}, format);                                                             \
-  }                                                                                                          \
-  static void name##_4x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 4, 1}, format);                                                             \
-  }                                                                                                          \
-  static void name##_4x2(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 4, 2}, format);                                                             \
-  }                                                                                                          \
-  static void name##_4x4(float *out,                                                                         \
-                         const ie_dots *dots) { /* 32 sums fill the registers: two and two rows */           \
-    dot(out, dots, (ie_shape){0, 2, 4}, format);                                                             \
-    dot(out, dots, (ie_shape){2, 2, 4}, format);                                                             \
-  }                                                                                                          \
-  const ie_few ie_few_##name##__avx512 = {ie_few_token_bytes__avx512,                                        \
-                                          {name##_4x1, name##_4x2, name##_4x4},                              \
-                                          {name##_1x1, name##_1x2, name##_1x4}};
-DEFINE_FEW(f32, IE_W_F32)
-DEFINE_FEW(f16, IE_W_F16)
-DEFINE_FEW(bf16, IE_W_BF16)
+DEFINE_FEW(f32, dot, IE_W_F32, ie_few_token_bytes__avx512)
+DEFINE_FEW(f16, dot, IE_W_F16, ie_few_token_bytes__avx512)
+DEFINE_FEW(bf16, dot, IE_W_BF16, ie_few_token_bytes__avx512)

@@ -115,28 +115,5 @@ ALWAYS_INLINE void dot(float *out, const ie_dots *dots, ie_shape shape, bool int
       out[(shape.first + j) * shape.tokens + t] = _mm512_reduce_add_ps(sum[j][t]);
 }
 
-#define DEFINE_FEW(name, integers, token_bytes)                                                              \
-  static void name##_1x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 1}, integers);                                                           \
-  }                                                                                                          \
-  static void name##_1x2(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 2}, integers);                                                           \
-  }                                                                                                          \
-  static void name##_1x4(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 1, 4}, integers);                                                           \
-  }                                                                                                          \
-  static void name##_4x1(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 4, 1}, integers);                                                           \
-  }                                                                                                          \
-  static void name##_4x2(float *out, const ie_dots *dots) {                                                  \
-    dot(out, dots, (ie_shape){0, 4, 2}, integers);                                                           \
-  }                                                                                                          \
-  static void name##_4x4(float *out,                                                                         \
-                         const ie_dots *dots) { /* two and two rows: else the registers overflow */          \
-    dot(out, dots, (ie_shape){0, 2, 4}, integers);                                                           \
-    dot(out, dots, (ie_shape){2, 2, 4}, integers);                                                           \
-  }                                                                                                          \
-  const ie_few ie_few_##name##__avx512 = {                                                                   \
-      token_bytes, {name##_4x1, name##_4x2, name##_4x4}, {name##_1x1, name##_1x2, name##_1x4}};
-DEFINE_FEW(int8, false, ie_few_token_bytes_int8w__avx512)
-DEFINE_FEW(int8_int8, true, ie_few_token_bytes_int8_int8__avx512)
+DEFINE_FEW(int8, dot, false, ie_few_token_bytes_int8w__avx512)
+DEFINE_FEW(int8_int8, dot, true, ie_few_token_bytes_int8_int8__avx512)

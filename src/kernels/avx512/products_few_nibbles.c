@@ -259,29 +259,6 @@ ALWAYS_INLINE void dot_fixed(float *out, const ie_dots *dots, ie_shape shape, ie
   dot(out, dots, shape, (weights_by){format, .fixed = true});
 }
 
-#define DEFINE_FEW(name, dot_of, format, token_bytes)                                                        \
-  static void name##_1x1(float *out, const ie_dots *dots) {                                                  \
-    dot_of(out, dots, (ie_shape){0, 1, 1}, format);                                                          \
-  }                                                                                                          \
-  static void name##_1x2(float *out, const ie_dots *dots) {                                                  \
-    dot_of(out, dots, (ie_shape){0, 1, 2}, format);                                                          \
-  }                                                                                                          \
-  static void name##_1x4(float *out, const ie_dots *dots) {                                                  \
-    dot_of(out, dots, (ie_shape){0, 1, 4}, format);                                                          \
-  }                                                                                                          \
-  static void name##_4x1(float *out, const ie_dots *dots) {                                                  \
-    dot_of(out, dots, (ie_shape){0, 4, 1}, format);                                                          \
-  }                                                                                                          \
-  static void name##_4x2(float *out, const ie_dots *dots) {                                                  \
-    dot_of(out, dots, (ie_shape){0, 4, 2}, format);                                                          \
-  }                                                                                                          \
-  static void name##_4x4(float *out,                                                                         \
-                         const ie_dots *dots) { /* two and two rows: else the registers overflow */          \
-    dot_of(out, dots, (ie_shape){0, 2, 4}, format);                                                          \
-    dot_of(out, dots, (ie_shape){2, 2, 4}, format);                                                          \
-  }                                                                                                          \
-  const ie_few ie_few_##name##__avx512 = {                                                                   \
-      token_bytes, {name##_4x1, name##_4x2, name##_4x4}, {name##_1x1, name##_1x2, name##_1x4}};
 DEFINE_FEW(mxfp4, dot_float, IE_W_MXFP4, ie_few_token_bytes_nibbles__avx512)
 DEFINE_FEW(int8_mxfp4, dot_int8, IE_W_MXFP4, ie_few_token_bytes_int8__avx512)
 DEFINE_FEW(fixed_mxfp4, dot_fixed, IE_W_MXFP4, ie_few_token_bytes_fixed__avx512)
