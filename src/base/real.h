@@ -8,23 +8,23 @@
 
 #ifdef IE_REAL_DOUBLE
 typedef double real;
-#define real_exp exp
-#define real_log log
+#define real_exp  exp
+#define real_log  log
 #define real_sqrt sqrt
 #define real_tanh tanh
-#define real_erf erf
-#define real_pow pow
+#define real_erf  erf
+#define real_pow  pow
 #define real_fabs fabs
 #define real_fmax fmax
 #define real_fmin fmin
 #else
 typedef float real;
-#define real_exp expf
-#define real_log logf
+#define real_exp  expf
+#define real_log  logf
 #define real_sqrt sqrtf
 #define real_tanh tanhf
-#define real_erf erff
-#define real_pow powf
+#define real_erf  erff
+#define real_pow  powf
 #define real_fabs fabsf
 #define real_fmax fmaxf
 #define real_fmin fminf
