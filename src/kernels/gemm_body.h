@@ -31,7 +31,13 @@ INLINE void tile_run(const ie_gemm_tile *tile, const int m, const int nv) {
   vf sum[MR][NV];
   UNROLL for (int i = 0; i < m; i++) UNROLL for (int v = 0; v < nv; v++) sum[i][v] = vf_set1(0);
   const float *a = tile->a, *b = tile->b;
+  const char *ahead = (const char *)tile->ahead;
+  const int64_t ahead_step = tile->ahead_step * (int64_t)sizeof(float);
+  UNROLL for (int i = 0; i < m; i++) UNROLL for (int v = 0; v < nv; v++)
+      _mm_prefetch((const char *)(tile->c + i * tile->c_stride + v * VF_LANES), _MM_HINT_T0);
   for (int64_t k = 0; k < tile->K; k++, a += MR, b += NR) {
+    _mm_prefetch(ahead, _MM_HINT_T1);
+    ahead += ahead_step;
     vf y[NV];
     UNROLL for (int v = 0; v < nv; v++) y[v] = vf_load(b + v * VF_LANES);
     UNROLL for (int i = 0; i < m; i++) {

@@ -94,6 +94,8 @@ typedef struct ie_gemm_tile {
   real alpha;
   const real *bias; /* (n) or NULL */
   bool add;
+  const real *ahead; /* what is needed soon: K * ahead_step numbers may be prefetched from there on; or NULL */
+  int64_t ahead_step;
 } ie_gemm_tile;
 
 typedef struct ie_gemm_kernel {
