@@ -10,6 +10,9 @@
 #include "kernels/gemm.h"
 
 enum { NV = 2, NR = NV * VF_LANES };
+enum {
+  AHEAD_ROWS = 4
+}; /* rows of memory that are prefetched, as they lie too far apart for the machine to see them */
 
 /* --- Tiles ------------------------------------------------------------------------------------------------------- */
 
@@ -65,16 +68,25 @@ static void gemm_run(const ie_gemm_tile *tile) {
 
 /* --- Panels ------------------------------------------------------------------------------------------------------ */
 
-INLINE vf rounded(vf x, bool bf16) {
-  return bf16 ? vf_from_bf16(vf_to_bf16(x)) : x;
+INLINE vf rounded(vf x, const bool bf16) {
+  return bf16 ? vf_round_bf16(x) : x;
+}
+
+/* The numbers of row k of all panels, four cache lines or more. */
+INLINE const float *column_row(const ie_gemm_block *block, int64_t k) {
+  return block->x + (block->k_rows ? block->k_rows[k] : k) * block->k_stride;
 }
 
 /* Rows of C along memory: a row of all panels at a time, so that memory is read in its order. */
 INLINE void columns_pack(float *out, const int width, int64_t panel_stride, const ie_gemm_block *block,
                          const bool bf16) {
   for (int64_t k = 0; k < block->K; k++) {
-    const float *x = block->x + (block->k_rows ? block->k_rows[k] : k) * block->k_stride;
+    const float *x = column_row(block, k);
     float *to = out + k * width;
+    if (k + AHEAD_ROWS < block->K) {
+      const float *next = column_row(block, k + AHEAD_ROWS);
+      for (int64_t i = 0; i < block->n; i += 16) _mm_prefetch((const char *)(next + i), _MM_HINT_T0);
+    }
     for (int64_t i = 0; i < block->n; i += width, to += panel_stride)
       UNROLL for (int v = 0; v < width; v += VF_LANES) {
         const int lanes = width - v < VF_LANES ? width - v : VF_LANES;

@@ -197,12 +197,15 @@ void ie_kernels_fill(ie_kernels *out, ie_isa isa);
 void ie_kernels_fill_products__scalar(ie_kernels *out);
 void ie_kernels_fill_vector__scalar(ie_kernels *out);
 void ie_kernels_fill_gemm__scalar(ie_kernels *out);
+void ie_kernels_fill_weight_cols__scalar(ie_kernels *out);
 void ie_kernels_fill_products__avx2(ie_kernels *out);
 void ie_kernels_fill_vector__avx2(ie_kernels *out);
 void ie_kernels_fill_gemm__avx2(ie_kernels *out);
+void ie_kernels_fill_weight_cols__avx2(ie_kernels *out);
 void ie_kernels_fill_products__avx512(ie_kernels *out);
 void ie_kernels_fill_vector__avx512(ie_kernels *out);
 void ie_kernels_fill_gemm__avx512(ie_kernels *out);
+void ie_kernels_fill_weight_cols__avx512(ie_kernels *out);
 void ie_kernels_fill_products__amx(ie_kernels *out);
 
 #endif

@@ -3,7 +3,7 @@
 #include "base/size.h"
 
 enum {
-  PANEL_BYTES = 8 << 20,    /* of packed B at once: stays in the last cache, and a pass takes some 10 ms */
+  PANEL_BYTES = 2 << 20,    /* of packed B at once: stays in the last cache, and a pass takes some 10 ms */
   THREAD_BYTES = 1 << 20,   /* .. and at least this much a thread */
   SERIAL_BYTES = 512 << 10, /* .. of a serial product */
   SLABS_MAX = 64,           /* of a pass */
