@@ -10,6 +10,7 @@
 #ifndef CLOCHER_KERNELS_KERN_H
 #define CLOCHER_KERNELS_KERN_H
 
+#include "base/real.h"
 #include "blocks/format.h"
 #include "clocher/tensor.h"
 
@@ -116,32 +117,32 @@ typedef struct ie_kernels {
 
   /* y = x / sqrt(mean(x^2) + eps) * weight; weight (n) of weight_dtype or NULL (= 1). The mean is taken over f32
    * partial sums in a fixed order. y may be x. */
-  void (*rms_norm)(float *y, const float *x, const void *weight, ie_dtype weight_dtype, int64_t n, float eps);
+  void (*rms_norm)(real *y, const real *x, const void *weight, ie_dtype weight_dtype, int64_t n, float eps);
   /* y = (x - mean) / sqrt(variance + eps) * weight + bias; weight, bias (n) of dtype; the variance is that of the
    * population. Ba et al. 2016. y may be x. */
-  void (*layer_norm)(float *y, const float *x, const void *weight, const void *bias, ie_dtype dtype,
-                     int64_t n, float eps);
+  void (*layer_norm)(real *y, const real *x, const void *weight, const void *bias, ie_dtype dtype, int64_t n,
+                     float eps);
   /* In place. Off by at most 1.5e-7 of max(1, |y|) (tests/test_vector.c), which is the reference's own noise in f32;
    * in the tails, where y is 1e-6 and less, by 1.3e-5 of y. */
-  void (*activate)(float *x, int64_t n, ie_activation activation);
+  void (*activate)(real *x, int64_t n, ie_activation activation);
   /* In place: x = cap * tanh(x / cap); tanh at most 1.5 ulp off. */
-  void (*soft_cap)(float *x, int64_t n, float cap);
+  void (*soft_cap)(real *x, int64_t n, float cap);
   /* Rotates pairs (i, i + n/2) of x (n even): half-split RoPE; cos, sin (n/2). In place. */
-  void (*rope_half)(float *x, const float *cos, const float *sin, int64_t n);
+  void (*rope_half)(real *x, const real *cos, const real *sin, int64_t n);
   /* Clamped SwiGLU of gpt-oss over interleaved pairs: gu (2 * n), g = min(gu[2i], limit),
    * u = clamp(gu[2i+1], -limit, limit), y[i] = (u + 1) * g * sigmoid(alpha * g). limit = inf: no clamp. */
-  void (*swiglu_clamped)(float *y, const float *gu, int64_t n, float alpha, float limit);
+  void (*swiglu_clamped)(real *y, const real *gu, int64_t n, float alpha, float limit);
   /* y[i] = g * sigmoid(g) * up[i] with g = gate[i] (SwiGLU, Shazeer 2020). y may be gate or up. */
-  void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
+  void (*swiglu)(real *y, const real *gate, const real *up, int64_t n);
   /* y[i] += a * x[i]. */
-  void (*axpy)(float *y, const float *x, float a, int64_t n);
+  void (*axpy)(real *y, const real *x, float a, int64_t n);
   /* f32 to kv_dtype (IE_F32, IE_F16, IE_BF16), round to nearest even; and back, exact. */
-  void (*store)(void *y, ie_dtype dtype, const float *x, int64_t n);
-  void (*load)(float *y, const void *x, ie_dtype dtype, int64_t n);
+  void (*store)(void *y, ie_dtype dtype, const real *x, int64_t n);
+  void (*load)(real *y, const void *x, ie_dtype dtype, int64_t n);
   /* The largest of n numbers, its first index in *at; NaN anywhere gives NaN and its index. */
-  float (*max)(const float *x, int64_t n, int64_t *at);
+  real (*max)(const real *x, int64_t n, int64_t *at);
   /* First index that is NaN or infinite, or -1. */
-  int64_t (*find_nonfinite)(const float *x, int64_t n);
+  int64_t (*find_nonfinite)(const real *x, int64_t n);
 } ie_kernels;
 
 /* The highest level that this machine and this build can run. */

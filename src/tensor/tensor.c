@@ -2,11 +2,11 @@
 
 #include "base/float.h"
 
-float ie_vector_at(const ie_vector *v, int64_t i) {
+real ie_vector_at(const ie_vector *v, int64_t i) {
   switch (v->dtype) {
   case IE_F16: return ie_f16_to_f32(((const uint16_t *)v->data)[i]);
   case IE_BF16: return ie_bf16_to_f32(((const uint16_t *)v->data)[i]);
-  default: return ((const float *)v->data)[i];
+  default: return ((const real *)v->data)[i];
   }
 }
 

@@ -24,7 +24,7 @@ typedef struct ie_tensor {
 static inline int64_t ie_tensor_count(const ie_tensor *t) {
   return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
 }
-static inline float *ie_tensor_f32(const ie_tensor *t) {
+static inline real *ie_tensor_f32(const ie_tensor *t) {
   return t->data;
 }
 static inline int32_t *ie_tensor_i32(const ie_tensor *t) {
@@ -38,7 +38,7 @@ typedef struct ie_vector {
   int64_t n;
 } ie_vector;
 
-float ie_vector_at(const ie_vector *v, int64_t i);
+real ie_vector_at(const ie_vector *v, int64_t i);
 
 /* A weight (E, R, K); E = 1 for a plain matrix. Borrowed bytes: the checkpoint or the model owns them. */
 typedef struct ie_weight {
