@@ -77,9 +77,9 @@ static ie_tensor *block(ie_ctx *ctx, const void *net, int64_t i, ie_tensor *x, i
   return ie_op_check_finite(ctx, x, "residual after the experts");
 }
 
-static ie_tensor *logits(ie_ctx *ctx, const void *net, ie_tensor *x) {
+static ie_tensor *last(ie_ctx *ctx, const void *net, ie_tensor *x) {
   const gptoss *m = net;
-  return ie_op_linear(ctx, ie_op_rms_norm(ctx, x, &m->norm, m->eps), &m->base.head);
+  return ie_op_rms_norm(ctx, x, &m->norm, m->eps);
 }
 
 /* --- Config ---------------------------------------------------------------------------------------------- */
@@ -354,7 +354,7 @@ static const ie_decoder_spec spec = {
     .bind = bind,
     .describe = describe,
     .block = block,
-    .logits = logits,
+    .last = last,
 };
 
 const ie_arch ie_arch_gptoss = {
