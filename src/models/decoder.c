@@ -59,6 +59,7 @@ ie_status ie_decoder_open(const ie_decoder_spec *spec, ie_binder *b, ie_json_rea
   if (config->status == IE_OK && spec->config_layers) spec->config_layers(config, d);
   b->status = config->status;
   b->lookup = &d->embed;
+  b->layers = d->layers;
   if (b->status == IE_OK) spec->bind(b, d);
   ie_bind_tied_head(b, &d->embed, &d->head);
   if (b->status != IE_OK) {

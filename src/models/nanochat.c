@@ -182,13 +182,15 @@ static const ie_bind_entry native_model_table[] = {
      .field = M(base.embed),
      .rows = DV,
      .cols = DC,
-     .total = DVE},
+     .total = DVE,
+     .padded = true},
     {.name = "lm_head.weight",
      .kind = IE_BIND_ROWS,
      .field = M(base.head),
      .rows = DV,
      .cols = DC,
-     .total = DVH},
+     .total = DVH,
+     .padded = true},
 };
 
 /* Rows of a matrix over the vocabulary: V, or V padded to a multiple of 64. */
