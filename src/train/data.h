@@ -34,33 +34,31 @@ typedef bool (*ie_data_progress)(void *user, uint64_t done_bytes, uint64_t total
 
 /* All-zero is the default where a default is named. */
 typedef struct ie_data_options {
-  /* Where the ids come from: one of two. */
+  /* Where the ids come from: one of two. data_ids is a safetensors file with the tensor `data`, I32 (steps, rows,
+   * tokens), used in order, once; nothing below counts with it but tokenizer, rank, ranks, and rows and length where
+   * they are not 0. The last token of its rows has no target. */
   const char *path; /* text, *.jsonl, or an id file; see train/id_build.h */
-  const char
-      *data_ids; /* safetensors with the tensor `data`, I32 (steps, rows, tokens): used in order, once. The
-                           options below count no more but for rank, ranks, and rows and length where not 0 */
+  const char *data_ids;
   /* How a source becomes ids. */
   const ie_tokenizer *tokenizer; /* of the model. NULL only with data_ids */
   const ie_chat_format *format;  /* for rows with "messages"; NULL: such rows are refused */
   const char *cache_dir;         /* folder for the id file, made when missing; NULL: beside the source */
   const char *begin_token;       /* special token before each document of text; NULL or "": none */
-  const char
-      *end_token;   /* the one after it; NULL: <|endoftext|> or the like, see train/id_build.h; "": none */
-  const char *date; /* YYYY-MM-DD for conversations whose format shows one; NULL: 2025-01-01 */
-  int threads;      /* 0: one a core; results do not depend on it */
-  ie_data_progress progress; /* may be NULL */
+  const char *end_token;         /* behind it; "": none; NULL: <|endoftext|> or the like (train/id_build.h) */
+  const char *date;              /* YYYY-MM-DD for conversations that show one; NULL: 2025-01-01 */
+  int threads;                   /* 0: one a core; results do not depend on it */
+  ie_data_progress progress;     /* may be NULL */
   void *user;
-  /* How ids become batches. */
+  /* How ids become batches. piece_tok: documents are cut into pieces of so many tokens first, and pieces are what is
+   * shuffled, so that neighbours in a batch are of different documents; 0: whole documents. once: in the order of the
+   * file, once, for validation; what is left of the last batch is padding. */
   ie_data_layout layout;
   int64_t rows;   /* B of the global batch, over all processes */
   int64_t length; /* T: ids in a row */
-  int64_t
-      piece_tok; /* documents are cut into pieces of so many tokens first, and pieces are what is shuffled; 0: whole
-                        documents. Neighbours in a batch are then of different documents */
+  int64_t piece_tok;
   uint64_t seed;
-  bool once; /* in the order of the file, once: for validation. The last row is filled with padding */
-  int rank,
-      ranks; /* this process, and how many there are (0 counts as 1); rows [rank rows / ranks, ...) are its own */
+  bool once;
+  int rank, ranks; /* this process of how many (0 counts as 1): rows [rank rows / ranks, ...) are its own */
 } ie_data_options;
 
 /* The rows of this process. */
