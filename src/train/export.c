@@ -6,6 +6,7 @@
 #include "base/size.h"
 #include "formats/checkpoint.h"
 #include "formats/checkpoint_write.h"
+#include "formats/convert.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -58,7 +59,7 @@ static ie_status parts_check(const ie_param *const *parts, size_t count, ie_erro
   const ie_param_store *s = &a->store;
   int64_t total = s->total ? s->total : a->shape[0], row = 0;
   if (a->rank < 1 || a->rank > 3 || (s->blocks != NULL) != (s->scales != NULL) ||
-      (!s->blocks && s->dtype != IE_F32 && s->dtype != IE_F16 && s->dtype != IE_BF16))
+      (!s->blocks && !ie_convert_knows(s->dtype)))
     return ie_error_set(error, IE_INVALID_ARGUMENT, "tensor %s: no way to store it as %s", s->tensor,
                         ie_dtype_name(s->dtype));
   if (s->blocks && (a->rank < 2 || s->swapped || a->shape[a->rank - 1] % IE_MXFP4_COLS != 0))
@@ -203,26 +204,6 @@ static void elements_read(const ie_param *p, int64_t first, int64_t count, float
   }
 }
 
-/* Rounds to the type; the index of the first number that is not finite then, or -1. */
-static int64_t elements_round(ie_dtype dtype, const float *in, int64_t count, uint8_t *out) {
-  uint16_t *half = (uint16_t *)(void *)out;
-  for (int64_t i = 0; i < count; i++) {
-    bool finite;
-    if (dtype == IE_F32) {
-      finite = (ie_f32_bits(in[i]) & 0x7F800000u) != 0x7F800000u;
-    } else if (dtype == IE_BF16) {
-      half[i] = ie_f32_to_bf16(in[i]);
-      finite = (half[i] & 0x7F80u) != 0x7F80u;
-    } else {
-      half[i] = ie_f32_to_f16(in[i]);
-      finite = (half[i] & 0x7C00u) != 0x7C00u;
-    }
-    if (!finite) return i;
-  }
-  if (dtype == IE_F32) memcpy(out, in, (size_t)count * sizeof *in);
-  return -1;
-}
-
 static ie_status not_finite(const plan_tensor *plan, const ie_param *p, int64_t at, float value,
                             ie_error *error) {
   return ie_error_set(error, IE_NUMERIC,
@@ -237,7 +218,7 @@ static ie_status piece_write(export_job *job, const plan_tensor *plan, const ie_
                              int64_t count, ie_tensor_sink *sink, ie_error *error) {
   elements_read(p, first, count, job->piece);
   if (plan->kind == PLAN_VALUES) {
-    int64_t bad = elements_round(p->store.dtype, job->piece, count, job->encoded);
+    int64_t bad = ie_convert_from_f32(p->store.dtype, job->piece, count, job->encoded);
     if (bad >= 0) return not_finite(plan, p, first + bad, job->piece[bad], error);
     return ie_tensor_sink_write(sink, job->encoded, (size_t)count * ie_dtype_bytes(p->store.dtype), error);
   }
