@@ -164,6 +164,20 @@ typedef enum ie_activation {
   IE_RELU2      /* max(x, 0)^2, So et al. 2021 */
 } ie_activation;
 
+/* The numbers of one step of AdamW (train/adamw.h): with x = grad_scale * g,
+ *   p = p * decay;  m = towards ? fma(weight1, x - m, x) : fma(weight1, x - m, m)
+ *   v = fma(weight2 * x, x, v * beta2);  p = p + step_size * m / (sqrt(v) / root2 + eps)
+ * each operation rounded, only those written fma fused. */
+typedef struct ie_adamw_args {
+  float grad_scale;
+  float decay;
+  float weight1;
+  bool towards;
+  float beta2, weight2;
+  float root2, eps;
+  float step_size;
+} ie_adamw_args;
+
 /* --- The table -------------------------------------------------------------------------------------------- */
 
 typedef struct ie_kernels {
@@ -214,6 +228,8 @@ typedef struct ie_kernels {
   void (*swiglu)(real *y, const real *gate, const real *up, int64_t n);
   /* y[i] += a * x[i]. */
   void (*axpy)(real *y, const real *x, real a, int64_t n);
+  /* One step of AdamW over parameters p (n), gradients g (n) and both moments m, v (n). */
+  void (*adamw)(real *p, const real *g, real *m, real *v, int64_t n, const ie_adamw_args *args);
   /* f32 to kv_dtype (IE_F32, IE_F16, IE_BF16), round to nearest even; and back, exact. */
   void (*store)(void *y, ie_dtype dtype, const real *x, int64_t n);
   void (*load)(real *y, const void *x, ie_dtype dtype, int64_t n);
