@@ -37,6 +37,7 @@ typedef struct ie_ctx {
   ie_tensor nodes[IE_CTX_NODES];
   int node_count;
   ie_work work;
+  ie_tensor_pool *pool; /* where tensors are taken from; NULL: nodes */
   struct ie_tape *tape; /* ops/tape.h: what was computed is differentiated; NULL: inference */
 } ie_ctx;
 
