@@ -98,9 +98,9 @@ INLINE vf slope_lanes(vf x, ie_activation activation) {
   }
   vf square = vf_mul(vf_mul(vf_set1(0.044715f), x), x), k = vf_set1(1.5957691216057308f);
   vf e = vf_exp(vf_mul(vf_set1(-1.5957691216057308f), vf_add(x, vf_mul(square, x))));
-  vf s = vf_div(one, vf_add(one, e));
+  vf s = vf_div(one, vf_add(one, e)), rest = vf_select_less(x, zero, vf_sub(one, s), vf_mul(e, s));
   vf inner = vf_mul(k, vf_add(one, vf_mul(vf_set1(3.0f), square)));
-  return vf_add(s, vf_mul(vf_mul(vf_mul(x, s), vf_sub(one, s)), inner));
+  return vf_add(s, vf_mul(vf_mul(vf_mul(x, s), rest), inner));
 }
 
 INLINE void activate_backward_all(float *dx, const float *dy, const float *x, int64_t n,

@@ -23,7 +23,7 @@ static int64_t chunk_rows(int64_t tokens, int64_t vocabulary) {
 typedef struct loss_job {
   const ie_kernels *kernels;
   const ie_loss_options *options;
-  bool backward; /* logits become their gradient */
+  bool backward; /* something wants a gradient: logits become theirs */
   int64_t vocabulary, rows;
   real *logits;         /* (rows, vocabulary) */
   const int32_t *index; /* (rows) the token of each row */
@@ -94,8 +94,8 @@ static void chunk_run(ie_ctx *ctx, loss_job *job, real *dx, const ie_tensor *x, 
   ops->linear_train(ctx, &logits, &rows, job->options->head, /*add=*/false);
   if (!ctx->dry) ie_team_for(ctx->device->team, n, /*chunk=*/1, loss_rows, job);
   if (!job->backward) return;
-  if (together) {
-    ops->linear_backward(ctx, ctx->dry ? NULL : dx + first * C, m->logits, &rows, job->options->head);
+  if (together || !dx) {
+    ops->linear_backward(ctx, dx ? dx + first * C : NULL, m->logits, &rows, job->options->head);
     return;
   }
   memset(m->dx, 0, (size_t)(n * C) * sizeof(real));
@@ -106,8 +106,13 @@ static void chunk_run(ie_ctx *ctx, loss_job *job, real *dx, const ie_tensor *x, 
 static double cpu_cross_entropy(ie_ctx *ctx, real *dx, const ie_tensor *x, const ie_loss_options *options) {
   int64_t T = x->shape[0], V = options->head->rows, most = chunk_rows(T, V);
   loss_job job = {.kernels = &ctx->device->kernels, .options = options, .vocabulary = V};
-  job.backward = ctx->dry || dx;
+  job.backward = ctx->dry || dx || options->head->param || options->head->bias_param;
   double total = 0;
+  if (options->head->low_rank) {
+    ie_ctx_fail(ctx, IE_UNSUPPORTED, "cross_entropy: %s: an adapter on the output matrix",
+                options->head->name);
+    return 0;
+  }
   loss_memory memory;
   ie_ctx_mark mark = ie_ctx_save(ctx);
   if (memory_take(ctx, most, V, x->shape[1], &memory)) {

@@ -194,8 +194,9 @@ typedef struct ie_device_ops {
                     ie_tensor *const routing[2], const ie_moe_options *options);
   void (*moe_backward)(ie_ctx *ctx, const ie_moe_grads *to, const real *dy, const ie_tensor *gate_up,
                        const ie_tensor *x, ie_tensor *const routing[2], const ie_moe_options *options);
-  /* Returns the loss; dx (T, C) += its gradient, and the head's parameters get theirs. dx NULL: the loss alone. Logits
-   * exist for a few rows at a time. Its products are linear_train and linear_backward, adapters included. */
+  /* Returns the loss; dx (T, C) += its gradient, and the head's parameters get theirs. dx NULL: not wanted; the loss
+   * alone when the head has no parameters either. Logits exist for a few rows at a time. Its products are linear_train
+   * and linear_backward; a head with an adapter is refused. */
   double (*cross_entropy)(ie_ctx *ctx, real *dx, const ie_tensor *x, const ie_loss_options *options);
 
   /* What embed reads: bit 1 << ie_wformat. (linear and moe read what the kernel of a weight, chosen at bind, is for.) */

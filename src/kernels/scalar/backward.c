@@ -45,11 +45,11 @@ static real gelu_slope(real x) {
          x * ((real)0.39894228040143267794 * real_exp(x * x * -0.5f)); /* 1 / sqrt(2 pi) */
 }
 
-/* Of x s(x) with s = 1 / (1 + e^-2u). */
+/* Of x s(x) with s = 1 / (1 + e^-2u). 1 - s is taken from the side where nothing cancels. */
 static real gelu_tanh_slope(real x) {
-  real square = 0.044715f * x * x;
-  real s = 1.0f / (1.0f + real_exp(-1.5957691216057308f * (x + square * x)));
-  return s + x * s * (1.0f - s) * (1.5957691216057308f * (1.0f + 3.0f * square));
+  real square = 0.044715f * x * x, e = real_exp(-1.5957691216057308f * (x + square * x));
+  real s = 1.0f / (1.0f + e), rest = x < 0.0f ? 1.0f - s : e * s;
+  return s + x * s * rest * (1.5957691216057308f * (1.0f + 3.0f * square));
 }
 
 static void activate_backward__scalar(real *dx, const real *dy, const real *x, int64_t n,
