@@ -174,41 +174,11 @@ typedef struct bench {
   ie_ctx ctx;
 } bench;
 
-/* TEMPORARY */
-static void naive_linear(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_weight *w, bool add) {
-  if (ctx->dry) return;
-  const float *W = (const float *)w->part[0], *bias = w->bias;
-  for (int64_t t = 0; t < x->shape[0]; t++)
-    for (int64_t r = 0; r < w->rows; r++) {
-      float s = bias ? bias[r] : 0, *to = ie_tensor_f32(y) + t * w->rows + r;
-      for (int64_t k = 0; k < w->cols; k++) s += ie_tensor_f32(x)[t * w->cols + k] * W[r * w->cols + k];
-      *to = add ? *to + s : s;
-    }
-}
-static void naive_linear_backward(ie_ctx *ctx, real *dx, const real *dy, const ie_tensor *x,
-                                  const ie_weight *w) {
-  if (ctx->dry) return;
-  const float *W = (const float *)w->part[0];
-  for (int64_t t = 0; t < x->shape[0]; t++)
-    for (int64_t r = 0; r < w->rows; r++) {
-      float d = dy[t * w->rows + r];
-      if (w->bias_param) w->bias_param->grad[r] += d;
-      for (int64_t k = 0; k < w->cols; k++) {
-        if (dx) dx[t * w->cols + k] += d * W[r * w->cols + k];
-        if (w->param) w->param->grad[r * w->cols + k] += d * ie_tensor_f32(x)[t * w->cols + k];
-      }
-    }
-}
-
 static void bench_open(bench *b, const char *isa, int threads) {
   ie_error error = {0};
   memset(b, 0, sizeof *b);
   assert_int_equal(ie_device_open(&(ie_device_options){.isa = isa, .threads = threads}, &b->device, &error),
                    IE_OK);
-  if (!b->device->ops.linear_train) {
-    b->device->ops.linear_train = naive_linear;
-    b->device->ops.linear_backward = naive_linear_backward;
-  }
   b->ctx = (ie_ctx){.device = b->device, .cls = IE_CLASS_F32, .layer = -1};
   assert_int_equal(ie_arena_open(256 << 20, &b->ctx.arena, &error), IE_OK);
 }

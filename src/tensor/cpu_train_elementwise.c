@@ -16,30 +16,13 @@ static int64_t rows_per_chunk(int64_t width) {
   return ie_max_i64(1, CHUNK / ie_max_i64(1, width));
 }
 
-/* --- x *= a, y += x and y = x -------------------------------------------------------------------------------- */
+/* --- y += x and y = x ---------------------------------------------------------------------------------------- */
 
 typedef struct pair_job {
   const ie_kernels *kernels;
   real *y;
   const real *x;
 } pair_job;
-
-typedef struct scale_job {
-  real *x;
-  real factor;
-} scale_job;
-
-static void scale_part(void *arg, int thread, int64_t begin, int64_t end) {
-  (void)thread;
-  const scale_job *job = arg;
-  for (int64_t i = begin; i < end; i++) job->x[i] *= job->factor;
-}
-
-static void cpu_scale(ie_ctx *ctx, real *x, int64_t n, float factor) {
-  if (ctx->dry) return;
-  scale_job job = {x, factor};
-  ie_team_for(ctx->device->team, n, CHUNK, scale_part, &job);
-}
 
 static void add_part(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
@@ -271,7 +254,6 @@ static void cpu_rope_backward(ie_ctx *ctx, real *dx, const ie_tensor *x, const i
 }
 
 void ie_cpu_fill_train_elementwise(ie_device_ops *ops) {
-  ops->scale = cpu_scale;
   ops->add = cpu_add;
   ops->copy = cpu_copy;
   ops->embed_backward = cpu_embed_backward;
