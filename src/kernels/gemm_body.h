@@ -9,6 +9,8 @@
 #include "base/size.h"
 #include "kernels/gemm.h"
 
+#ifdef KERNEL /* nothing without the vocabulary */
+
 enum { NV = 2, NR = NV * VF_LANES };
 enum {
   AHEAD_ROWS = 4
@@ -163,4 +165,5 @@ void KERNEL(ie_kernels_fill_gemm)(ie_kernels *out) {
   out->gemm = (ie_gemm_kernel){MR, NR, gemm_pack, gemm_run};
 }
 
+#endif
 #endif

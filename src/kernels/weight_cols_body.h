@@ -11,6 +11,8 @@
 #include "blocks/mxfp4.h"
 #include "kernels/weight_cols.h"
 
+#ifdef KERNEL /* nothing without the vocabulary */
+
 enum { COLS = 32 }; /* that are decoded at once */
 
 /* 32 codes of four bits, in the order of columns. */
@@ -84,4 +86,5 @@ void KERNEL(ie_kernels_fill_weight_cols)(ie_kernels *out) {
   out->weight_cols = weight_cols;
 }
 
+#endif
 #endif
