@@ -92,7 +92,7 @@ static void swiglu__scalar(real *y, const real *gate, const real *up, int64_t n)
   for (int64_t i = 0; i < n; i++) y[i] = up[i] * (gate[i] / (1.0f + real_exp(-gate[i])));
 }
 
-static void axpy__scalar(real *y, const real *x, float a, int64_t n) {
+static void axpy__scalar(real *y, const real *x, real a, int64_t n) {
   for (int64_t i = 0; i < n; i++) y[i] += a * x[i];
 }
 
