@@ -161,7 +161,8 @@ static float *mixture_run(const mixture *m, const char *isa, int threads, ie_cla
   bench b;
   bench_open(&b, isa, threads, cls, 128 << 20);
   ie_weight up = matrix_weight(m, 0, &b.ctx), down = matrix_weight(m, 1, &b.ctx);
-  ie_param params[4] = {{0}};
+  ie_param params[4] = {
+      {.value = m->matrix[0]}, {.value = m->matrix[1]}, {.value = m->bias[0]}, {.value = m->bias[1]}};
   for (int i = 0; i < 4; i++) params[i].grad = out + m->first[OUT_UP + i];
   if (!s->up_frozen) up.param = &params[0], up.bias_param = s->no_bias ? NULL : &params[2];
   if (!s->down_frozen) down.param = &params[1], down.bias_param = s->no_bias ? NULL : &params[3];
@@ -364,9 +365,11 @@ static void what_is_not_wanted_is_left_out(void **state) {
   bench b;
   bench_open(&b, NULL, 1, IE_CLASS_F32, 64 << 20);
   ie_weight up = matrix_weight(&m, 0, &b.ctx), down = matrix_weight(&m, 1, &b.ctx);
-  ie_param param = {.grad = grads}, silent = {.grad = NULL};
+  ie_param param = {.value = m.matrix[0], .grad = grads};
+  ie_param matrix = {.value = m.matrix[1]}, bias = {.value = m.bias[1]};
   up.param = &param;
-  down.param = down.bias_param = &silent;
+  down.param = &matrix;
+  down.bias_param = &bias;
   ie_moe_options options = {.gate_up = &up, .down = &down, .alpha = m.alpha, .limit = m.limit};
   ie_tensor x = tensor_of(IE_F32, s->T, s->C, m.x), y = tensor_of(IE_F32, s->T, s->C, all),
             gate_up = tensor_of(IE_F32, m.P, 2 * s->F, all + m.first[OUT_GATE_UP]),

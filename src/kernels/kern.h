@@ -71,6 +71,39 @@ typedef struct ie_product {
   int64_t pack_tok;     /* >= 1 */
 } ie_product;
 
+/* --- General matrix products: tiles of C = A B from packed panels (gemm.h is the manual) ------------------- */
+
+/* A part of an operand: numbers (i, k), i < n, k < K, where i counts rows of C for A and columns of C for B. Number
+ * (i, k) is x[row(i) * i_stride + row(k) * k_stride], with row(i) = i_rows ? i_rows[i] : i and row(k) likewise. */
+typedef struct ie_gemm_block {
+  const real *x;
+  int64_t i_stride, k_stride;
+  const int32_t *i_rows, *k_rows; /* at most one of them is given */
+  int64_t n, K;
+  bool bf16; /* rounded to bf16 on the way */
+} ie_gemm_block;
+
+/* Rows i < m and columns j < n of a tile: s = sum over k of a[k * mr + i] * b[k * nr + j], in the order of k, from 0.
+ * c[i * c_stride + j] = alpha * s + bias[j], or += of that. */
+typedef struct ie_gemm_tile {
+  const real *a, *b; /* panels as pack writes them, 64-byte aligned */
+  int64_t K;         /* >= 0 */
+  real *c;
+  int64_t c_stride;
+  int m, n; /* 1 <= m <= mr, 1 <= n <= nr */
+  real alpha;
+  const real *bias; /* (n) or NULL */
+  bool add;
+} ie_gemm_tile;
+
+typedef struct ie_gemm_kernel {
+  int mr, nr; /* a whole tile of C; nr divides 64 */
+  /* Panels of `width` (mr or nr), panel_stride numbers apart: number (i, k) goes to
+   * out[i / width * panel_stride + k * width + i % width]. What fills up the last panel is not used by run. */
+  void (*pack)(real *out, int width, int64_t panel_stride, const ie_gemm_block *block);
+  void (*run)(const ie_gemm_tile *tile);
+} ie_gemm_kernel;
+
 /* --- Attention ------------------------------------------------------------------------------------------- */
 
 /* Adds one contiguous run of keys to the running softmax of N query rows that share a KV head (online softmax,
@@ -112,6 +145,10 @@ typedef struct ie_kernels {
   int64_t many_min_tok[IE_CLASS_COUNT][IE_W_COUNT];
   /* many computes each output by the operations of few in their order: equal to the bit. */
   bool many_as_few[IE_CLASS_COUNT][IE_W_COUNT];
+
+  ie_gemm_kernel gemm;
+  /* out[i] = the number at (row, col + i) of w, i < n, exact. col is a multiple of 64. */
+  void (*weight_cols)(float *out, const ie_wview *w, int64_t row, int64_t col, int64_t n);
 
   void (*attend)(const ie_attend_args *args);
 
@@ -166,12 +203,15 @@ void ie_kernels_fill(ie_kernels *out, ie_isa isa);
 void ie_kernels_fill_products__scalar(ie_kernels *out);
 void ie_kernels_fill_vector__scalar(ie_kernels *out);
 void ie_kernels_fill_swiglu_backward__scalar(ie_kernels *out);
+void ie_kernels_fill_gemm__scalar(ie_kernels *out);
 void ie_kernels_fill_products__avx2(ie_kernels *out);
 void ie_kernels_fill_vector__avx2(ie_kernels *out);
 void ie_kernels_fill_swiglu_backward__avx2(ie_kernels *out);
+void ie_kernels_fill_gemm__avx2(ie_kernels *out);
 void ie_kernels_fill_products__avx512(ie_kernels *out);
 void ie_kernels_fill_vector__avx512(ie_kernels *out);
 void ie_kernels_fill_swiglu_backward__avx512(ie_kernels *out);
+void ie_kernels_fill_gemm__avx512(ie_kernels *out);
 void ie_kernels_fill_products__amx(ie_kernels *out);
 
 #endif

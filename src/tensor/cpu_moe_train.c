@@ -12,6 +12,7 @@
  *   dW_gate_up[e] += dgu x_t^T,  db_gate_up[e] += dgu,  dx_t += W_gate_up[e]^T dgu */
 #include "base/size.h"
 #include "tensor/cpu_gemm.h"
+#include "tensor/cpu_train.h"
 #include "tensor/moe_pairs.h"
 
 #include <math.h>
@@ -69,7 +70,8 @@ static bool train_take(train_run *run) {
 }
 
 /* The biases of all experts as numbers (E, R), or NULL. */
-static real *bias_load(const train_run *run, const ie_weight *w) {
+static const real *bias_load(const train_run *run, const ie_weight *w) {
+  if (w->bias_param) return w->bias_param->value;
   if (!w->bias) return NULL;
   for (int64_t e = 0; e < w->experts; e++)
     run->kernels->load(run->bias + e * w->rows, ie_weight_bias(w, e), w->bias_dtype, w->rows);
@@ -85,14 +87,13 @@ static void weight_products(train_run *run, const ie_weight *w, bool transposed,
   for (int64_t e = 0; e < run->pairs.E; e++) {
     int64_t first = run->pairs.start[e], count = run->pairs.start[e + 1] - first;
     if (count == 0) continue;
-    run->views[n] = ie_weight_view(w, e);
     run->products[n] = (ie_gemm){.M = count, .N = N, .K = K, .c = c + first * N, .c_stride = N};
     run->products[n].a = (ie_gemm_matrix){.data = gather ? a : a + first * K,
                                           .row_stride = K,
                                           .gather = gather ? run->pairs.row + first : NULL};
-    run->products[n].b = (ie_gemm_matrix){.weight = &run->views[n], .transposed = transposed};
+    run->products[n].b = ie_cpu_weight_matrix(w, e, &run->views[n], transposed);
     run->products[n].bias = bias ? bias + e * N : NULL;
-    run->products[n++].bf16 = run->ctx->cls == IE_CLASS_BF16;
+    run->products[n++].bf16 = ie_cpu_rounds(run->ctx, w);
   }
   ie_cpu_gemm(run->ctx, run->products, n);
 }
@@ -107,7 +108,7 @@ static void gradient_products(train_run *run, const ie_weight *w, ie_gemm_matrix
     *g = (ie_gemm){.M = w->rows, .N = w->cols, .K = count, .a = a, .b = b, .add = true};
     g->c = w->param->grad + e * w->rows * w->cols;
     g->c_stride = w->cols;
-    g->bf16 = run->ctx->cls == IE_CLASS_BF16;
+    g->bf16 = ie_cpu_rounds(run->ctx, w);
     g->a.transposed = true;
     for (int side = 0; side < 2; side++) {
       ie_gemm_matrix *m = side ? &g->b : &g->a;
@@ -289,7 +290,7 @@ static void cpu_moe_backward(ie_ctx *ctx, const ie_moe_grads *to, const real *dy
       run.gu = ie_tensor_f32(gate_up);
       run.dy = dy;
       run.dweight = to->weight;
-      if (!to->weight || !options->down->bias) run.bias_dot = NULL;
+      if (!to->weight || !(options->down->bias || options->down->bias_param)) run.bias_dot = NULL;
       moe_backward_run(&run, to->x);
     }
   }

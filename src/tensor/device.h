@@ -37,6 +37,7 @@ typedef struct ie_ctx {
   ie_tensor nodes[IE_CTX_NODES];
   int node_count;
   ie_work work;
+  ie_tensor_pool *pool; /* where tensors are taken from; NULL: nodes */
   struct ie_tape *tape; /* ops/tape.h: what was computed is differentiated; NULL: inference */
 } ie_ctx;
 
@@ -170,6 +171,8 @@ typedef struct ie_device_ops {
    * class bf16; `exact` weights (routers) in f32. */
   void (*linear_train)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_weight *w, bool add);
   void (*linear_backward)(ie_ctx *ctx, real *dx, const real *dy, const ie_tensor *x, const ie_weight *w);
+  /* x (n) *= factor */
+  void (*scale)(ie_ctx *ctx, real *x, int64_t n, float factor);
   /* y (n) += x (n) */
   void (*add)(ie_ctx *ctx, real *y, const real *x, int64_t n);
   void (*copy)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x);

@@ -24,6 +24,7 @@ typedef struct ie_tensor {
   real *grad;      /* as data; NULL until something flows back, and in a dry run */
   bool needs_grad; /* a parameter or an input that is differentiated stands before it */
   bool has_grad;   /* grad holds sums (in a dry run: would) */
+  bool has_place;  /* grad has its memory already */
 } ie_tensor;
 
 static inline int64_t ie_tensor_count(const ie_tensor *t) {
@@ -35,6 +36,15 @@ static inline real *ie_tensor_f32(const ie_tensor *t) {
 static inline int32_t *ie_tensor_i32(const ie_tensor *t) {
   return t->data;
 }
+
+/* Tensors of a tape: as many as it takes, at addresses that stay. Made on demand, kept until it is freed. */
+enum { IE_POOL_CHUNK = 256, IE_POOL_CHUNKS = 1 << 12 };
+typedef struct ie_tensor_pool {
+  ie_tensor *chunk[IE_POOL_CHUNKS];
+} ie_tensor_pool;
+/* The i-th tensor; NULL when memory is out or there are too many. */
+ie_tensor *ie_tensor_pool_at(ie_tensor_pool *pool, int i);
+void ie_tensor_pool_free(ie_tensor_pool *pool);
 
 /* A vector parameter (norm weight, bias, sinks), as it lies in the checkpoint. data NULL: absent. */
 typedef struct ie_vector {
@@ -54,6 +64,7 @@ typedef struct ie_weight {
   const uint8_t *part[2];
   size_t row_bytes[2];    /* stride between rows, in each part */
   size_t expert_bytes[2]; /* stride between experts */
+  bool exact;             /* products of class fp32 whatever the context's class (routers) */
   const void *bias;       /* (E, R) of bias_dtype or NULL */
   ie_dtype bias_dtype;
   int64_t bias_stride;          /* elements between the biases of two experts */
