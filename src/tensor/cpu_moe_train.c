@@ -16,6 +16,7 @@
 #include "tensor/moe_pairs.h"
 
 #include <math.h>
+#include <stdatomic.h>
 
 enum { SUM_COLS = 256 }; /* columns of a bias's gradient that one unit of work sums */
 
@@ -34,6 +35,7 @@ typedef struct train_run {
   real *h;           /* (P, F) forward: h; backward: dh, then w h */
   real *out;         /* (P, C) forward: outputs of the experts; backward: dx of each pair */
   real *y;           /* (T, C) to which `out` is added */
+  atomic_bool nonfinite;
   /* Backward: */
   const real *dy; /* (T, C) */
   real *dgu;      /* (P, 2F) */
@@ -134,21 +136,23 @@ static void train_combine(void *arg, int thread, int64_t begin, int64_t end) {
 
 /* --- Forward ----------------------------------------------------------------------------------------------- */
 
-/* The clamp of the activation would turn an infinity into a number: it is named before. */
-static bool gate_up_check(const train_run *run) {
-  int64_t width = 2 * run->F;
-  int64_t at = run->kernels->find_nonfinite(run->gu, run->pairs.P * width);
-  if (at < 0) return true;
+/* The clamp would turn an infinity into a number, so what it reads is looked at while it is in the cache. */
+static void train_activate(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  train_run *run = arg;
+  const real *gu = run->gu + 2 * begin * run->F;
+  int64_t count = (end - begin) * run->F;
+  if (run->kernels->find_nonfinite(gu, 2 * count) >= 0)
+    atomic_store_explicit(&run->nonfinite, true, memory_order_relaxed);
+  run->kernels->swiglu_clamped(run->h + begin * run->F, gu, count, run->options->alpha, run->options->limit);
+}
+
+static bool gate_up_check(train_run *run) {
+  if (!atomic_load_explicit(&run->nonfinite, memory_order_relaxed)) return true;
+  int64_t width = 2 * run->F, at = run->kernels->find_nonfinite(run->gu, run->pairs.P * width);
   return ie_ctx_fail(run->ctx, IE_NUMERIC, "gate and up of expert %d: %s in row %lld",
                      (int)ie_tensor_i32(run->expert)[run->pairs.pair[at / width]],
                      isnan(run->gu[at]) ? "NaN" : "infinity", (long long)(at % width));
-}
-
-static void train_activate(void *arg, int thread, int64_t begin, int64_t end) {
-  (void)thread;
-  const train_run *run = arg;
-  run->kernels->swiglu_clamped(run->h + begin * run->F, run->gu + 2 * begin * run->F, (end - begin) * run->F,
-                               run->options->alpha, run->options->limit);
 }
 
 static void cpu_moe_train(ie_ctx *ctx, ie_tensor *y, ie_tensor *gate_up, const ie_tensor *x,
@@ -166,10 +170,10 @@ static void cpu_moe_train(ie_ctx *ctx, ie_tensor *y, ie_tensor *gate_up, const i
       moe_pairs_sort(&run.pairs, ie_tensor_i32(routing[0]));
       weight_products(&run, options->gate_up, /*transposed=*/true, run.x, /*gather=*/true,
                       ie_tensor_f32(gate_up));
-      if (ctx->status == IE_OK && gate_up_check(&run)) {
+      if (ctx->status == IE_OK)
         ie_team_for(ctx->device->team, run.pairs.P, /*chunk=*/4, train_activate, &run);
+      if (ctx->status == IE_OK && gate_up_check(&run))
         weight_products(&run, options->down, /*transposed=*/true, run.h, /*gather=*/false, run.out);
-      }
       if (ctx->status == IE_OK) ie_team_for(ctx->device->team, run.pairs.T, /*chunk=*/4, train_combine, &run);
     }
   }
