@@ -304,5 +304,4 @@ static void cpu_moe_backward(ie_ctx *ctx, const ie_moe_grads *to, const real *dy
 void ie_cpu_fill_moe_train(ie_device_ops *ops) {
   ops->moe_train = cpu_moe_train;
   ops->moe_backward = cpu_moe_backward;
-  ie_cpu_fill_route_train(ops);
 }
