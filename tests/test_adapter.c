@@ -478,7 +478,43 @@ static void the_reference_adapter(void **state) {
   tempdir_remove(dir);
 }
 
-int main(void) {
+/* ---- for tools/golden/adapter.py ---- */
+
+/* Writes to OUT the adapter in FROM again; where FROM is a model, a new adapter for its attention and MLP matrices, with
+ * a B that is not zero. */
+static int adapter_make(const char *from, const char *out) {
+  static ie_adapter_weight matrices[256];
+  static const char *const targets[] = {"query_key_value", "dense", "dense_h_to_4h"};
+  char path[1200];
+  ie_error error;
+  ie_adapter *adapter = NULL;
+  ie_tensor_file *file = NULL;
+  snprintf(path, sizeof path, "%s/model.safetensors", from);
+  ie_status status = ie_adapter_open(from, &adapter, &error);
+  if (status == IE_IO) status = ie_tensor_file_open(path, &file, &error);
+  if (file && status == IE_OK) {
+    size_t n = 0;
+    for (size_t i = 0; i < ie_tensor_file_count(file) && n < 256; i++) {
+      const ie_tensor_info *t = ie_tensor_file_at(file, i);
+      if (t->rank == 2 && strstr(t->name, ".layers."))
+        matrices[n++] = (ie_adapter_weight){.name = t->name, .rows = t->shape[0], .cols = t->shape[1]};
+    }
+    const ie_adapter_options options = {
+        .r = 5, .alpha = 7.5, .targets = targets, .target_count = 3, .seed = 1};
+    status = ie_adapter_create(&options, matrices, n, &adapter, &error);
+    for (size_t i = 0; status == IE_OK && i < adapter->count; i++)
+      for (int64_t k = 0; k < adapter->items[i].rows * 5; k++)
+        adapter->items[i].b[k] = ie_rng_f32(2, i, (uint64_t)k) - 0.5f;
+  }
+  if (status == IE_OK) status = ie_adapter_write(adapter, out, &error);
+  if (status != IE_OK) fprintf(stderr, "%s\n", error.message);
+  ie_adapter_free(adapter);
+  ie_tensor_file_free(file);
+  return status != IE_OK;
+}
+
+int main(int argc, char **argv) {
+  if (argc == 4 && strcmp(argv[1], "--write") == 0) return adapter_make(argv[2], argv[3]);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(configs_refused),      cmocka_unit_test(modules_and_ranks),
       cmocka_unit_test(expressions_refused),  cmocka_unit_test(new_adapters),
