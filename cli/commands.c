@@ -6,6 +6,7 @@
   X(run) \
   X(chat) \
   X(logits) \
+  X(gradients) \
   X(tokenize) \
   X(detokenize) \
   X(chat_format) \
