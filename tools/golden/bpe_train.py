@@ -62,6 +62,8 @@ def hard_text():
         n = rng.randrange(1, 60)
         out.append(rng.choice(["", " "]) + rng.choice(["", " ", "\n"]).join(
             rng.choice(words) * rng.choice([1, 1, 1, 2, 3]) + rng.choice([" ", "", "\n", "\n\n", ". "]) for _ in range(n)))
+        # runs of many lengths: two ways to one token
+        out.append(" ".join(rng.choice("a-=x") * rng.randrange(1, 45) for _ in range(12)))
         out.append(END)
     return "\n".join(out)
 
