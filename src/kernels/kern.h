@@ -71,6 +71,39 @@ typedef struct ie_product {
   int64_t pack_tok;     /* >= 1 */
 } ie_product;
 
+/* --- General matrix products: tiles of C = A B from packed panels (gemm.h is the manual) ------------------- */
+
+/* A part of an operand: numbers (i, k), i < n, k < K, where i counts rows of C for A and columns of C for B. Number
+ * (i, k) is x[row(i) * i_stride + row(k) * k_stride], with row(i) = i_rows ? i_rows[i] : i and row(k) likewise. */
+typedef struct ie_gemm_block {
+  const real *x;
+  int64_t i_stride, k_stride;
+  const int32_t *i_rows, *k_rows; /* at most one of them is given */
+  int64_t n, K;
+  bool bf16; /* rounded to bf16 on the way */
+} ie_gemm_block;
+
+/* Rows i < m and columns j < n of a tile: s = sum over k of a[k * mr + i] * b[k * nr + j], in the order of k, from 0.
+ * c[i * c_stride + j] = alpha * s + bias[j], or += of that. */
+typedef struct ie_gemm_tile {
+  const real *a, *b; /* panels as pack writes them, 64-byte aligned */
+  int64_t K;         /* >= 0 */
+  real *c;
+  int64_t c_stride;
+  int m, n; /* 1 <= m <= mr, 1 <= n <= nr */
+  real alpha;
+  const real *bias; /* (n) or NULL */
+  bool add;
+} ie_gemm_tile;
+
+typedef struct ie_gemm_kernel {
+  int mr, nr; /* a whole tile of C; nr divides 64 */
+  /* Panels of `width` (mr or nr), panel_stride numbers apart: number (i, k) goes to
+   * out[i / width * panel_stride + k * width + i % width]. What fills up the last panel is not used by run. */
+  void (*pack)(real *out, int width, int64_t panel_stride, const ie_gemm_block *block);
+  void (*run)(const ie_gemm_tile *tile);
+} ie_gemm_kernel;
+
 /* --- Attention ------------------------------------------------------------------------------------------- */
 
 /* Adds one contiguous run of keys to the running softmax of N query rows that share a KV head (online softmax,
@@ -92,6 +125,37 @@ typedef struct ie_attend_args {
   float *m, *l; /* (N) running maximum and sum */
   float *acc;   /* (N, D) running weighted sum of values, contiguous */
 } ie_attend_args;
+
+/* Attention under a tape: a tile of queries of one head against a tile of keys. Products and sums are f32 (`real`)
+ * whatever the arithmetic class is: training rounds at its weights' products, not here. The algorithm is that of
+ * FlashAttention-2 (Dao 2023, algorithms 1 and 2). Both sides come packed: rows are `width` numbers apart, D rounded up
+ * to IE_ATTEND_PAD, the rest zero. Query n stands `ahead` positions after the tile's first key, plus n; it sees key s
+ * where n + ahead - window < s <= n + ahead. */
+enum { IE_ATTEND_QUERIES = 64, IE_ATTEND_KEYS = 64, IE_ATTEND_PAD = 16 };
+
+typedef struct ie_attend_tile {
+  int64_t N, S, D, width; /* N <= IE_ATTEND_QUERIES, S <= IE_ATTEND_KEYS */
+  int64_t ahead, window;  /* window > 0; ahead may be negative */
+  const real *qt;         /* (D, IE_ATTEND_QUERIES) as attend_pack made it of scale * q */
+  const real *k, *v;      /* (S, width) */
+} ie_attend_tile;
+
+/* Running results of the queries: before the first tile m = -FLT_MAX, l = 0, acc = 0, or with a sink m = sink, l = 1.
+ * At the end a row of y is acc / l, its lse m + log l. Rows from N on are scratch. */
+typedef struct ie_attend_sums {
+  real *m, *l; /* (IE_ATTEND_QUERIES) */
+  real *acc;   /* (IE_ATTEND_QUERIES, width) */
+} ie_attend_sums;
+
+/* What the backward of a tile reads besides, and where it adds. Rows n >= N of q, dy, dyt, lse and delta are zero. */
+typedef struct ie_attend_tile_grads {
+  const real *q;   /* (IE_ATTEND_QUERIES, width) scale * q */
+  const real *dy;  /* (IE_ATTEND_QUERIES, width) */
+  const real *dyt; /* (D, IE_ATTEND_QUERIES) */
+  const real *lse, *delta;
+  real *dq;      /* (IE_ATTEND_QUERIES, width): the gradient of scale * q, divided by scale */
+  real *dk, *dv; /* (S, width) */
+} ie_attend_tile_grads;
 
 /* Activations of a plain MLP (SwiGLU has kernels of its own). */
 typedef enum ie_activation {
@@ -127,7 +191,21 @@ typedef struct ie_kernels {
   /* many computes each output by the operations of few in their order: equal to the bit. */
   bool many_as_few[IE_CLASS_COUNT][IE_W_COUNT];
 
+  ie_gemm_kernel gemm;
+  /* out[i] = the number at (row, col + i) of w, i < n, exact. col is a multiple of 64. */
+  void (*weight_cols)(float *out, const ie_wview *w, int64_t row, int64_t col, int64_t n);
+
   void (*attend)(const ie_attend_args *args);
+  /* rows (IE_ATTEND_QUERIES, width) = factor * x (N, D), row n of x at n * stride, zero elsewhere; columns (width,
+   * IE_ATTEND_QUERIES) is its transpose. */
+  void (*attend_pack)(real *rows, real *columns, const real *x, int64_t stride, int64_t N, int64_t D,
+                      real factor);
+  /* delta[n] = dy[n] . y[n] of N rows of D numbers, `stride` apart; zero from N to IE_ATTEND_QUERIES. */
+  void (*attend_delta)(real *delta, const real *dy, const real *y, int64_t stride, int64_t N, int64_t D);
+  /* One tile of keys forward: m, l and acc move on. */
+  void (*attend_tile)(const ie_attend_tile *tile, const ie_attend_sums *sums);
+  /* And backward: P = exp(q . k - lse), dS = P (dy . v - delta); dv += P^T dy, dk += dS^T q, dq += dS k. */
+  void (*attend_tile_backward)(const ie_attend_tile *tile, const ie_attend_tile_grads *grads);
 
   /* y = x / sqrt(mean(x^2) + eps) * weight; weight (n) of weight_dtype or NULL (= 1). The mean is taken over f32
    * partial sums in a fixed order. y may be x. */
@@ -149,7 +227,7 @@ typedef struct ie_kernels {
   /* y[i] = g * sigmoid(g) * up[i] with g = gate[i] (SwiGLU, Shazeer 2020). y may be gate or up. */
   void (*swiglu)(real *y, const real *gate, const real *up, int64_t n);
   /* y[i] += a * x[i]. */
-  void (*axpy)(real *y, const real *x, float a, int64_t n);
+  void (*axpy)(real *y, const real *x, real a, int64_t n);
   /* One step of AdamW over parameters p (n), gradients g (n) and both moments m, v (n). */
   void (*adamw)(real *p, const real *g, real *m, real *v, int64_t n, const ie_adamw_args *args);
   /* f32 to kv_dtype (IE_F32, IE_F16, IE_BF16), round to nearest even; and back, exact. */
@@ -173,10 +251,13 @@ void ie_kernels_fill(ie_kernels *out, ie_isa isa);
 /* Each instruction set overwrites the entries that it has. products_*.c and vector_*.c of its folder. */
 void ie_kernels_fill_products__scalar(ie_kernels *out);
 void ie_kernels_fill_vector__scalar(ie_kernels *out);
+void ie_kernels_fill_gemm__scalar(ie_kernels *out);
 void ie_kernels_fill_products__avx2(ie_kernels *out);
 void ie_kernels_fill_vector__avx2(ie_kernels *out);
+void ie_kernels_fill_gemm__avx2(ie_kernels *out);
 void ie_kernels_fill_products__avx512(ie_kernels *out);
 void ie_kernels_fill_vector__avx512(ie_kernels *out);
+void ie_kernels_fill_gemm__avx512(ie_kernels *out);
 void ie_kernels_fill_products__amx(ie_kernels *out);
 
 #endif

@@ -6,6 +6,7 @@
 #include "base/size.h"
 #include "base/special.h"
 #include "kernels/attend.h"
+#include "kernels/attend_tile.h"
 
 #include <math.h>
 #include <string.h>
@@ -348,6 +349,7 @@ static int64_t KERNEL(find_nonfinite)(const float *x, int64_t n) {
 
 void KERNEL(ie_kernels_fill_vector)(ie_kernels *out) {
   out->attend = KERNEL(ie_attend);
+  KERNEL(ie_attend_tile_fill)(out);
   out->rms_norm = KERNEL(rms_norm);
   out->layer_norm = KERNEL(layer_norm);
   out->activate = KERNEL(activate);

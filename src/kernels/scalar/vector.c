@@ -2,6 +2,7 @@
  * instruction sets give the same bits (but attend, which does, and adamw, where fma says so). */
 #include "base/real.h"
 #include "kernels/attend.h"
+#include "kernels/attend_tile.h"
 
 #include <math.h>
 #include <string.h>
@@ -92,7 +93,7 @@ static void swiglu__scalar(real *y, const real *gate, const real *up, int64_t n)
   for (int64_t i = 0; i < n; i++) y[i] = up[i] * (gate[i] / (1.0f + real_exp(-gate[i])));
 }
 
-static void axpy__scalar(real *y, const real *x, float a, int64_t n) {
+static void axpy__scalar(real *y, const real *x, real a, int64_t n) {
   for (int64_t i = 0; i < n; i++) y[i] += a * x[i];
 }
 
@@ -140,6 +141,7 @@ static int64_t find_nonfinite__scalar(const real *x, int64_t n) {
 
 void ie_kernels_fill_vector__scalar(ie_kernels *out) {
   out->attend = ie_attend__scalar;
+  ie_attend_tile_fill__scalar(out);
   out->rms_norm = rms_norm__scalar;
   out->rope_half = rope_half__scalar;
   out->layer_norm = layer_norm__scalar;
