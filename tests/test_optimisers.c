@@ -10,6 +10,7 @@
 #include "train/clip.h"
 #include "train/optimiser.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,7 +22,7 @@
 
 #include <cmocka.h>
 
-enum { PARAMS_MAX = 8 };
+enum { PARAMS_MAX = 8, STATES_MAX = 64 };
 
 static ie_device *device_open(const char *isa, int threads) {
   ie_device *device;
@@ -93,7 +94,7 @@ static void reference_run(const reference *r, const char *name, const char *what
     check(p, before, expected, t ? expected - p->count : tensor_of(r, name, "start")->data, what, t);
   }
   for (size_t i = 0; i < ie_optimiser_state_count(o); i++) { /* where the file has them: to the bit */
-    ie_tensor_out state = ie_optimiser_state_at(o, i);
+    ie_state_tensor state = ie_optimiser_state_at(o, i);
     char key[128];
     snprintf(key, sizeof key, "%s%s", what, strchr(state.name, '.'));
     key[strlen(key) - strlen(name) - 1] = 0;
@@ -439,7 +440,7 @@ static void test_kinds(void **state) {
   assert_int_equal(ie_optimiser_state_count(o), sizeof expected / sizeof expected[0]);
   size_t bytes = 0, state_bytes, scratch_bytes;
   for (size_t i = 0; i < ie_optimiser_state_count(o); i++) {
-    ie_tensor_out s = ie_optimiser_state_at(o, i);
+    ie_state_tensor s = ie_optimiser_state_at(o, i);
     assert_string_equal(s.name, expected[i]);
     size_t count = 1;
     for (int d = 0; d < s.rank; d++) count *= (size_t)s.shape[d];
@@ -447,9 +448,9 @@ static void test_kinds(void **state) {
   }
   ie_param *const eight[] = {f.param[5], f.param[7]};
   f.groups[1].param = eight;
-  assert_int_equal(ie_optimiser_bytes(f.groups, 3, &state_bytes, &scratch_bytes, NULL), IE_OK);
+  assert_int_equal(ie_optimiser_bytes(device, f.groups, 3, &state_bytes, &scratch_bytes, NULL), IE_OK);
   assert_int_equal(state_bytes, bytes);
-  assert_true(scratch_bytes >= sizeof(real) * (2 * 20 * 33 + 3 * 20 * 20) && scratch_bytes < 20000);
+  assert_true(scratch_bytes >= sizeof(real) * (2 * 20 * 33 + 3 * 20 * 20));
   ie_optimiser_free(o);
   ie_device_free(device);
   fleet_free(&f);
@@ -457,95 +458,45 @@ static void test_kinds(void **state) {
 
 /* ---- saved states ---- */
 
-static const ie_tensor_info *find_in_file(void *arg, const char *name) {
-  return ie_tensor_file_get(arg, name);
-}
-
-static void states_write(const ie_optimiser *o, const char *path) {
-  ie_tensor_out states[64];
+static size_t states_of(const ie_optimiser *o, ie_state_tensor *states) {
   size_t count = ie_optimiser_state_count(o);
-  assert_true(count <= 64);
+  assert_true(count <= STATES_MAX);
   for (size_t i = 0; i < count; i++) states[i] = ie_optimiser_state_at(o, i);
-  ie_error error = {0};
-  if (ie_tensor_file_write(path, states, count, &error) != IE_OK) fail_msg("%s", error.message);
+  return count;
 }
 
 static void test_resume(void **state) {
   (void)state;
-  char *dir = tempdir_make(), path[1024];
-  snprintf(path, sizeof path, "%s/state.safetensors", dir);
+  char *dir = tempdir_make();
   fleet whole, first, second;
+  ie_state_tensor states[STATES_MAX];
+  ie_error error = {0};
   fleet_run(&whole, NULL, 2, 6);
   ie_device *device = device_open(NULL, 3);
   fleet_make(&first);
   ie_optimiser *o = fleet_optimiser(&first, device);
   fleet_steps(&first, o, 1, 3);
-  states_write(o, path);
+  json_t *json = json_object();
+  const ie_snapshot snapshot = {
+      .dir = dir, .step = 3, .tensors = states, .count = states_of(o, states), .state = json};
+  if (ie_snapshot_save(&snapshot, &error) != IE_OK) fail_msg("%s", error.message);
   ie_optimiser_free(o);
+  json_decref(json);
 
   fleet_make(&second);
   for (int i = 0; i < first.count; i++)
     memcpy(second.param[i]->value, first.param[i]->value, (size_t)first.param[i]->count * sizeof(real));
   o = fleet_optimiser(&second, device);
-  ie_tensor_file *file;
-  assert_int_equal(ie_tensor_file_open(path, &file, NULL), IE_OK);
-  assert_int_equal(ie_optimiser_restore(o, find_in_file, file, NULL), IE_OK);
-  ie_tensor_file_free(file);
+  char *path = ie_snapshot_path(dir, 3);
+  if (ie_snapshot_load(path, states, states_of(o, states), &json, &error) != IE_OK)
+    fail_msg("%s", error.message);
+  json_decref(json);
+  free(path);
   fleet_steps(&second, o, 4, 6);
   fleet_same(&whole, &second);
   ie_optimiser_free(o);
   ie_device_free(device);
   fleet_free(&whole), fleet_free(&first), fleet_free(&second);
-  tempdir_remove(dir);
-}
-
-/* One tensor is not as it must be; the states stay as they were. */
-typedef struct bad_states {
-  ie_tensor_file *file;
-  const char *name;
-  ie_tensor_info info;
-  bool missing;
-} bad_states;
-
-static const ie_tensor_info *find_bad(void *arg, const char *name) {
-  const bad_states *bad = arg;
-  if (strcmp(name, bad->name) != 0) return ie_tensor_file_get(bad->file, name);
-  return bad->missing ? NULL : &bad->info;
-}
-
-static void test_restore_refuses(void **state) {
-  (void)state;
-  char *dir = tempdir_make(), path[1024];
-  snprintf(path, sizeof path, "%s/state.safetensors", dir);
-  fleet f;
-  fleet_make(&f);
-  ie_device *device = device_open(NULL, 1);
-  ie_optimiser *o = fleet_optimiser(&f, device);
-  fleet_steps(&f, o, 1, 1);
-  states_write(o, path);
-  fleet_steps(&f, o, 2, 2);
-  ie_tensor_out last = ie_optimiser_state_at(o, ie_optimiser_state_count(o) - 1),
-                head = ie_optimiser_state_at(o, 0);
-  bad_states bad = {.name = last.name};
-  assert_int_equal(ie_tensor_file_open(path, &bad.file, NULL), IE_OK);
-  float *kept = malloc(3 * 20 * 12 * sizeof(float));
-  memcpy(kept, head.data, 3 * 20 * 12 * sizeof(float));
-  for (int fault = 0; fault < 4; fault++) {
-    bad.info = *ie_tensor_file_get(bad.file, last.name);
-    bad.missing = fault == 0;
-    if (fault == 1) bad.info.dtype = IE_BF16;
-    if (fault == 2) bad.info.shape[0]++;
-    if (fault == 3) bad.info.rank++;
-    ie_error error = {0};
-    assert_int_equal(ie_optimiser_restore(o, find_bad, &bad, &error), IE_FORMAT);
-    assert_non_null(strstr(error.message, last.name));
-    assert_memory_equal(kept, head.data, 3 * 20 * 12 * sizeof(float));
-  }
-  free(kept);
-  ie_tensor_file_free(bad.file);
-  ie_optimiser_free(o);
-  ie_device_free(device);
-  fleet_free(&f);
   tempdir_remove(dir);
 }
 
@@ -664,7 +615,6 @@ int main(void) {
       cmocka_unit_test(test_threads),
       cmocka_unit_test(test_kinds),
       cmocka_unit_test(test_resume),
-      cmocka_unit_test(test_restore_refuses),
       cmocka_unit_test(test_refuses),
       cmocka_unit_test(test_norm),
       cmocka_unit_test(test_clip),

@@ -2,6 +2,7 @@
 
 #include "base/float.h"
 #include "base/size.h"
+#include "tensor/cpu_gemm.h"
 
 #include <math.h>
 #include <string.h>
@@ -24,15 +25,6 @@ bool ie_muon_takes(const ie_param *param) {
   return true;
 }
 
-/* X and Y (M, N); A, C and D (M, M); sums of squares (max(M, N)) in doubles. */
-size_t ie_muon_scratch_count(int64_t R, int64_t K) {
-  size_t M = (size_t)ie_min_i64(R, K), N = (size_t)ie_max_i64(R, K), both, square, total;
-  if (!ie_size_mul(M, N, &both) || !ie_size_mul(M, M, &square)) return SIZE_MAX;
-  if (!ie_size_mul(2, both, &both) || !ie_size_mul(3, square, &square)) return SIZE_MAX;
-  if (!ie_size_add(both, square, &total) || !ie_size_add(total, 2 * N + 2, &total)) return SIZE_MAX;
-  return total;
-}
-
 /* a + w (b - a) as PyTorch computes it: from the nearer end, fused. A last bit that differs here may become another
  * bfloat16, which the iteration, whose slope at 0 is 3.4 a step, makes 3% of a small matrix. */
 typedef struct lerp_weight {
@@ -41,7 +33,6 @@ typedef struct lerp_weight {
 } lerp_weight;
 
 typedef struct muon_run {
-  const ie_kernels *kernels;
   int64_t R, K, M, N;
   bool turned; /* X is the transpose: R > K */
   /* of the update */
@@ -53,10 +44,6 @@ typedef struct muon_run {
   real *X, *Y, *A, *C, *D;
   double *squares; /* (R) of each row of the update */
   float norm;
-  /* of a product */
-  const real *left, *right;
-  real *out;
-  int64_t inner, columns;
 } muon_run;
 
 static lerp_weight lerp_weight_of(double weight) {
@@ -72,26 +59,18 @@ static real rounded(real x) {
   return ie_f32_round_bf16((float)x);
 }
 
-/* out (rows, columns) = left (rows, inner) right (inner, columns), rounded. */
 static void product_rows(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
-  const muon_run *run = arg;
-  for (int64_t r = begin; r < end; r++) {
-    real *out = run->out + r * run->columns;
-    memset(out, 0, (size_t)run->columns * sizeof *out);
-    for (int64_t k = 0; k < run->inner; k++)
-      run->kernels->axpy(out, run->right + k * run->columns, (float)run->left[r * run->inner + k],
-                         run->columns);
-    for (int64_t c = 0; c < run->columns; c++) out[c] = rounded(out[c]);
-  }
+  const ie_gemm *gemm = arg;
+  for (int64_t i = begin * gemm->N; i < end * gemm->N; i++) gemm->c[i] = rounded(gemm->c[i]);
 }
 
-/* The one place where matrices are multiplied. out may be neither operand. */
-static void product(ie_device *device, muon_run *run, real *out, const real *left, const real *right,
-                    int64_t inner, int64_t columns) {
-  run->out = out, run->left = left, run->right = right;
-  run->inner = inner, run->columns = columns;
-  ie_team_for(device->team, run->M, 1, product_rows, run);
+/* The one place where matrices are multiplied: out (M, N) = a b, contiguous. */
+static void product(ie_ctx *ctx, real *out, int64_t M, int64_t N, int64_t K, ie_gemm_matrix a,
+                    ie_gemm_matrix b) {
+  ie_gemm gemm = {.M = M, .N = N, .K = K, .a = a, .b = b, .c = out, .c_stride = N, .bf16 = true};
+  ie_cpu_gemm(ctx, &gemm, 1);
+  ie_team_for(ctx->device->team, M, ROWS, product_rows, &gemm);
 }
 
 /* Momentum, and the update into X, rounded. */
@@ -114,18 +93,11 @@ static void update_rows(void *arg, int thread, int64_t begin, int64_t end) {
   }
 }
 
-/* X / norm, and its transpose into Y. */
+/* X = X / norm. */
 static void divide_rows(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   const muon_run *run = arg;
   for (int64_t i = begin * run->N; i < end * run->N; i++) run->X[i] = rounded(run->X[i] / run->norm);
-}
-
-static void transpose_rows(void *arg, int thread, int64_t begin, int64_t end) {
-  (void)thread;
-  const muon_run *run = arg;
-  for (int64_t n = begin; n < end; n++)
-    for (int64_t m = 0; m < run->M; m++) run->Y[n * run->M + m] = run->X[m * run->N + n];
 }
 
 /* C = c A. */
@@ -163,53 +135,66 @@ static void value_rows(void *arg, int thread, int64_t begin, int64_t end) {
 }
 
 /* X of the update is there and its rows' squares. */
-static void orthogonalise(ie_device *device, muon_run *run, int steps) {
+static void orthogonalise(ie_ctx *ctx, muon_run *run, int steps) {
+  ie_team *team = ctx->device->team;
   const int64_t M = run->M, N = run->N;
   double sum = 0;
   for (int64_t r = 0; r < run->R; r++) sum += run->squares[r];
   /* The reference's norm is a bfloat16 too. Its 1e-7 keeps zeros from dividing by zero. */
   run->norm = ie_f32_round_bf16(ie_f32_round_bf16((float)sqrt(sum)) + 1e-7f);
-  ie_team_for(device->team, M, ROWS, divide_rows, run);
+  ie_team_for(team, M, ROWS, divide_rows, run);
+  const ie_gemm_matrix X = {.data = run->X, .row_stride = N},
+                       turned = {.data = run->X, .row_stride = N, .transposed = true};
+  const ie_gemm_matrix A = {.data = run->A, .row_stride = M}, C = {.data = run->C, .row_stride = M},
+                       D = {.data = run->D, .row_stride = M};
   for (int i = 0; i < steps; i++) {
-    ie_team_for(device->team, N, ROWS, transpose_rows, run);
-    product(device, run, run->A, run->X, run->Y, N, M);
-    ie_team_for(device->team, M, ROWS, scale_rows, run);
-    product(device, run, run->D, run->C, run->A, M, M);
-    ie_team_for(device->team, M, ROWS, square_rows, run);
-    product(device, run, run->Y, run->D, run->X, M, N);
-    ie_team_for(device->team, M, ROWS, next_rows, run);
+    product(ctx, run->A, M, M, N, X, turned);
+    ie_team_for(team, M, ROWS, scale_rows, run);
+    product(ctx, run->D, M, M, M, C, A);
+    ie_team_for(team, M, ROWS, square_rows, run);
+    product(ctx, run->Y, M, N, M, D, X);
+    ie_team_for(team, M, ROWS, next_rows, run);
   }
 }
 
-void ie_muon_step(ie_device *device, const ie_muon_options *options, ie_param *param, real *buffer,
-                  double rate, float grad_scale, real *scratch) {
+static bool scratch_take(ie_ctx *ctx, muon_run *run) {
+  const size_t M = (size_t)run->M, N = (size_t)run->N, number = sizeof(real);
+  void *X, *Y, *A, *C, *D, *squares;
+  if (!ie_ctx_scratch(ctx, M * N * number, &X) || !ie_ctx_scratch(ctx, M * N * number, &Y) ||
+      !ie_ctx_scratch(ctx, M * M * number, &A) || !ie_ctx_scratch(ctx, M * M * number, &C) ||
+      !ie_ctx_scratch(ctx, M * M * number, &D) ||
+      !ie_ctx_scratch(ctx, (size_t)run->R * sizeof(double), &squares))
+    return false;
+  run->X = X, run->Y = Y, run->A = A, run->C = C, run->D = D, run->squares = squares;
+  return true;
+}
+
+void ie_muon_step(ie_ctx *ctx, const ie_muon_options *options, ie_param *param, real *buffer, double rate,
+                  float grad_scale) {
   const int64_t R = param->shape[param->rank - 2], K = param->shape[param->rank - 1];
-  const int64_t M = ie_min_i64(R, K), N = ie_max_i64(R, K), count = param->count / (R * K);
   const double shape = sqrt(fmax(1.0, (double)R / (double)K));
-  muon_run run = {.kernels = &device->kernels,
-                  .R = R,
+  muon_run run = {.R = R,
                   .K = K,
-                  .M = M,
-                  .N = N,
+                  .M = ie_min_i64(R, K),
+                  .N = ie_max_i64(R, K),
                   .turned = R > K,
                   .grad_scale = grad_scale,
                   .mean = lerp_weight_of(1 - options->momentum),
                   .nesterov = lerp_weight_of(options->momentum),
                   .decay = (float)(1 - rate * options->weight_decay),
                   .step_size = (float)(-rate * shape),
-                  .plain = options->plain,
-                  .squares = (double *)(void *)scratch};
-  run.X = scratch + 2 * N + 2;
-  run.Y = run.X + M * N;
-  run.A = run.Y + M * N;
-  run.C = run.A + M * M;
-  run.D = run.C + M * M;
-  for (int64_t e = 0; e < count; e++) {
+                  .plain = options->plain};
+  ie_team *team = ctx->device->team;
+  ie_ctx_mark mark = ie_ctx_save(ctx);
+  if (!scratch_take(ctx, &run)) return;
+  if (ctx->dry) ie_cpu_gemm(ctx, NULL, 0);
+  for (int64_t e = 0; !ctx->dry && e < param->count / (R * K); e++) {
     run.value = param->value + e * R * K;
     run.grad = param->grad + e * R * K;
     run.buffer = buffer + e * R * K;
-    ie_team_for(device->team, R, ROWS, update_rows, &run);
-    orthogonalise(device, &run, options->steps);
-    ie_team_for(device->team, R, ROWS, value_rows, &run);
+    ie_team_for(team, R, ROWS, update_rows, &run);
+    orthogonalise(ctx, &run, options->steps);
+    ie_team_for(team, R, ROWS, value_rows, &run);
   }
+  ie_ctx_reset(ctx, mark);
 }

@@ -10,12 +10,10 @@
 #ifndef CLOCHER_TRAIN_MUON_H
 #define CLOCHER_TRAIN_MUON_H
 
-#include "clocher/status.h"
 #include "tensor/device.h"
 #include "tensor/param.h"
 
 #include <stdbool.h>
-#include <stddef.h>
 
 typedef struct ie_muon_options {
   double momentum, weight_decay;
@@ -28,11 +26,9 @@ typedef struct ie_muon_options {
  * end of the name. */
 bool ie_muon_takes(const ie_param *param);
 
-/* Scratch that one matrix of R x K takes, in numbers. SIZE_MAX: it fits no size_t. */
-size_t ie_muon_scratch_count(int64_t R, int64_t K);
-
-/* One step of every matrix of `param`; buffer: (count) momentum; scratch as ie_muon_scratch_count says. */
-void ie_muon_step(ie_device *device, const ie_muon_options *options, ie_param *param, real *buffer,
-                  double rate, float grad_scale, real *scratch);
+/* One step of every matrix of `param`, at learning rate `rate`; buffer: (count) momentum. Scratch comes from ctx's arena
+ * and is given back; a dry run measures it (pointers may be NULL), and its sizes must fit a size_t. */
+void ie_muon_step(ie_ctx *ctx, const ie_muon_options *options, ie_param *param, real *buffer, double rate,
+                  float grad_scale);
 
 #endif

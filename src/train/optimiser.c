@@ -22,7 +22,7 @@ typedef struct entry {
   ie_adamw_options adamw;
   ie_muon_options muon;
   int states;
-  ie_tensor_out state[STATES_MAX]; /* names and data owned */
+  ie_state_tensor state[STATES_MAX]; /* names and data owned */
   /* of the step that runs */
   ie_adamw_args adamw_args;
 } entry;
@@ -33,7 +33,7 @@ struct ie_optimiser {
   ie_param **param; /* (count) of the entries */
   int64_t count;
   ie_pieces pieces;
-  real *scratch; /* of Muon's largest matrix */
+  ie_ctx ctx; /* its arena: scratch of Muon's largest matrix */
   ie_adamw8bit adamw8bit;
 };
 
@@ -125,39 +125,40 @@ static ie_status group_check(const ie_optimiser_group *g, int i, ie_error *error
   return IE_OK;
 }
 
-/* Adds what one parameter takes; false when it fits no size_t. */
-static bool param_bytes(const ie_optimiser_group *group, const ie_param *param, size_t *state_bytes,
-                        size_t *scratch_count) {
+/* Adds what one parameter's states take; false when it fits no size_t. */
+static bool state_bytes_add(const ie_optimiser_group *group, const ie_param *param, size_t *state_bytes) {
   int states;
-  ie_optimiser_kind kind = kind_of(group, param);
-  const state_shape *shapes = state_shapes(kind, &states);
+  const state_shape *shapes = state_shapes(kind_of(group, param), &states);
   for (int s = 0; s < states; s++) {
     size_t bytes;
     if (!ie_size_mul(shape_count(&shapes[s], param), ie_dtype_bytes(shape_dtype(&shapes[s])), &bytes) ||
         !ie_size_add(*state_bytes, bytes, state_bytes))
       return false;
   }
-  if (kind != IE_OPTIMISER_MUON) return true;
-  size_t count = ie_muon_scratch_count(param->shape[param->rank - 2], param->shape[param->rank - 1]);
-  if (count > *scratch_count) *scratch_count = count;
-  return count != SIZE_MAX;
+  return true;
 }
 
-ie_status ie_optimiser_bytes(const ie_optimiser_group *groups, int count, size_t *state_bytes,
-                             size_t *scratch_bytes, ie_error *error) {
-  size_t scratch = 0;
+ie_status ie_optimiser_bytes(ie_device *device, const ie_optimiser_group *groups, int count,
+                             size_t *state_bytes, size_t *scratch_bytes, ie_error *error) {
   *state_bytes = *scratch_bytes = 0;
-  for (int i = 0; i < count; i++) {
-    ie_status status = group_check(&groups[i], i, error);
-    if (status != IE_OK) return status;
-    for (int64_t j = 0; j < groups[i].count; j++)
-      if (!param_bytes(&groups[i], groups[i].param[j], state_bytes, &scratch))
-        return ie_error_set(error, IE_LIMIT, "the states of %s are too large to be addressed",
-                            groups[i].param[j]->name);
+  ie_ctx *ctx = calloc(1, sizeof *ctx);
+  if (!ctx) return ie_error_set(error, IE_OUT_OF_MEMORY, "optimiser: out of memory");
+  ctx->device = device, ctx->dry = true, ctx->layer = -1;
+  ctx->arena = ie_arena_measure();
+  ie_status status = IE_OK;
+  for (int i = 0; i < count && status == IE_OK; i++) {
+    status = group_check(&groups[i], i, error);
+    for (int64_t j = 0; j < groups[i].count && status == IE_OK; j++) {
+      ie_param *param = groups[i].param[j];
+      if (!state_bytes_add(&groups[i], param, state_bytes))
+        status = ie_error_set(error, IE_LIMIT, "the states of %s are too large to be addressed", param->name);
+      else if (kind_of(&groups[i], param) == IE_OPTIMISER_MUON)
+        ie_muon_step(ctx, &groups[i].muon, param, NULL, 0, 1);
+    }
   }
-  if (!ie_size_mul(scratch, sizeof(real), scratch_bytes))
-    return ie_error_set(error, IE_LIMIT, "the scratch memory of Muon is too large to be addressed");
-  return IE_OK;
+  *scratch_bytes = ctx->arena.peak;
+  free(ctx);
+  return status;
 }
 
 /* ---- making ---- */
@@ -167,9 +168,9 @@ static ie_status out_of_memory(const ie_param *param, ie_error *error) {
 }
 
 static ie_status state_new(entry *e, const state_shape *shape, ie_error *error) {
-  ie_tensor_out *state = &e->state[e->states++];
+  ie_state_tensor *state = &e->state[e->states++];
   const size_t count = shape_count(shape, e->param);
-  *state = (ie_tensor_out){.dtype = shape_dtype(shape), .rank = shape->blocks ? 1 : e->param->rank};
+  *state = (ie_state_tensor){.dtype = shape_dtype(shape), .rank = shape->blocks ? 1 : e->param->rank};
   for (int d = 0; d < state->rank; d++) state->shape[d] = shape->blocks ? (int64_t)count : e->param->shape[d];
   size_t length = strlen(shape->name) + 1 + strlen(e->param->name) + 1;
   char *name = malloc(length);
@@ -232,7 +233,7 @@ ie_status ie_optimiser_new(ie_device *device, const ie_optimiser_group *groups, 
                            ie_error *error) {
   size_t state_bytes, scratch_bytes, total = 0;
   *out = NULL;
-  ie_status status = ie_optimiser_bytes(groups, count, &state_bytes, &scratch_bytes, error);
+  ie_status status = ie_optimiser_bytes(device, groups, count, &state_bytes, &scratch_bytes, error);
   if (status != IE_OK) return status;
   for (int i = 0; i < count; i++) total += (size_t)groups[i].count;
   ie_optimiser *o = calloc(1, sizeof *o);
@@ -241,9 +242,9 @@ ie_status ie_optimiser_new(ie_device *device, const ie_optimiser_group *groups, 
   o->adamw8bit.kernels = &device->kernels;
   o->entries = calloc(total + 1, sizeof *o->entries);
   o->param = calloc(total + 1, sizeof *o->param);
-  o->scratch = calloc(1, scratch_bytes + 1);
-  if (!o->entries || !o->param || !o->scratch)
-    status = ie_error_set(error, IE_OUT_OF_MEMORY, "optimiser: out of memory");
+  o->ctx.device = device, o->ctx.layer = -1;
+  if (!o->entries || !o->param) status = ie_error_set(error, IE_OUT_OF_MEMORY, "optimiser: out of memory");
+  if (status == IE_OK && scratch_bytes > 0) status = ie_arena_open(scratch_bytes, &o->ctx.arena, error);
   if (status == IE_OK) status = entries_fill(o, groups, count, error);
   if (status == IE_OK) status = ie_pieces_new(o->param, o->count, &o->pieces, error);
   if (status != IE_OK) {
@@ -256,28 +257,24 @@ ie_status ie_optimiser_new(ie_device *device, const ie_optimiser_group *groups, 
   return IE_OK;
 }
 
-static void *owned(const void *p) {
-  return (void *)(uintptr_t)p;
-}
-
 void ie_optimiser_free(ie_optimiser *o) {
   if (!o) return;
   for (int64_t i = 0; i < o->count; i++)
     for (int s = 0; s < o->entries[i].states; s++) {
-      free(owned(o->entries[i].state[s].name));
-      free(owned(o->entries[i].state[s].data));
+      free((void *)(uintptr_t)o->entries[i].state[s].name);
+      free(o->entries[i].state[s].data);
     }
   ie_pieces_free(&o->pieces);
   free(o->entries);
   free(o->param);
-  free(o->scratch);
+  ie_arena_close(&o->ctx.arena);
   free(o);
 }
 
 /* ---- steps ---- */
 
 static void *state_data(const entry *e, int s) {
-  return owned(e->state[s].data);
+  return e->state[s].data;
 }
 
 static void pieces_step(void *arg, int thread, int64_t begin, int64_t end) {
@@ -310,8 +307,7 @@ void ie_optimiser_step(ie_optimiser *o, const ie_step *step) {
   for (int64_t i = 0; i < o->count; i++) {
     entry *e = &o->entries[i];
     if (e->kind == IE_OPTIMISER_MUON)
-      ie_muon_step(o->device, &e->muon, e->param, state_data(e, 0), step->rate * e->rate_factor, scale,
-                   o->scratch);
+      ie_muon_step(&o->ctx, &e->muon, e->param, state_data(e, 0), step->rate * e->rate_factor, scale);
   }
 }
 
@@ -323,41 +319,8 @@ size_t ie_optimiser_state_count(const ie_optimiser *o) {
   return count;
 }
 
-static const ie_tensor_out *state_at(const ie_optimiser *o, size_t i) {
+ie_state_tensor ie_optimiser_state_at(const ie_optimiser *o, size_t i) {
   const entry *e = o->entries;
   while (i >= (size_t)e->states) i -= (size_t)e++->states;
-  return &e->state[i];
-}
-
-ie_tensor_out ie_optimiser_state_at(const ie_optimiser *o, size_t i) {
-  return *state_at(o, i);
-}
-
-static ie_status state_check(const ie_tensor_out *state, const ie_tensor_info *found, ie_error *error) {
-  if (!found)
-    return ie_error_set(error, IE_FORMAT, "optimiser state: expected %s, found no such tensor", state->name);
-  bool same = found->dtype == state->dtype && found->rank == state->rank;
-  for (int d = 0; same && d < state->rank; d++) same = found->shape[d] == state->shape[d];
-  if (!same)
-    return ie_error_set(error, IE_FORMAT, "optimiser state %s: expected %s of rank %d, found %s of rank %d%s",
-                        state->name, ie_dtype_name(state->dtype), state->rank, ie_dtype_name(found->dtype),
-                        found->rank, found->rank == state->rank ? " and another shape" : "");
-  return IE_OK;
-}
-
-ie_status ie_optimiser_restore(ie_optimiser *o, ie_tensor_find find, void *arg, ie_error *error) {
-  for (int pass = 0; pass < 2; pass++) { /* all are checked before one is copied */
-    for (int64_t i = 0; i < o->count; i++)
-      for (int s = 0; s < o->entries[i].states; s++) {
-        const ie_tensor_out *state = &o->entries[i].state[s];
-        const ie_tensor_info *found = find(arg, state->name);
-        if (pass == 0) {
-          ie_status status = state_check(state, found, error);
-          if (status != IE_OK) return status;
-        } else {
-          memcpy(owned(state->data), found->data, found->bytes);
-        }
-      }
-  }
-  return IE_OK;
+  return e->state[i];
 }

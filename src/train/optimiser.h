@@ -5,20 +5,21 @@
  *   Muon          train/muon.h       one state an element; what is no matrix between layers (ie_muon_takes) as AdamW
  *
  * An optimiser owns its states and borrows device and parameters, which live longer. It allocates nothing after
- * ie_optimiser_new. Results do not depend on the number of threads or, but for Muon's products, on the instruction
+ * ie_optimiser_new. Results do not depend on the number of threads, nor, but for Muon's products, on the instruction
  * set. It belongs to one thread at a time; the device's team does the work.
  *
  * States are named tensors (adamw.exp_avg.NAME, adamw.exp_avg_sq.NAME, muon.momentum.NAME, adamw8bit.exp_avg.NAME and
- * so on), so that a checkpoint saves and restores them to the bit. The number of the step is the caller's. */
+ * so on), so that a snapshot (train/snapshot.h)
+ * saves and restores them to the bit. The number of the step is the caller's. */
 #ifndef CLOCHER_TRAIN_OPTIMISER_H
 #define CLOCHER_TRAIN_OPTIMISER_H
 
 #include "clocher/status.h"
-#include "clocher/tensor.h"
 #include "tensor/device.h"
 #include "tensor/param.h"
 #include "train/adamw.h"
 #include "train/muon.h"
+#include "train/snapshot.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -53,10 +54,10 @@ ie_optimiser_group ie_optimiser_group_default(ie_optimiser_kind kind);
 
 typedef struct ie_optimiser ie_optimiser;
 
-/* Bytes of states, and of scratch that is held beside them, before anything is allocated. Gradients may still be
- * missing. The errors are those of ie_optimiser_new. */
-ie_status ie_optimiser_bytes(const ie_optimiser_group *groups, int count, size_t *state_bytes,
-                             size_t *scratch_bytes, ie_error *error);
+/* Bytes of states, and of scratch that is held beside them, before anything is allocated. Values and gradients may
+ * still be missing. The errors are those of ie_optimiser_new. */
+ie_status ie_optimiser_bytes(ie_device *device, const ie_optimiser_group *groups, int count,
+                             size_t *state_bytes, size_t *scratch_bytes, ie_error *error);
 
 /* States of zeros. IE_INVALID_ARGUMENT for a setting out of its range, a parameter without gradient or given twice;
  * IE_OUT_OF_MEMORY. Copies the groups; the arrays of parameters need not outlive the call, the parameters must. */
@@ -74,14 +75,8 @@ typedef struct ie_step {
  * not: ask ie_grad_norm before. */
 void ie_optimiser_step(ie_optimiser *optimiser, const ie_step *step);
 
-/* States as tensors to be written; names and data are the optimiser's, data change with each step. */
+/* States as tensors, in a fixed order: what a snapshot saves and fills again. Names and data are the optimiser's. */
 size_t ie_optimiser_state_count(const ie_optimiser *optimiser);
-ie_tensor_out ie_optimiser_state_at(const ie_optimiser *optimiser, size_t i);
-
-/* The tensor of that name, or NULL. */
-typedef const ie_tensor_info *(*ie_tensor_find)(void *arg, const char *name);
-/* Copies every state from what was saved. IE_FORMAT with the name when one is missing or has another type or shape:
- * then nothing was changed. */
-ie_status ie_optimiser_restore(ie_optimiser *optimiser, ie_tensor_find find, void *arg, ie_error *error);
+ie_state_tensor ie_optimiser_state_at(const ie_optimiser *optimiser, size_t i);
 
 #endif
