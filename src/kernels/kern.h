@@ -177,6 +177,18 @@ typedef struct ie_adamw_args {
   float root2, eps;
   float step_size;
 } ie_adamw_args;
+/* Row of a norm's backward: gradients are added. Under a tape a weight is read as it was in the forward. */
+typedef struct ie_norm_backward_args {
+  real *dx, *dweight, *dbias; /* (n) each; NULL: not wanted. dbias: of layer_norm */
+  const real *dy, *x;         /* (n) */
+  const void *weight;         /* (n) of dtype; NULL: ones (rms_norm only) */
+  ie_dtype dtype;
+  int64_t n;
+  float eps;
+} ie_norm_backward_args;
+
+/* Numbers whose exponentials are added in f32 before the sum goes on in double. */
+enum { IE_EXP_SUM_BLOCK = 1024 };
 
 /* --- The table -------------------------------------------------------------------------------------------- */
 
@@ -237,6 +249,19 @@ typedef struct ie_kernels {
   real (*max)(const real *x, int64_t n, int64_t *at);
   /* First index that is NaN or infinite, or -1. */
   int64_t (*find_nonfinite)(const real *x, int64_t n);
+
+  /* Of training (scalar/backward.c has the formulas). Gradients are added, but where "in place" stands. */
+  void (*rms_norm_backward)(const ie_norm_backward_args *args);
+  void (*layer_norm_backward)(const ie_norm_backward_args *args);
+  void (*activate_backward)(real *dx, const real *dy, const real *x, int64_t n, ie_activation activation);
+  /* In place: dy *= 1 - (y / cap)^2, y as soft_cap left it. */
+  void (*soft_cap_backward)(real *dy, const real *y, int64_t n, float cap);
+  /* In place: the transpose of rope_half. */
+  void (*rope_half_backward)(real *dx, const real *cos, const real *sin, int64_t n);
+  /* Sum of e^(x - max). */
+  double (*exp_sum)(const real *x, int64_t n, real max);
+  /* In place: x = factor e^(x - max), times 1 - (x / cap)^2 with a cap > 0. */
+  void (*softmax_backward)(real *x, int64_t n, real max, real factor, float cap);
 } ie_kernels;
 
 /* The highest level that this machine and this build can run. */
@@ -248,15 +273,18 @@ int ie_isa_from_name(const char *name);
 /* Fills *out up to `isa`; the caller made sure that the machine has it (isa <= ie_isa_best()). */
 void ie_kernels_fill(ie_kernels *out, ie_isa isa);
 
-/* Each instruction set overwrites the entries that it has. products_*.c and vector_*.c of its folder. */
+/* Each instruction set overwrites the entries that it has: products*.c, vector.c, backward.c, gemm.c of its folder. */
 void ie_kernels_fill_products__scalar(ie_kernels *out);
 void ie_kernels_fill_vector__scalar(ie_kernels *out);
+void ie_kernels_fill_backward__scalar(ie_kernels *out);
 void ie_kernels_fill_gemm__scalar(ie_kernels *out);
 void ie_kernels_fill_products__avx2(ie_kernels *out);
 void ie_kernels_fill_vector__avx2(ie_kernels *out);
+void ie_kernels_fill_backward__avx2(ie_kernels *out);
 void ie_kernels_fill_gemm__avx2(ie_kernels *out);
 void ie_kernels_fill_products__avx512(ie_kernels *out);
 void ie_kernels_fill_vector__avx512(ie_kernels *out);
+void ie_kernels_fill_backward__avx512(ie_kernels *out);
 void ie_kernels_fill_gemm__avx512(ie_kernels *out);
 void ie_kernels_fill_products__amx(ie_kernels *out);
 

@@ -94,7 +94,7 @@ typedef struct ie_moe_grads {
  * (log sum exp(l_t) - l_t[target[t]]) in nats, l_t = x_t W^T + b (soft-capped: cap tanh(l / cap)). */
 typedef struct ie_loss_options {
   const ie_weight *head;
-  const int32_t *target; /* (T); negative: not counted */
+  const int32_t *target; /* (T) below the vocabulary; negative: not counted, as are those of weight 0 */
   const float *weight;   /* (T) or NULL: ones */
   double scale;
   float soft_cap; /* 0: none */
@@ -194,8 +194,9 @@ typedef struct ie_device_ops {
                     ie_tensor *const routing[2], const ie_moe_options *options);
   void (*moe_backward)(ie_ctx *ctx, const ie_moe_grads *to, const real *dy, const ie_tensor *gate_up,
                        const ie_tensor *x, ie_tensor *const routing[2], const ie_moe_options *options);
-  /* Returns the loss; dx (T, C) += its gradient, and the head's parameters get theirs. dx NULL: the loss alone. Logits
-   * exist for a few rows at a time. */
+  /* Returns the loss; dx (T, C) += its gradient, and the head's parameters get theirs. dx NULL: not wanted; the loss
+   * alone when the head has no parameters either. Logits exist for a few rows at a time. Its products are linear_train
+   * and linear_backward; a head with an adapter is refused. */
   double (*cross_entropy)(ie_ctx *ctx, real *dx, const ie_tensor *x, const ie_loss_options *options);
 
   /* What embed reads: bit 1 << ie_wformat. (linear and moe read what the kernel of a weight, chosen at bind, is for.) */
@@ -218,8 +219,10 @@ void ie_cpu_fill_elementwise(ie_device_ops *ops);
 void ie_cpu_fill_linear(ie_device_ops *ops);
 void ie_cpu_fill_attention(ie_device_ops *ops);
 void ie_cpu_fill_moe(ie_device_ops *ops);
-void ie_cpu_fill_train(ie_device_ops *ops);           /* cpu_train.c: linear, elementwise, loss */
-void ie_cpu_fill_attention_train(ie_device_ops *ops); /* cpu_attention_train.c */
-void ie_cpu_fill_moe_train(ie_device_ops *ops);       /* cpu_moe_train.c */
+void ie_cpu_fill_train(ie_device_ops *ops);             /* cpu_train.c: linear */
+void ie_cpu_fill_train_elementwise(ie_device_ops *ops); /* cpu_train_elementwise.c */
+void ie_cpu_fill_loss(ie_device_ops *ops);              /* cpu_loss.c */
+void ie_cpu_fill_attention_train(ie_device_ops *ops);   /* cpu_attention_train.c */
+void ie_cpu_fill_moe_train(ie_device_ops *ops);         /* cpu_moe_train.c */
 
 #endif

@@ -1,33 +1,15 @@
 /* Vector kernels: the definitions. None of them fuses a multiplication with an addition, so that the vector
  * instruction sets give the same bits (but attend, which does, and adamw, where fma says so). */
-#include "base/real.h"
 #include "kernels/attend.h"
 #include "kernels/attend_tile.h"
+#include "kernels/scalar/parts.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { NORM_LANES = 32 };
-
-static real load_one(const void *x, ie_dtype dtype, int64_t i) {
-  if (dtype == IE_F32) return ((const real *)x)[i];
-  uint16_t h = ((const uint16_t *)x)[i];
-  return dtype == IE_F16 ? ie_f16_to_f32(h) : ie_bf16_to_f32(h);
-}
-
-/* Adds the partial sums i + 16, i + 8, ... i + 1. */
-static real lanes_sum(real sum[NORM_LANES]) {
-  for (int step = NORM_LANES / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; i++) sum[i] += sum[i + step];
-  return sum[0];
-}
-
-/* Partial sum i holds the squares of x[i], x[i + 32], ... */
 static void rms_norm__scalar(real *y, const real *x, const void *weight, ie_dtype weight_dtype, int64_t n,
                              float eps) {
-  real sum[NORM_LANES] = {0};
-  for (int64_t i = 0; i < n; i++) sum[i % NORM_LANES] += x[i] * x[i];
-  real scale = 1.0f / real_sqrt(lanes_sum(sum) / (real)n + eps);
+  real scale = norm_scale(x, n, eps);
   for (int64_t i = 0; i < n; i++) {
     y[i] = x[i] * scale;
     if (weight) y[i] *= load_one(weight, weight_dtype, i);
@@ -36,11 +18,7 @@ static void rms_norm__scalar(real *y, const real *x, const void *weight, ie_dtyp
 
 static void layer_norm__scalar(real *y, const real *x, const void *weight, const void *bias, ie_dtype dtype,
                                int64_t n, float eps) {
-  real sum[NORM_LANES] = {0}, squares[NORM_LANES] = {0};
-  for (int64_t i = 0; i < n; i++) sum[i % NORM_LANES] += x[i];
-  real mean = lanes_sum(sum) / (real)n;
-  for (int64_t i = 0; i < n; i++) squares[i % NORM_LANES] += (x[i] - mean) * (x[i] - mean);
-  real scale = 1.0f / real_sqrt(lanes_sum(squares) / (real)n + eps);
+  real mean = row_mean(x, n), scale = deviation_scale(x, mean, n, eps);
   for (int64_t i = 0; i < n; i++)
     y[i] = (x[i] - mean) * scale * load_one(weight, dtype, i) + load_one(bias, dtype, i);
 }
@@ -135,7 +113,7 @@ static real max__scalar(const real *x, int64_t n, int64_t *at) {
 
 static int64_t find_nonfinite__scalar(const real *x, int64_t n) {
   for (int64_t i = 0; i < n; i++)
-    if ((ie_f32_bits(x[i]) & 0x7F800000u) == 0x7F800000u) return i;
+    if (!isfinite(x[i])) return i;
   return -1;
 }
 
