@@ -9,6 +9,7 @@ venv: ## the Python environment of the reference side, in $(VENV) (6 GB, by pip)
 golden: venv ## writes the golden models of tests/data/models anew
 	$(ORACLE) tools/golden/gpt_oss.py --out tests/data/models
 	$(ORACLE) tools/golden/dense.py --out tests/data/models
+	$(ORACLE) tools/golden/optimisers.py --out tests/data/training
 
 test-oracle: build venv $(B)/tests/test_adapter ## the program against transformers and PEFT: golden models written anew, the demo model, adapters
 	@rm -rf $(B)/golden && mkdir -p $(B)/golden

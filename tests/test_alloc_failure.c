@@ -15,6 +15,8 @@
 #include "support/torch_file.h"
 #include "train/export.h"
 #include "train/snapshot.h"
+#include "train/clip.h"
+#include "train/optimiser.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -341,6 +343,33 @@ static ie_status run_tokenizer_ietok(void *arg, ie_error *error) {
                          &(ie_tokenizer_options){.encoding = "o200k_harmony"}, error);
 }
 
+/* ---- training ---- */
+
+/* Parameters of all kinds of optimiser, one step, the norm of their gradients. */
+static ie_status run_optimiser(void *arg, ie_error *error) {
+  (void)arg;
+  static real value[8192], grad[8192];
+  ie_param matrix = {.name = "q_proj.weight", .rank = 2, .shape = {64, 128}, .count = 8192},
+           vector = {.name = "norm.weight", .rank = 1, .shape = {77}, .count = 77}, large = matrix;
+  ie_param *list[] = {&matrix, &vector, &large};
+  for (int i = 0; i < 3; i++) list[i]->value = value, list[i]->grad = grad;
+  ie_optimiser_group groups[] = {ie_optimiser_group_default(IE_OPTIMISER_MUON),
+                                 ie_optimiser_group_default(IE_OPTIMISER_ADAMW8BIT)};
+  groups[0].param = list, groups[0].count = 2;
+  groups[1].param = list + 2, groups[1].count = 1;
+  const ie_device_options cpu = {.kind = "cpu", .isa = "scalar", .threads = 2};
+  ie_device *device = NULL;
+  ie_optimiser *optimiser = NULL;
+  double norm = 0;
+  ie_status status = ie_device_open(&cpu, &device, error);
+  if (status == IE_OK) status = ie_optimiser_new(device, groups, 2, &optimiser, error);
+  if (status == IE_OK) ie_optimiser_step(optimiser, &(ie_step){.rate = 0.01, .number = 1});
+  if (status == IE_OK) status = ie_grad_norm(device, list, 3, &norm, error);
+  ie_optimiser_free(optimiser);
+  ie_device_free(device);
+  return status;
+}
+
 static const failing_case cases[] = {
     {.name = "checkpoint: one file", .run = run_single},
     {.name = "checkpoint: shards with an index", .run = run_sharded},
@@ -371,6 +400,7 @@ static const failing_case cases[] = {
      .tolerant = true}, /* threads */
     {.name = "model: load, prompt, tokens, save, restore (bf16)", .run = run_bf16, .tolerant = true},
     {.name = "model: load, prompt, tokens, save, restore (native)", .run = run_native, .tolerant = true},
+    {.name = "optimiser: states, a step, the norm", .run = run_optimiser, .tolerant = true}, /* threads */
     {.name = "inspect", .run = run_inspect, .tolerant = true},
     {.name = "synth", .run = run_synth, .tolerant = true},
 };
