@@ -2,6 +2,9 @@
 VENV ?= .venv
 ORACLE = nice -n 5 $(VENV)/bin/python
 
+# A larger text for the tokenizer's trainer, where there is one.
+BPE_TEXT := $(wildcard $(CLOCHER_TEST_DATA:%=%/data/text/valid.txt))
+
 .PHONY: venv golden test-oracle
 venv: ## the Python environment of the reference side, in $(VENV) (6 GB, by pip)
 	@tools/setup_venv.sh $(VENV)
@@ -10,8 +13,9 @@ golden: venv ## writes the golden models of tests/data/models anew
 	$(ORACLE) tools/golden/gpt_oss.py --out tests/data/models
 	$(ORACLE) tools/golden/dense.py --out tests/data/models
 
-test-oracle: build venv ## the program against transformers: golden models written anew, and the demo model
+test-oracle: build venv ## the program against transformers and tokenizers: golden models written anew, the demo model, trained tokenizers
 	@rm -rf $(B)/golden && mkdir -p $(B)/golden
 	$(ORACLE) tools/golden/gpt_oss.py --out $(B)/golden
 	$(ORACLE) tools/golden/compare.py --binary $(B)/clocher --same tests/data/models $(B)/golden \
 	  --golden $(B)/golden --live demo/model
+	$(ORACLE) tools/golden/bpe_train.py --binary $(B)/clocher $(BPE_TEXT:%=--text % --vocab 4096)
