@@ -180,12 +180,16 @@ static bool buf_append_json_string(ie_buf *out, const char *s) {
   return true;
 }
 
-ie_status ie_safetensors_header(const ie_tensor_out *tensors, size_t count, ie_buf *out, uint64_t *data_bytes,
-                                ie_error *error) {
+ie_status ie_safetensors_header(const ie_tensor_out *tensors, size_t count, const json_t *metadata,
+                                ie_buf *out, uint64_t *data_bytes, ie_error *error) {
   ie_buf header = {0};
   size_t at = 0;
   ie_status status = IE_OK;
   ie_buf_append_char(&header, '{');
+  if (metadata) {
+    ie_buf_printf(&header, "\"__metadata__\":");
+    if (json_dump_callback(metadata, buf_append_json, &header, JSON_COMPACT) != 0) header.failed = true;
+  }
   for (size_t i = 0; i < count; i++) {
     const ie_tensor_out *t = &tensors[i];
     size_t bytes, end;
@@ -196,7 +200,7 @@ ie_status ie_safetensors_header(const ie_tensor_out *tensors, size_t count, ie_b
                             t->name ? ie_quote(t->name).text : "(null)");
       goto cleanup;
     }
-    if (i) ie_buf_append_char(&header, ',');
+    if (i || metadata) ie_buf_append_char(&header, ',');
     if (!buf_append_json_string(&header, t->name)) {
       status = ie_error_set(error, IE_INVALID_ARGUMENT,
                             "the name of tensor %zu cannot be written: it is not UTF-8", i);

@@ -126,6 +126,37 @@ typedef struct ie_attend_args {
   float *acc;   /* (N, D) running weighted sum of values, contiguous */
 } ie_attend_args;
 
+/* Attention under a tape: a tile of queries of one head against a tile of keys. Products and sums are f32 (`real`)
+ * whatever the arithmetic class is: training rounds at its weights' products, not here. The algorithm is that of
+ * FlashAttention-2 (Dao 2023, algorithms 1 and 2). Both sides come packed: rows are `width` numbers apart, D rounded up
+ * to IE_ATTEND_PAD, the rest zero. Query n stands `ahead` positions after the tile's first key, plus n; it sees key s
+ * where n + ahead - window < s <= n + ahead. */
+enum { IE_ATTEND_QUERIES = 64, IE_ATTEND_KEYS = 64, IE_ATTEND_PAD = 16 };
+
+typedef struct ie_attend_tile {
+  int64_t N, S, D, width; /* N <= IE_ATTEND_QUERIES, S <= IE_ATTEND_KEYS */
+  int64_t ahead, window;  /* window > 0; ahead may be negative */
+  const real *qt;         /* (D, IE_ATTEND_QUERIES) as attend_pack made it of scale * q */
+  const real *k, *v;      /* (S, width) */
+} ie_attend_tile;
+
+/* Running results of the queries: before the first tile m = -FLT_MAX, l = 0, acc = 0, or with a sink m = sink, l = 1.
+ * At the end a row of y is acc / l, its lse m + log l. Rows from N on are scratch. */
+typedef struct ie_attend_sums {
+  real *m, *l; /* (IE_ATTEND_QUERIES) */
+  real *acc;   /* (IE_ATTEND_QUERIES, width) */
+} ie_attend_sums;
+
+/* What the backward of a tile reads besides, and where it adds. Rows n >= N of q, dy, dyt, lse and delta are zero. */
+typedef struct ie_attend_tile_grads {
+  const real *q;   /* (IE_ATTEND_QUERIES, width) scale * q */
+  const real *dy;  /* (IE_ATTEND_QUERIES, width) */
+  const real *dyt; /* (D, IE_ATTEND_QUERIES) */
+  const real *lse, *delta;
+  real *dq;      /* (IE_ATTEND_QUERIES, width): the gradient of scale * q, divided by scale */
+  real *dk, *dv; /* (S, width) */
+} ie_attend_tile_grads;
+
 /* Activations of a plain MLP (SwiGLU has kernels of its own). */
 typedef enum ie_activation {
   IE_GELU,      /* 0.5 x (1 + erf(x / sqrt 2)), Hendrycks & Gimpel 2016 */
@@ -146,6 +177,20 @@ typedef struct ie_norm_backward_args {
 /* Numbers whose exponentials are added in f32 before the sum goes on in double. */
 enum { IE_EXP_SUM_BLOCK = 1024 };
 
+/* The numbers of one step of AdamW (train/adamw.h): with x = grad_scale * g,
+ *   p = p * decay;  m = towards ? fma(weight1, x - m, x) : fma(weight1, x - m, m)
+ *   v = fma(weight2 * x, x, v * beta2);  p = p + step_size * m / (sqrt(v) / root2 + eps)
+ * each operation rounded, only those written fma fused. */
+typedef struct ie_adamw_args {
+  float grad_scale;
+  float decay;
+  float weight1;
+  bool towards;
+  float beta2, weight2;
+  float root2, eps;
+  float step_size;
+} ie_adamw_args;
+
 /* --- The table -------------------------------------------------------------------------------------------- */
 
 typedef struct ie_kernels {
@@ -164,6 +209,16 @@ typedef struct ie_kernels {
   void (*weight_cols)(float *out, const ie_wview *w, int64_t row, int64_t col, int64_t n);
 
   void (*attend)(const ie_attend_args *args);
+  /* rows (IE_ATTEND_QUERIES, width) = factor * x (N, D), row n of x at n * stride, zero elsewhere; columns (width,
+   * IE_ATTEND_QUERIES) is its transpose. */
+  void (*attend_pack)(real *rows, real *columns, const real *x, int64_t stride, int64_t N, int64_t D,
+                      real factor);
+  /* delta[n] = dy[n] . y[n] of N rows of D numbers, `stride` apart; zero from N to IE_ATTEND_QUERIES. */
+  void (*attend_delta)(real *delta, const real *dy, const real *y, int64_t stride, int64_t N, int64_t D);
+  /* One tile of keys forward: m, l and acc move on. */
+  void (*attend_tile)(const ie_attend_tile *tile, const ie_attend_sums *sums);
+  /* And backward: P = exp(q . k - lse), dS = P (dy . v - delta); dv += P^T dy, dk += dS^T q, dq += dS k. */
+  void (*attend_tile_backward)(const ie_attend_tile *tile, const ie_attend_tile_grads *grads);
 
   /* y = x / sqrt(mean(x^2) + eps) * weight; weight (n) of weight_dtype or NULL (= 1). The mean is taken over f32
    * partial sums in a fixed order. y may be x. */
@@ -185,7 +240,9 @@ typedef struct ie_kernels {
   /* y[i] = g * sigmoid(g) * up[i] with g = gate[i] (SwiGLU, Shazeer 2020). y may be gate or up. */
   void (*swiglu)(real *y, const real *gate, const real *up, int64_t n);
   /* y[i] += a * x[i]. */
-  void (*axpy)(real *y, const real *x, float a, int64_t n);
+  void (*axpy)(real *y, const real *x, real a, int64_t n);
+  /* One step of AdamW over parameters p (n), gradients g (n) and both moments m, v (n). */
+  void (*adamw)(real *p, const real *g, real *m, real *v, int64_t n, const ie_adamw_args *args);
   /* f32 to kv_dtype (IE_F32, IE_F16, IE_BF16), round to nearest even; and back, exact. */
   void (*store)(void *y, ie_dtype dtype, const real *x, int64_t n);
   void (*load)(real *y, const void *x, ie_dtype dtype, int64_t n);

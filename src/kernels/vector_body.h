@@ -4,6 +4,7 @@
 #define CLOCHER_KERNELS_VECTOR_BODY_H
 
 #include "kernels/attend.h"
+#include "kernels/attend_tile.h"
 #include "kernels/vector_parts.h"
 
 #include <math.h>
@@ -143,6 +144,41 @@ static void KERNEL(axpy)(float *y, const float *x, float a, int64_t n) {
   }
 }
 
+typedef struct adamw_vectors {
+  vf grad_scale, decay, weight1, beta2, weight2, root2, eps, step_size;
+} adamw_vectors;
+
+INLINE void adamw_some(vf *p, vf g, vf *m, vf *v, const adamw_vectors *a, bool towards) {
+  vf x = vf_mul(g, a->grad_scale);
+  *m = vf_fma(a->weight1, vf_sub(x, *m), towards ? x : *m);
+  *v = vf_fma(vf_mul(a->weight2, x), x, vf_mul(*v, a->beta2));
+  vf root = vf_add(vf_div(vf_sqrt(*v), a->root2), a->eps);
+  *p = vf_add(vf_mul(*p, a->decay), vf_div(vf_mul(a->step_size, *m), root));
+}
+
+static void KERNEL(adamw)(float *p, const float *g, float *m, float *v, int64_t n,
+                          const ie_adamw_args *args) {
+  const adamw_vectors a = {vf_set1(args->grad_scale), vf_set1(args->decay),    vf_set1(args->weight1),
+                           vf_set1(args->beta2),      vf_set1(args->weight2),  vf_set1(args->root2),
+                           vf_set1(args->eps),        vf_set1(args->step_size)};
+  const bool towards = args->towards;
+  int64_t i = 0;
+  for (; i + VF_LANES <= n; i += VF_LANES) {
+    vf value = vf_load(p + i), first = vf_load(m + i), second = vf_load(v + i);
+    adamw_some(&value, vf_load(g + i), &first, &second, &a, towards);
+    vf_store(p + i, value);
+    vf_store(m + i, first);
+    vf_store(v + i, second);
+  }
+  if (i < n) {
+    vf value = vf_load_n(p + i, n - i), first = vf_load_n(m + i, n - i), second = vf_load_n(v + i, n - i);
+    adamw_some(&value, vf_load_n(g + i, n - i), &first, &second, &a, towards);
+    vf_store_n(p + i, value, n - i);
+    vf_store_n(m + i, first, n - i);
+    vf_store_n(v + i, second, n - i);
+  }
+}
+
 static void KERNEL(store)(void *y, ie_dtype dtype, const float *x, int64_t n) {
   if (dtype == IE_F32) {
     memcpy(y, x, (size_t)n * sizeof *x);
@@ -222,6 +258,7 @@ static int64_t KERNEL(find_nonfinite)(const float *x, int64_t n) {
 
 void KERNEL(ie_kernels_fill_vector)(ie_kernels *out) {
   out->attend = KERNEL(ie_attend);
+  KERNEL(ie_attend_tile_fill)(out);
   out->rms_norm = KERNEL(rms_norm);
   out->layer_norm = KERNEL(layer_norm);
   out->activate = KERNEL(activate);
@@ -230,6 +267,7 @@ void KERNEL(ie_kernels_fill_vector)(ie_kernels *out) {
   out->swiglu_clamped = KERNEL(swiglu_clamped);
   out->swiglu = KERNEL(swiglu);
   out->axpy = KERNEL(axpy);
+  out->adamw = KERNEL(adamw);
   out->store = KERNEL(store);
   out->load = KERNEL(load);
   out->max = KERNEL(max);

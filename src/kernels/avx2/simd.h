@@ -40,6 +40,9 @@ INLINE vf vf_mul(vf a, vf b) {
 INLINE vf vf_div(vf a, vf b) {
   return _mm256_div_ps(a, b);
 }
+INLINE vf vf_sqrt(vf x) {
+  return _mm256_sqrt_ps(x);
+}
 INLINE vf vf_fma(vf a, vf b, vf c) {
   return _mm256_fmadd_ps(a, b, c);
 }

@@ -1,6 +1,7 @@
 /* Vector kernels: the definitions. None of them fuses a multiplication with an addition, so that the vector
- * instruction sets give the same bits (but attend, which does). */
+ * instruction sets give the same bits (but attend, which does, and adamw, where fma says so). */
 #include "kernels/attend.h"
+#include "kernels/attend_tile.h"
 #include "kernels/scalar/parts.h"
 
 #include <math.h>
@@ -70,8 +71,18 @@ static void swiglu__scalar(real *y, const real *gate, const real *up, int64_t n)
   for (int64_t i = 0; i < n; i++) y[i] = up[i] * (gate[i] / (1.0f + real_exp(-gate[i])));
 }
 
-static void axpy__scalar(real *y, const real *x, float a, int64_t n) {
+static void axpy__scalar(real *y, const real *x, real a, int64_t n) {
   for (int64_t i = 0; i < n; i++) y[i] += a * x[i];
+}
+
+static void adamw__scalar(real *p, const real *g, real *m, real *v, int64_t n, const ie_adamw_args *args) {
+  for (int64_t i = 0; i < n; i++) {
+    real x = g[i] * args->grad_scale;
+    m[i] = real_fma(args->weight1, x - m[i], args->towards ? x : m[i]);
+    v[i] = real_fma(args->weight2 * x, x, v[i] * args->beta2);
+    real root = real_sqrt(v[i]) / args->root2 + args->eps;
+    p[i] = p[i] * args->decay + args->step_size * m[i] / root;
+  }
 }
 
 static void store__scalar(void *y, ie_dtype dtype, const real *x, int64_t n) {
@@ -108,6 +119,7 @@ static int64_t find_nonfinite__scalar(const real *x, int64_t n) {
 
 void ie_kernels_fill_vector__scalar(ie_kernels *out) {
   out->attend = ie_attend__scalar;
+  ie_attend_tile_fill__scalar(out);
   out->rms_norm = rms_norm__scalar;
   out->rope_half = rope_half__scalar;
   out->layer_norm = layer_norm__scalar;
@@ -116,6 +128,7 @@ void ie_kernels_fill_vector__scalar(ie_kernels *out) {
   out->swiglu_clamped = swiglu_clamped__scalar;
   out->swiglu = swiglu__scalar;
   out->axpy = axpy__scalar;
+  out->adamw = adamw__scalar;
   out->store = store__scalar;
   out->load = load__scalar;
   out->max = max__scalar;
