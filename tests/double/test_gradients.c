@@ -2,6 +2,7 @@
  * launchers fails here (every_launcher_is_covered) until a case names it. */
 #include "double/gradcheck.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -157,6 +158,35 @@ static void attention_run(grad_bench *b) {
   grad_output(b, ie_op_attention(&b->ctx, q, &b->kv, &b->batch, &options));
 }
 
+/* --- Experts ------------------------------------------------------------------------------------------------- */
+
+static void route_setup(grad_bench *b) {
+  grad_input(b, "logits", 2, SHAPE(6, 5), 2);
+}
+static void route_run(grad_bench *b) {
+  grad_output(b, ie_op_route(&b->ctx, grad_tensor(b, 0), &(ie_route_options){.top_k = 3}).weight);
+}
+
+/* A router of its own chooses; limit 1 is reached by some. */
+static void moe_setup(grad_bench *b) {
+  grad_input(b, "x", 2, SHAPE(9, 6), 1);
+  grad_input(b, "residual", 2, SHAPE(9, 6), 1);
+  grad_weight(b, "router", 1, 4, 6, true);
+  grad_weight(b, "gate_up", 4, 14, 6, true);
+  grad_weight(b, "down", 4, 6, 7, true);
+}
+static void moe_run(grad_bench *b) {
+  ie_tensor *x = grad_tensor(b, 0);
+  ie_routing routing =
+      ie_op_route(&b->ctx, ie_op_linear(&b->ctx, x, &b->weight[0]), &(ie_route_options){.top_k = 2});
+  const ie_moe_options options = {.gate_up = &b->weight[1],
+                                  .down = &b->weight[2],
+                                  .activation = IE_MOE_SWIGLU_CLAMPED,
+                                  .alpha = 1.702f,
+                                  .limit = b->variant ? 1.0f : INFINITY};
+  grad_output(b, ie_op_moe_residual(&b->ctx, grad_tensor(b, 1), x, routing, &options));
+}
+
 /* --- The loss ------------------------------------------------------------------------------------------------ */
 
 enum { BIAS = 1, WEIGHTS = 2, IGNORED = 4, CAP = 8, TIED = 16 };
@@ -194,6 +224,10 @@ static void loss_run(grad_bench *b) {
   attention_setup, attention_run, {                                                                          \
     L(attention_train), L(attention_backward)                                                                \
   }
+#define MOE                                                                                                  \
+  moe_setup, moe_run, {                                                                                      \
+    L(moe_train), L(moe_backward)                                                                            \
+  }
 #define LOSS                                                                                                 \
   loss_setup, loss_run, {                                                                                    \
     L(cross_entropy)                                                                                         \
@@ -222,6 +256,9 @@ static const grad_case cases[] = {
     {"attention, sinks", SINKS | WINDOW, ATTEND},
     {"attention, prefix", PREFIX, ATTEND},
     {"attention, all", PREFIX | SINKS | WINDOW, ATTEND},
+    {"route", 0, route_setup, route_run, {L(route), L(route_backward)}},
+    {"moe", 0, MOE},
+    {"moe, limit", 1, MOE},
     {"cross_entropy", 0, LOSS},
     {"cross_entropy, bias", BIAS | WEIGHTS, LOSS},
     {"cross_entropy, ignored", IGNORED, LOSS},
