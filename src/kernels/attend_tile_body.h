@@ -138,7 +138,7 @@ INLINE void lanes_softmax(const ie_attend_tile *t, const ie_attend_sums *sums, f
 }
 
 static void KERNEL(attend_tile)(const ie_attend_tile *t, const ie_attend_sums *sums) {
-  float p[TILE], keep[LANES];
+  _Alignas(64) float p[TILE], keep[LANES];
   rows_times_columns(p, t, t->k, t->qt);
   bool all = sees_all(t);
   for (int64_t lane = 0; lane < t->N; lane += VF_LANES) {
@@ -188,7 +188,7 @@ static void keys_add(const ie_attend_tile *t, float *to, const float *x, const f
 }
 
 static void KERNEL(attend_tile_backward)(const ie_attend_tile *t, const ie_attend_tile_grads *g) {
-  float p[TILE], ds[TILE];
+  _Alignas(64) float p[TILE], ds[TILE];
   rows_times_columns(p, t, t->k, t->qt);
   rows_times_columns(ds, t, t->v, g->dyt);
   bool all = sees_all(t);
