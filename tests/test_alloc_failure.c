@@ -10,8 +10,11 @@
 #include "clocher/text.h"
 #include "eval/synth.h"
 #include "formats/checkpoint.h"
+#include "models/adapter.h"
 #include "support/tempdir.h"
 #include "support/torch_file.h"
+#include "train/export.h"
+#include "train/snapshot.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -125,6 +128,103 @@ static ie_status run_synth(void *arg, ie_error *error) {
   ie_status status = ie_synth_plan_build(&model, false, &plan, error);
   if (status == IE_OK) status = ie_synth_plan_write(&plan, &options, error);
   ie_synth_plan_free(&plan);
+  return status;
+}
+
+/* ---- writers ---- */
+
+/* A model of two parameters, one in MXFP4, cut into shards, over the one before. */
+static ie_status run_export(void *arg, ie_error *error) {
+  static float values[64] = {1, -2};
+  char dir[600], first[] = "first", experts[] = "experts";
+  snprintf(dir, sizeof dir, "%s.export", ((fixture *)arg)->out);
+  ie_param a = {.name = first,
+                .rank = 2,
+                .shape = {4, 16},
+                .count = 64,
+                .value = values,
+                .store = {.tensor = first, .dtype = IE_BF16, .swapped = true}};
+  ie_param b = {.name = experts,
+                .rank = 3,
+                .shape = {1, 2, 32},
+                .count = 64,
+                .value = values,
+                .store = {.tensor = experts, .dtype = IE_U8, .blocks = "_blocks", .scales = "_scales"}};
+  ie_param *items[] = {&a, &b};
+  const ie_param_list params = {.item = items, .count = 2, .capacity = 2};
+  const ie_export_options options = {
+      .dir = dir, .source = ((fixture *)arg)->single, .config = "{}", .shard_bytes = 60};
+  return ie_export_model(&params, &options, error);
+}
+
+static ie_status run_snapshot(void *arg, ie_error *error) {
+  static uint8_t m[8];
+  char dir[600];
+  snprintf(dir, sizeof dir, "%s.snapshots", ((fixture *)arg)->out);
+  const ie_state_tensor tensor = {.name = "m", .dtype = IE_U8, .rank = 1, .shape = {8}, .data = m};
+  json_t *state = json_pack("{s:i}", "step", 1);
+  char *path = NULL;
+  ie_status status = state ? IE_OK : ie_error_set(error, IE_OUT_OF_MEMORY, "the test's own");
+  for (int64_t step = 1; status == IE_OK && step <= 3; step++) {
+    const ie_snapshot snapshot = {
+        .dir = dir, .step = step, .keep = 1, .tensors = &tensor, .count = 1, .state = state};
+    status = ie_snapshot_save(&snapshot, error);
+  }
+  json_decref(state);
+  state = NULL;
+  if (status == IE_OK) status = ie_snapshot_newest(dir, &path, error);
+  if (status == IE_OK && !path) status = ie_error_set(error, IE_INTERNAL, "there is no snapshot");
+  if (status == IE_OK) status = ie_snapshot_load(path, &tensor, 1, &state, error);
+  json_decref(state);
+  free(path);
+  return status;
+}
+
+/* An adapter made, written, read and merged. */
+static ie_status run_adapter(void *arg, ie_error *error) {
+  static const ie_adapter_weight weights[] = {
+      {"gpt_neox.layers.0.attention.dense.weight", 0, 0, false}, /* sizes: see below */
+      {"gpt_neox.layers.1.attention.dense.weight", 0, 0, false},
+  };
+  static const char model[] = "tests/data/models/gpt-neox-sequential";
+  static const char *const targets[] = {"dense"};
+  char dir[600], out[600];
+  snprintf(dir, sizeof dir, "%s.adapter", ((fixture *)arg)->out);
+  snprintf(out, sizeof out, "%s.merged", ((fixture *)arg)->out);
+  ie_tensor_file *file;
+  ie_status status =
+      ie_tensor_file_open("tests/data/models/gpt-neox-sequential/model.safetensors", &file, error);
+  if (status != IE_OK) return status;
+  ie_adapter_weight sized[2];
+  for (int i = 0; i < 2; i++) {
+    const ie_tensor_info *t = ie_tensor_file_get(file, weights[i].name);
+    sized[i] = (ie_adapter_weight){.name = weights[i].name, .rows = t->shape[0], .cols = t->shape[1]};
+  }
+  ie_tensor_file_free(file);
+  const ie_adapter_options options = {.r = 2, .alpha = 2.5, .targets = targets, .target_count = 1};
+  ie_adapter *adapter;
+  status = ie_adapter_create(&options, sized, 2, &adapter, error);
+  if (status == IE_OK) status = ie_adapter_write(adapter, dir, error);
+  ie_adapter_free(adapter);
+  if (status == IE_OK)
+    status = ie_adapter_merge(&(ie_adapter_merge_options){.model_dir = model, .adapter_dir = dir, .out = out},
+                              error);
+  return status;
+}
+
+/* Expressions of PCRE2 in a config. */
+static ie_status run_adapter_config(void *arg, ie_error *error) {
+  static const char text[] = "{\"target_modules\":\".*q_(proj|x)\",\"rank_pattern\":{\"k\":2,\"q_.*\":3}}";
+  (void)arg;
+  ie_adapter_config config;
+  ie_adapter_rank rank = {0};
+  bool matches = false;
+  ie_status status = ie_adapter_config_parse(text, strlen(text), "config", &config, error);
+  if (status == IE_OK) status = ie_adapter_config_matches(&config, "a.q_proj", &matches, error);
+  if (status == IE_OK) status = ie_adapter_config_rank(&config, "a.q_proj", &rank, error);
+  ie_adapter_config_free(&config);
+  if (status == IE_OK && (!matches || rank.r != 3))
+    status = ie_error_set(error, IE_INTERNAL, "r is %d", (int)rank.r);
   return status;
 }
 
@@ -253,7 +353,11 @@ static const failing_case cases[] = {
     {.name = "checkpoint: no weights", .run = run_nothing, .tolerant = true}, /* the list may be shorter */
     {.name = "tensor file: write and read",
      .run = run_tensor_file,
-     .tolerant = true}, /* the folder's flush */
+     .tolerant = true},                                      /* the folder's flush */
+    {.name = "export", .run = run_export, .tolerant = true}, /* flushes of folders */
+    {.name = "snapshots", .run = run_snapshot, .tolerant = true},
+    {.name = "adapter: made, written, read, merged", .run = run_adapter, .tolerant = true},
+    {.name = "adapter: expressions", .run = run_adapter_config},
     {.name = "tokenizer: open, encode, decode",
      .run = run_tokenizer,
      .tolerant = true}, /* PCRE2's fast path */

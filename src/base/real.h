@@ -20,6 +20,7 @@ typedef double real;
 #define real_fabs fabs
 #define real_fmax fmax
 #define real_fmin fmin
+#define real_fma  fma
 /* Q(|x|): the normal distribution beyond |x|. */
 static inline real real_normal_tail(real x) {
   return 0.5 * erfc(fabs(x) * 0.70710678118654752440);
@@ -34,6 +35,7 @@ typedef float real;
 #define real_fabs        fabsf
 #define real_fmax        fmaxf
 #define real_fmin        fminf
+#define real_fma         fmaf
 #define real_normal_tail ie_normal_tail
 #endif
 

@@ -164,6 +164,32 @@ typedef enum ie_activation {
   IE_RELU2      /* max(x, 0)^2, So et al. 2021 */
 } ie_activation;
 
+/* The numbers of one step of AdamW (train/adamw.h): with x = grad_scale * g,
+ *   p = p * decay;  m = towards ? fma(weight1, x - m, x) : fma(weight1, x - m, m)
+ *   v = fma(weight2 * x, x, v * beta2);  p = p + step_size * m / (sqrt(v) / root2 + eps)
+ * each operation rounded, only those written fma fused. */
+typedef struct ie_adamw_args {
+  float grad_scale;
+  float decay;
+  float weight1;
+  bool towards;
+  float beta2, weight2;
+  float root2, eps;
+  float step_size;
+} ie_adamw_args;
+/* Row of a norm's backward: gradients are added. Under a tape a weight is read as it was in the forward. */
+typedef struct ie_norm_backward_args {
+  real *dx, *dweight, *dbias; /* (n) each; NULL: not wanted. dbias: of layer_norm */
+  const real *dy, *x;         /* (n) */
+  const void *weight;         /* (n) of dtype; NULL: ones (rms_norm only) */
+  ie_dtype dtype;
+  int64_t n;
+  float eps;
+} ie_norm_backward_args;
+
+/* Numbers whose exponentials are added in f32 before the sum goes on in double. */
+enum { IE_EXP_SUM_BLOCK = 1024 };
+
 /* --- The table -------------------------------------------------------------------------------------------- */
 
 typedef struct ie_kernels {
@@ -212,8 +238,18 @@ typedef struct ie_kernels {
   void (*swiglu_clamped)(real *y, const real *gu, int64_t n, float alpha, float limit);
   /* y[i] = g * sigmoid(g) * up[i] with g = gate[i] (SwiGLU, Shazeer 2020). y may be gate or up. */
   void (*swiglu)(real *y, const real *gate, const real *up, int64_t n);
+  /* Backward of swiglu_clamped, h = y: dh (n) is the gradient of h before `weight`. dgu (2 * n) = the gradient of gu,
+   * times weight: 0 for what the clamp cuts off (not for what equals a limit), as torch.clamp. dh becomes weight * h.
+   * Returns the sum of dh h over f32 partial sums in a fixed order: the gradient of weight. */
+  real (*swiglu_clamped_backward)(real *dgu, real *dh, const real *gu, int64_t n, real weight, float alpha,
+                                  float limit);
+  /* Backward of swiglu: adds to dgate and dup; either may be NULL. */
+  void (*swiglu_backward)(real *dgate, real *dup, const real *dy, const real *gate, const real *up,
+                          int64_t n);
   /* y[i] += a * x[i]. */
   void (*axpy)(real *y, const real *x, real a, int64_t n);
+  /* One step of AdamW over parameters p (n), gradients g (n) and both moments m, v (n). */
+  void (*adamw)(real *p, const real *g, real *m, real *v, int64_t n, const ie_adamw_args *args);
   /* f32 to kv_dtype (IE_F32, IE_F16, IE_BF16), round to nearest even; and back, exact. */
   void (*store)(void *y, ie_dtype dtype, const real *x, int64_t n);
   void (*load)(real *y, const void *x, ie_dtype dtype, int64_t n);
@@ -221,6 +257,19 @@ typedef struct ie_kernels {
   real (*max)(const real *x, int64_t n, int64_t *at);
   /* First index that is NaN or infinite, or -1. */
   int64_t (*find_nonfinite)(const real *x, int64_t n);
+
+  /* Of training (scalar/backward.c has the formulas). Gradients are added, but where "in place" stands. */
+  void (*rms_norm_backward)(const ie_norm_backward_args *args);
+  void (*layer_norm_backward)(const ie_norm_backward_args *args);
+  void (*activate_backward)(real *dx, const real *dy, const real *x, int64_t n, ie_activation activation);
+  /* In place: dy *= 1 - (y / cap)^2, y as soft_cap left it. */
+  void (*soft_cap_backward)(real *dy, const real *y, int64_t n, float cap);
+  /* In place: the transpose of rope_half. */
+  void (*rope_half_backward)(real *dx, const real *cos, const real *sin, int64_t n);
+  /* Sum of e^(x - max). */
+  double (*exp_sum)(const real *x, int64_t n, real max);
+  /* In place: x = factor e^(x - max), times 1 - (x / cap)^2 with a cap > 0. */
+  void (*softmax_backward)(real *x, int64_t n, real max, real factor, float cap);
 } ie_kernels;
 
 /* The highest level that this machine and this build can run. */
@@ -232,15 +281,21 @@ int ie_isa_from_name(const char *name);
 /* Fills *out up to `isa`; the caller made sure that the machine has it (isa <= ie_isa_best()). */
 void ie_kernels_fill(ie_kernels *out, ie_isa isa);
 
-/* Each instruction set overwrites the entries that it has. products_*.c and vector_*.c of its folder. */
+/* Each instruction set overwrites the entries that it has: products*.c, vector.c, backward.c, gemm.c of its folder. */
 void ie_kernels_fill_products__scalar(ie_kernels *out);
 void ie_kernels_fill_vector__scalar(ie_kernels *out);
+void ie_kernels_fill_backward__scalar(ie_kernels *out);
+void ie_kernels_fill_swiglu_backward__scalar(ie_kernels *out);
 void ie_kernels_fill_gemm__scalar(ie_kernels *out);
 void ie_kernels_fill_products__avx2(ie_kernels *out);
 void ie_kernels_fill_vector__avx2(ie_kernels *out);
+void ie_kernels_fill_backward__avx2(ie_kernels *out);
+void ie_kernels_fill_swiglu_backward__avx2(ie_kernels *out);
 void ie_kernels_fill_gemm__avx2(ie_kernels *out);
 void ie_kernels_fill_products__avx512(ie_kernels *out);
 void ie_kernels_fill_vector__avx512(ie_kernels *out);
+void ie_kernels_fill_backward__avx512(ie_kernels *out);
+void ie_kernels_fill_swiglu_backward__avx512(ie_kernels *out);
 void ie_kernels_fill_gemm__avx512(ie_kernels *out);
 void ie_kernels_fill_products__amx(ie_kernels *out);
 

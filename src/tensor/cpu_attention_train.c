@@ -354,7 +354,8 @@ static void cpu_attention_train(ie_ctx *ctx, ie_tensor *y, ie_tensor *lse, const
   ie_ctx_mark mark = ie_ctx_save(ctx);
   int64_t width = ie_div_up(in->q->shape[2], IE_ATTEND_PAD) * IE_ATTEND_PAD;
   if (job_begin(ctx, &job, batch, forward_reals(width))) {
-    ie_team_for(ctx->device->team, job.tile_count * job.HK, /*chunk=*/1, forward_units, &job);
+    ie_team *team = ctx->device->team;
+    ie_team_for(team, job.tile_count * job.HK, /*chunk=*/1, forward_units, &job);
     work_count(ctx, &job, /*products=*/2);
   }
   ie_ctx_reset(ctx, mark);

@@ -40,6 +40,9 @@ INLINE vf vf_mul(vf a, vf b) {
 INLINE vf vf_div(vf a, vf b) {
   return _mm256_div_ps(a, b);
 }
+INLINE vf vf_sqrt(vf x) {
+  return _mm256_sqrt_ps(x);
+}
 INLINE vf vf_fma(vf a, vf b, vf c) {
   return _mm256_fmadd_ps(a, b, c);
 }
@@ -136,6 +139,12 @@ INLINE void vf_deinterleave(vf a, vf b, vf *even, vf *odd) {
   vf low = _mm256_permute2f128_ps(a, b, 0x20), high = _mm256_permute2f128_ps(a, b, 0x31);
   *even = _mm256_shuffle_ps(low, high, 0x88);
   *odd = _mm256_shuffle_ps(low, high, 0xDD);
+}
+
+INLINE void vf_interleave(vf even, vf odd, vf *a, vf *b) {
+  vf low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+  *a = _mm256_permute2f128_ps(low, high, 0x20);
+  *b = _mm256_permute2f128_ps(low, high, 0x31);
 }
 
 INLINE uint32_t vf_is_nan(vf x) {

@@ -41,6 +41,9 @@ INLINE vf vf_mul(vf a, vf b) {
 INLINE vf vf_div(vf a, vf b) {
   return _mm512_div_ps(a, b);
 }
+INLINE vf vf_sqrt(vf x) {
+  return _mm512_sqrt_ps(x);
+}
 INLINE vf vf_fma(vf a, vf b, vf c) {
   return _mm512_fmadd_ps(a, b, c);
 }
@@ -118,6 +121,14 @@ INLINE void vf_deinterleave(vf a, vf b, vf *even, vf *odd) {
   const __m512i o = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
   *even = _mm512_permutex2var_ps(a, e, b);
   *odd = _mm512_permutex2var_ps(a, o, b);
+}
+
+/* The other way round. */
+INLINE void vf_interleave(vf even, vf odd, vf *a, vf *b) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  *a = _mm512_permutex2var_ps(even, low, odd);
+  *b = _mm512_permutex2var_ps(even, high, odd);
 }
 
 /* Bits of the lanes that are NaN, NaN or infinite, or equal. */

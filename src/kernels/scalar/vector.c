@@ -1,33 +1,15 @@
 /* Vector kernels: the definitions. None of them fuses a multiplication with an addition, so that the vector
- * instruction sets give the same bits (but attend, which does). */
-#include "base/real.h"
+ * instruction sets give the same bits (but attend, which does, and adamw, where fma says so). */
 #include "kernels/attend.h"
 #include "kernels/attend_tile.h"
+#include "kernels/scalar/parts.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { NORM_LANES = 32 };
-
-static real load_one(const void *x, ie_dtype dtype, int64_t i) {
-  if (dtype == IE_F32) return ((const real *)x)[i];
-  uint16_t h = ((const uint16_t *)x)[i];
-  return dtype == IE_F16 ? ie_f16_to_f32(h) : ie_bf16_to_f32(h);
-}
-
-/* Adds the partial sums i + 16, i + 8, ... i + 1. */
-static real lanes_sum(real sum[NORM_LANES]) {
-  for (int step = NORM_LANES / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; i++) sum[i] += sum[i + step];
-  return sum[0];
-}
-
-/* Partial sum i holds the squares of x[i], x[i + 32], ... */
 static void rms_norm__scalar(real *y, const real *x, const void *weight, ie_dtype weight_dtype, int64_t n,
                              float eps) {
-  real sum[NORM_LANES] = {0};
-  for (int64_t i = 0; i < n; i++) sum[i % NORM_LANES] += x[i] * x[i];
-  real scale = 1.0f / real_sqrt(lanes_sum(sum) / (real)n + eps);
+  real scale = norm_scale(x, n, eps);
   for (int64_t i = 0; i < n; i++) {
     y[i] = x[i] * scale;
     if (weight) y[i] *= load_one(weight, weight_dtype, i);
@@ -36,11 +18,7 @@ static void rms_norm__scalar(real *y, const real *x, const void *weight, ie_dtyp
 
 static void layer_norm__scalar(real *y, const real *x, const void *weight, const void *bias, ie_dtype dtype,
                                int64_t n, float eps) {
-  real sum[NORM_LANES] = {0}, squares[NORM_LANES] = {0};
-  for (int64_t i = 0; i < n; i++) sum[i % NORM_LANES] += x[i];
-  real mean = lanes_sum(sum) / (real)n;
-  for (int64_t i = 0; i < n; i++) squares[i % NORM_LANES] += (x[i] - mean) * (x[i] - mean);
-  real scale = 1.0f / real_sqrt(lanes_sum(squares) / (real)n + eps);
+  real mean = row_mean(x, n), scale = deviation_scale(x, mean, n, eps);
   for (int64_t i = 0; i < n; i++)
     y[i] = (x[i] - mean) * scale * load_one(weight, dtype, i) + load_one(bias, dtype, i);
 }
@@ -97,6 +75,16 @@ static void axpy__scalar(real *y, const real *x, real a, int64_t n) {
   for (int64_t i = 0; i < n; i++) y[i] += a * x[i];
 }
 
+static void adamw__scalar(real *p, const real *g, real *m, real *v, int64_t n, const ie_adamw_args *args) {
+  for (int64_t i = 0; i < n; i++) {
+    real x = g[i] * args->grad_scale;
+    m[i] = real_fma(args->weight1, x - m[i], args->towards ? x : m[i]);
+    v[i] = real_fma(args->weight2 * x, x, v[i] * args->beta2);
+    real root = real_sqrt(v[i]) / args->root2 + args->eps;
+    p[i] = p[i] * args->decay + args->step_size * m[i] / root;
+  }
+}
+
 static void store__scalar(void *y, ie_dtype dtype, const real *x, int64_t n) {
   if (dtype == IE_F32) {
     memcpy(y, x, (size_t)n * sizeof *x);
@@ -125,7 +113,7 @@ static real max__scalar(const real *x, int64_t n, int64_t *at) {
 
 static int64_t find_nonfinite__scalar(const real *x, int64_t n) {
   for (int64_t i = 0; i < n; i++)
-    if ((ie_f32_bits(x[i]) & 0x7F800000u) == 0x7F800000u) return i;
+    if (!isfinite(x[i])) return i;
   return -1;
 }
 
@@ -140,6 +128,7 @@ void ie_kernels_fill_vector__scalar(ie_kernels *out) {
   out->swiglu_clamped = swiglu_clamped__scalar;
   out->swiglu = swiglu__scalar;
   out->axpy = axpy__scalar;
+  out->adamw = adamw__scalar;
   out->store = store__scalar;
   out->load = load__scalar;
   out->max = max__scalar;
