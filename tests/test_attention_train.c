@@ -205,6 +205,7 @@ static void launch(const problem *p, ie_device *device, int64_t t0, int64_t t1, 
   memset(ctx->arena.base, 0xff, peak); /* NaN: what is read was written */
   ctx->dry = false;
   device->ops.attention_train(ctx, &y, &lse, &in, &batch, &options);
+  memset(ctx->arena.base, 0xff, peak); /* nothing may wait there for the backward */
   device->ops.attention_backward(ctx, &to, p->dy + q0, &y, &lse, &in, &batch, &options);
   assert_int_equal(ctx->status, IE_OK);
   assert_int_equal(ctx->arena.used, 0);

@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "formats/safetensors.h"
 
 #include <dirent.h>
@@ -91,10 +92,12 @@ static ie_status index_write(ie_model_out *out, const ie_tensor_out *tensors, co
   }
   json_t *root =
       json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)s->total_bytes, "weight_map", map);
-  char *text = ok && root ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
-  ie_status status =
-      text ? ie_model_out_text(out, index_name, text, strlen(text), error) : memory_error(index_name, error);
-  free(text);
+  ie_buf text = {0};
+  if (ok && root) ie_json_append(root, JSON_INDENT(2) | JSON_SORT_KEYS, &text);
+  ie_status status = ok && root && !text.failed
+                         ? ie_model_out_text(out, index_name, text.data, text.size, error)
+                         : memory_error(index_name, error);
+  ie_buf_free(&text);
   json_decref(root);
   return status;
 }

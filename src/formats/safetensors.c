@@ -165,16 +165,14 @@ bool ie_tensor_out_bytes(const ie_tensor_out *tensor, size_t *bytes) {
   return true;
 }
 
-static int buf_append_json(const char *text, size_t size, void *buf) {
-  return ie_buf_append(buf, text, size) ? 0 : -1;
-}
-
 /* Appends a JSON string. A failed allocation sets out->failed; false when s is not UTF-8. */
 static bool buf_append_json_string(ie_buf *out, const char *s) {
   errno = 0;
   json_t *value = json_string(s); /* NULL for both reasons; malloc leaves ENOMEM */
   if (!value && errno != ENOMEM) return false;
-  if (!value || json_dump_callback(value, buf_append_json, out, JSON_ENCODE_ANY | JSON_COMPACT) != 0)
+  if (value)
+    ie_json_append(value, JSON_ENCODE_ANY | JSON_COMPACT, out);
+  else
     out->failed = true;
   json_decref(value);
   return true;
@@ -188,7 +186,7 @@ ie_status ie_safetensors_header(const ie_tensor_out *tensors, size_t count, cons
   ie_buf_append_char(&header, '{');
   if (metadata) {
     ie_buf_printf(&header, "\"__metadata__\":");
-    if (json_dump_callback(metadata, buf_append_json, &header, JSON_COMPACT) != 0) header.failed = true;
+    ie_json_append(metadata, JSON_COMPACT, &header);
   }
   for (size_t i = 0; i < count; i++) {
     const ie_tensor_out *t = &tensors[i];

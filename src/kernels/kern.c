@@ -30,6 +30,7 @@ void ie_kernels_fill(ie_kernels *out, ie_isa isa) {
   out->isa = isa;
   ie_kernels_fill_products__scalar(out);
   ie_kernels_fill_vector__scalar(out);
+  ie_kernels_fill_swiglu_backward__scalar(out);
   ie_kernels_fill_backward__scalar(out);
   ie_kernels_fill_gemm__scalar(out);
   ie_kernels_fill_weight_cols__scalar(out);
@@ -37,6 +38,7 @@ void ie_kernels_fill(ie_kernels *out, ie_isa isa) {
   if (isa >= IE_ISA_AVX2) {
     ie_kernels_fill_products__avx2(out);
     ie_kernels_fill_vector__avx2(out);
+    ie_kernels_fill_swiglu_backward__avx2(out);
     ie_kernels_fill_backward__avx2(out);
     ie_kernels_fill_gemm__avx2(out);
     ie_kernels_fill_weight_cols__avx2(out);
@@ -44,6 +46,7 @@ void ie_kernels_fill(ie_kernels *out, ie_isa isa) {
   if (isa >= IE_ISA_AVX512) {
     ie_kernels_fill_products__avx512(out);
     ie_kernels_fill_vector__avx512(out);
+    ie_kernels_fill_swiglu_backward__avx512(out);
     ie_kernels_fill_backward__avx512(out);
     ie_kernels_fill_gemm__avx512(out);
     ie_kernels_fill_weight_cols__avx512(out);

@@ -241,6 +241,14 @@ typedef struct ie_kernels {
   void (*swiglu_clamped)(real *y, const real *gu, int64_t n, float alpha, float limit);
   /* y[i] = g * sigmoid(g) * up[i] with g = gate[i] (SwiGLU, Shazeer 2020). y may be gate or up. */
   void (*swiglu)(real *y, const real *gate, const real *up, int64_t n);
+  /* Backward of swiglu_clamped, h = y: dh (n) is the gradient of h before `weight`. dgu (2 * n) = the gradient of gu,
+   * times weight: 0 for what the clamp cuts off (not for what equals a limit), as torch.clamp. dh becomes weight * h.
+   * Returns the sum of dh h over f32 partial sums in a fixed order: the gradient of weight. */
+  real (*swiglu_clamped_backward)(real *dgu, real *dh, const real *gu, int64_t n, real weight, float alpha,
+                                  float limit);
+  /* Backward of swiglu: adds to dgate and dup; either may be NULL. */
+  void (*swiglu_backward)(real *dgate, real *dup, const real *dy, const real *gate, const real *up,
+                          int64_t n);
   /* y[i] += a * x[i]. */
   void (*axpy)(real *y, const real *x, real a, int64_t n);
   /* One step of AdamW over parameters p (n), gradients g (n) and both moments m, v (n). */
@@ -280,16 +288,19 @@ void ie_kernels_fill(ie_kernels *out, ie_isa isa);
 void ie_kernels_fill_products__scalar(ie_kernels *out);
 void ie_kernels_fill_vector__scalar(ie_kernels *out);
 void ie_kernels_fill_backward__scalar(ie_kernels *out);
+void ie_kernels_fill_swiglu_backward__scalar(ie_kernels *out);
 void ie_kernels_fill_gemm__scalar(ie_kernels *out);
 void ie_kernels_fill_weight_cols__scalar(ie_kernels *out);
 void ie_kernels_fill_products__avx2(ie_kernels *out);
 void ie_kernels_fill_vector__avx2(ie_kernels *out);
 void ie_kernels_fill_backward__avx2(ie_kernels *out);
+void ie_kernels_fill_swiglu_backward__avx2(ie_kernels *out);
 void ie_kernels_fill_gemm__avx2(ie_kernels *out);
 void ie_kernels_fill_weight_cols__avx2(ie_kernels *out);
 void ie_kernels_fill_products__avx512(ie_kernels *out);
 void ie_kernels_fill_vector__avx512(ie_kernels *out);
 void ie_kernels_fill_backward__avx512(ie_kernels *out);
+void ie_kernels_fill_swiglu_backward__avx512(ie_kernels *out);
 void ie_kernels_fill_gemm__avx512(ie_kernels *out);
 void ie_kernels_fill_weight_cols__avx512(ie_kernels *out);
 void ie_kernels_fill_products__amx(ie_kernels *out);

@@ -3,6 +3,7 @@
 #include "base/buf.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "base/quote.h"
 #include "base/rng.h"
 #include "base/size.h"
@@ -395,10 +396,12 @@ static bool tensors_describe(const ie_adapter *adapter, ie_tensor_out *out, char
 
 static ie_status config_write(const ie_adapter *adapter, const char *dir, ie_error *error) {
   char *path = ie_path_join(dir, config_name);
-  char *text = json_dumps(adapter->config.root, JSON_INDENT(2) | JSON_SORT_KEYS);
-  ie_status status = path && text ? ie_file_write(path, text, strlen(text), error) : memory_error(dir, error);
+  ie_buf text = {0};
+  ie_json_append(adapter->config.root, JSON_INDENT(2) | JSON_SORT_KEYS, &text);
+  ie_status status =
+      path && !text.failed ? ie_file_write(path, text.data, text.size, error) : memory_error(dir, error);
   free(path);
-  free(text);
+  ie_buf_free(&text);
   return status;
 }
 

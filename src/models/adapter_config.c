@@ -7,7 +7,6 @@
 
 #include <math.h>
 #include <pcre2.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- regular expressions ---- */
@@ -103,10 +102,11 @@ static ie_status unsupported_check(const json_t *root, const char *where, ie_err
   for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
     const json_t *value = json_object_get(root, keys[i]);
     if (is_unset(value)) continue;
-    char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+    ie_buf text = {0};
+    ie_json_append(value, JSON_COMPACT | JSON_ENCODE_ANY, &text);
     ie_error_set(error, IE_UNSUPPORTED, "%s: %s is %s: adapters with it are not built here", where, keys[i],
-                 text ? ie_quote(text).text : "set");
-    free(text);
+                 text.data ? ie_quote(text.data).text : "set");
+    ie_buf_free(&text);
     return IE_UNSUPPORTED;
   }
   const json_t *init = json_object_get(root, "init_lora_weights");

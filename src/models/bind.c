@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/size.h"
+#include "models/attach.h"
 #include "models/bind_train.h"
 #include "tensor/quantise.h"
 
@@ -60,6 +61,7 @@ static ie_wformat float_format(ie_dtype dtype) {
 
 void ie_bind_weight_finish(ie_binder *b, const ie_bind_entry *e, ie_weight *w) {
   for (int i = 0; i < 2; i++) w->row_bytes[i] = ie_wformat_row_bytes(w->format, i, w->cols);
+  if (w->param) w->row_bytes[0] = (size_t)w->cols * sizeof(real);
   for (int i = 0; i < 2; i++) w->expert_bytes[i] = w->row_bytes[i] * (size_t)w->rows;
   /* A row of `few` does not depend on its neighbours, nor does one of `many` that computes as `few` does. */
   w->exact = e->f32;
@@ -252,6 +254,9 @@ void ie_bind_entries(ie_binder *b, const ie_bind_entry *entries, size_t n, int l
     snprintf(name, sizeof name, e->name, layer);
     snprintf(hf, sizeof hf, e->hf ? e->hf : e->name, layer);
 #pragma GCC diagnostic pop
+    bool linear = (e->kind == IE_BIND_MATRIX || e->kind == IE_BIND_ROWS) && !e->f32 && field != b->lookup;
+    if (linear && b->linears && !ie_linear_list_add(b->linears, hf, field, !strstr(e->name, "%d")))
+      b->status = ie_error_set(b->error, IE_OUT_OF_MEMORY, "out of memory for %s", name);
     if (b->params) {
       ie_bind_trained(b, e, name, hf, field);
       continue;

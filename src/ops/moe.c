@@ -5,13 +5,15 @@
 typedef struct route_closure {
   ie_tensor *logits;
   ie_routing routing;
+  ie_route_options options;
 } route_closure;
 
 /* weight = softmax of the chosen logits */
 static void route_backward(ie_ctx *ctx, const void *closure) {
   const route_closure *c = closure;
-  ctx->device->ops.route_backward(ctx, ie_tape_grad(ctx, c->logits), c->routing.weight->grad,
-                                  c->routing.expert, c->routing.weight);
+  ie_tensor *const routing[2] = {c->routing.expert, c->routing.weight};
+  ctx->device->ops.route_backward(ctx, ie_tape_grad(ctx, c->logits), c->routing.weight->grad, c->logits,
+                                  routing, &c->options);
 }
 
 ie_routing ie_op_route(ie_ctx *ctx, ie_tensor *logits, const ie_route_options *options) {
@@ -27,7 +29,7 @@ ie_routing ie_op_route(ie_ctx *ctx, ie_tensor *logits, const ie_route_options *o
   if (!out.expert || !out.weight) return (ie_routing){0};
   ctx->device->ops.route(ctx, out.expert, out.weight, logits, options);
   route_closure *c = ie_tape_record(ctx, route_backward, out.weight, sizeof *c, ie_tape_needs(logits));
-  if (c && OP_LAUNCHER(ctx, route_backward)) *c = (route_closure){logits, out};
+  if (c && OP_LAUNCHER(ctx, route_backward)) *c = (route_closure){logits, out, *options};
   return out;
 }
 

@@ -344,6 +344,7 @@ static bool job_begin(ie_ctx *ctx, train_job *job, const ie_batch *batch, size_t
   job->spans = spans, job->tiles = tiles;
   job->span_count = spans_split(batch, /*most=*/INT32_MAX, spans);
   job->tile_count = spans_split(batch, QUERIES, tiles);
+  ie_team_for(ctx->device->team, job->P + job->T, /*chunk=*/16, rows_pack, job);
   return true;
 }
 
@@ -354,7 +355,6 @@ static void cpu_attention_train(ie_ctx *ctx, ie_tensor *y, ie_tensor *lse, const
   int64_t width = ie_div_up(in->q->shape[2], IE_ATTEND_PAD) * IE_ATTEND_PAD;
   if (job_begin(ctx, &job, batch, forward_reals(width))) {
     ie_team *team = ctx->device->team;
-    ie_team_for(team, job.P + job.T, /*chunk=*/16, rows_pack, &job);
     ie_team_for(team, job.tile_count * job.HK, /*chunk=*/1, forward_units, &job);
     work_count(ctx, &job, /*products=*/2);
   }

@@ -81,6 +81,8 @@ ie_status ie_device_open(const ie_device_options *options, ie_device **out, ie_e
   ie_cpu_fill_linear(&device->ops);
   ie_cpu_fill_attention(&device->ops);
   ie_cpu_fill_moe(&device->ops);
+  ie_cpu_fill_moe_train(&device->ops);
+  ie_cpu_fill_route_train(&device->ops);
   ie_cpu_fill_train(&device->ops);
   ie_cpu_fill_attention_train(&device->ops);
   ie_cpu_fill_train_elementwise(&device->ops);

@@ -65,10 +65,25 @@ typedef struct ie_attention_options {
   ie_vector sinks; /* (H) a logit per head that takes weight and gives no value; data NULL: none */
 } ie_attention_options;
 
+/* What keeps all experts of a router in use: the auxiliary loss of Fedus et al. 2021 as transformers'
+ * load_balancing_loss_func computes it, E * sum over e of f_e P_e, with f_e the tokens that chose expert e and P_e the
+ * mean of its probability (softmax over all logits), both over the tokens of one forward: k when all are used alike,
+ * E when k = 1 and one takes everything. f is a constant for the gradient.
+ *
+ * A struct is that of one router. Its numbers are added to in the backward of a route, which happens once for each
+ * forward even where blocks are computed again; whoever reads them sets them to zero. */
+typedef struct ie_route_balance {
+  double coefficient; /* of the loss in what is minimised; 0: it is only reported */
+  double loss;        /* += tokens of the forward * the loss, without the coefficient */
+  int64_t tokens;     /* += tokens of the forward */
+  int64_t *chosen;    /* (E) += tokens that chose each expert, or NULL */
+} ie_route_balance;
+
 /* How the router's logits become experts and weights. */
 typedef struct ie_route_options {
   int64_t top_k;
-} ie_route_options; /* softmax over the chosen logits */
+  ie_route_balance *balance; /* of the backward; NULL: none */
+} ie_route_options;          /* softmax over the chosen logits */
 
 /* What an attention reads under a tape: tensors, not a cache. Tokens of a sequence stand together, at consecutive
  * positions. The token at position p of a sequence sees those of its sequence at p - window < s <= p; a prefix stands
@@ -185,9 +200,10 @@ typedef struct ie_device_ops {
   void (*attention_backward)(ie_ctx *ctx, const ie_attention_grads *to, const real *dy, const ie_tensor *y,
                              const ie_tensor *lse, const ie_attention_inputs *in, const ie_batch *batch,
                              const ie_attention_options *options);
-  /* dlogits (T, E) from the gradient of the weights (T, k) */
-  void (*route_backward)(ie_ctx *ctx, real *dlogits, const real *dweight, const ie_tensor *expert,
-                         const ie_tensor *weight);
+  /* dlogits (T, E) from the gradient of the weights (T, k), which may be NULL, and of the balance; routing: expert and
+   * weight (T, k) */
+  void (*route_backward)(ie_ctx *ctx, real *dlogits, const real *dweight, const ie_tensor *logits,
+                         ie_tensor *const routing[2], const ie_route_options *options);
   /* y (T, C) += the mixture; keeps what the backward needs: gate_up (T k, 2F), the outputs of the first product in the
    * order of the pairs (t, j) sorted by expert, then t */
   void (*moe_train)(ie_ctx *ctx, ie_tensor *y, ie_tensor *gate_up, const ie_tensor *x,
@@ -224,5 +240,6 @@ void ie_cpu_fill_train_elementwise(ie_device_ops *ops); /* cpu_train_elementwise
 void ie_cpu_fill_loss(ie_device_ops *ops);              /* cpu_loss.c */
 void ie_cpu_fill_attention_train(ie_device_ops *ops);   /* cpu_attention_train.c */
 void ie_cpu_fill_moe_train(ie_device_ops *ops);         /* cpu_moe_train.c */
+void ie_cpu_fill_route_train(ie_device_ops *ops);       /* cpu_route_train.c: route, SwiGLU */
 
 #endif

@@ -4,6 +4,7 @@
 #include "base/team.h"
 #include "text/documents.h"
 #include "text/tokenizer.h"
+#include "train/id_writer.h"
 #include "train/rows.h"
 
 #include <libgen.h>

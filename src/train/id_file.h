@@ -6,8 +6,7 @@
  *   mask     only with IE_ID_MASKED: a bit a token, bit 0 first; 1: the token is a target. Filled up likewise
  *
  * Little-endian, as the machine that writes it. A checksum covers everything; the parser checks it, every size, the
- * index and every id, so that what it accepts needs no checks any more. A file is written beside its name and renamed
- * when it is complete and on the disk. */
+ * index and every id, so that what it accepts needs no checks any more. (Written by train/id_writer.h.) */
 #ifndef CLOCHER_TRAIN_ID_FILE_H
 #define CLOCHER_TRAIN_ID_FILE_H
 
@@ -51,10 +50,19 @@ typedef struct ie_id_file {
 /* Checks `size` bytes, aligned to 8, and points *out into them. where names the file. IE_FORMAT says what is wrong. */
 ie_status ie_id_file_parse(const void *bytes, size_t size, const char *where, ie_id_file *out,
                            ie_error *error);
+/* Bytes of the parts and of the whole; false when they do not fit a size_t. */
+typedef struct ie_id_layout {
+  size_t ids, index, mask, total;
+} ie_id_layout;
+bool ie_id_file_layout(const ie_id_header *header, ie_id_layout *out);
 /* Whether the bytes begin as an id file does. */
 bool ie_id_file_is(const void *bytes, size_t size);
-/* The checksum of a file (its checksum field is left out); size is a multiple of 8 of at least the header. */
+/* The checksum of a file (its checksum field is left out); size is a multiple of 8 of at least the header. The header
+ * comes last in it, since it is known last when a file is written: words of the body one after the other from 0, then
+ * ie_id_sum_finish. */
 uint64_t ie_id_file_sum(const void *bytes, size_t size);
+uint64_t ie_id_sum_words(uint64_t sum, const void *bytes, size_t size);
+uint64_t ie_id_sum_finish(uint64_t sum, const ie_id_header *header);
 
 static inline int32_t ie_id_file_token(const ie_id_file *file, int64_t i) {
   return file->header->width == 2 ? ((const uint16_t *)file->ids)[i]
@@ -63,19 +71,5 @@ static inline int32_t ie_id_file_token(const ie_id_file *file, int64_t i) {
 static inline bool ie_id_file_is_target(const ie_id_file *file, int64_t i) {
   return !file->mask || (file->mask[i / 8] >> (i % 8) & 1);
 }
-
-/* Writes one, document by document. */
-typedef struct ie_id_writer ie_id_writer;
-
-/* vocab and the three hashes are taken from *header; the rest is filled in. masked: documents come with masks. */
-ie_status ie_id_writer_open(const char *path, const ie_id_header *header, bool masked, ie_id_writer **out,
-                            ie_error *error);
-/* One document of `count` >= 1 ids. mask: (count) 0 or 1, or NULL where all are targets. bytes: of its text. */
-ie_status ie_id_writer_add(ie_id_writer *writer, const int32_t *ids, size_t count, const uint8_t *mask,
-                           uint64_t bytes, ie_error *error);
-/* Completes the file. Frees the writer in any case. */
-ie_status ie_id_writer_commit(ie_id_writer *writer, ie_error *error);
-/* Leaves no file. NULL is allowed. */
-void ie_id_writer_abandon(ie_id_writer *writer);
 
 #endif

@@ -100,9 +100,10 @@ ie_status ie_snapshot_newest(const char *dir, char **path, ie_error *error) {
 
 static ie_status state_write(const ie_snapshot *snapshot, const char *folder, ie_error *error) {
   char *path = ie_path_join(folder, IE_SNAPSHOT_STATE);
-  char *text = json_dumps(snapshot->state, JSON_COMPACT | JSON_SORT_KEYS);
+  ie_buf text = {0};
+  ie_json_append(snapshot->state, JSON_COMPACT | JSON_SORT_KEYS, &text);
   ie_tensor_out *tensors = calloc(snapshot->count + 1, sizeof *tensors);
-  ie_status status = path && text && tensors ? IE_OK : memory_error(folder, error);
+  ie_status status = path && !text.failed && tensors ? IE_OK : memory_error(folder, error);
   if (status == IE_OK) {
     for (size_t i = 0; i < snapshot->count; i++) {
       const ie_state_tensor *t = &snapshot->tensors[i];
@@ -110,11 +111,11 @@ static ie_status state_write(const ie_snapshot *snapshot, const char *folder, ie
       memcpy(tensors[i].shape, t->shape, sizeof tensors[i].shape);
     }
     tensors[snapshot->count] = (ie_tensor_out){
-        .name = json_name, .dtype = IE_U8, .rank = 1, .shape = {(int64_t)strlen(text)}, .data = text};
+        .name = json_name, .dtype = IE_U8, .rank = 1, .shape = {(int64_t)text.size}, .data = text.data};
     status = ie_tensor_file_write(path, tensors, snapshot->count + 1, error);
   }
   free(path);
-  free(text);
+  ie_buf_free(&text);
   free(tensors);
   return status;
 }

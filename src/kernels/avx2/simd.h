@@ -146,6 +146,12 @@ INLINE void vf_deinterleave(vf a, vf b, vf *even, vf *odd) {
   *odd = _mm256_shuffle_ps(low, high, 0xDD);
 }
 
+INLINE void vf_interleave(vf even, vf odd, vf *a, vf *b) {
+  vf low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+  *a = _mm256_permute2f128_ps(low, high, 0x20);
+  *b = _mm256_permute2f128_ps(low, high, 0x31);
+}
+
 INLINE uint32_t vf_is_nan(vf x) {
   return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
 }

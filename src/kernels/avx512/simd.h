@@ -129,6 +129,14 @@ INLINE void vf_deinterleave(vf a, vf b, vf *even, vf *odd) {
   *odd = _mm512_permutex2var_ps(a, o, b);
 }
 
+/* The other way round. */
+INLINE void vf_interleave(vf even, vf odd, vf *a, vf *b) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  *a = _mm512_permutex2var_ps(even, low, odd);
+  *b = _mm512_permutex2var_ps(even, high, odd);
+}
+
 /* Bits of the lanes that are NaN, NaN or infinite, or equal. */
 INLINE uint32_t vf_is_nan(vf x) {
   return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
