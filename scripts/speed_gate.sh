@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The speed gate: speed_gate.sh PROGRAM MODELS [update]
 #
-# Measures the rows of benchmarks/speed_gate.txt with `clocher bench`, and compares their shares of the ceiling with those
+# Measures the rows of benchmarks/speed_gate.txt with `clocher bench`, and compares their shares of the ceiling (that of the
+# weights' own memory: ratio_mapped) with those
 # of the baseline of this machine's kind, benchmarks/speed_gate_ISA_THREADS.txt. A row fails when it reaches less than 95%
 # of its baseline. `update` writes the baseline instead.
 #
@@ -23,7 +24,7 @@ measure() {
   for ((i = 0; i < 3 * tries && valid < tries; i++)); do
     line=$("$program" bench --model-dir "$models/$model" --json --quiet "$@") || exit 1
     kind=$(value isa "$line")_$(value threads "$line")
-    ratio=$(value ratio "$line")
+    ratio=$(value ratio_mapped "$line")
     if [ "$(value valid "$line")" != true ] && [ -z "${DISTURBED:-}" ]; then continue; fi
     valid=$((valid + 1))
     if [ $best = void ] || awk "BEGIN { exit !($ratio > $best) }"; then best=$ratio; fi
