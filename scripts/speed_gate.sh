@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The speed gate: speed_gate.sh PROGRAM MODELS [update]
 #
-# Measures the rows of benchmarks/speed_gate.txt with `clocher bench`, and compares their shares of the ceiling (that of the
-# weights' own memory: ratio_mapped) with those
-# of the baseline of this machine's kind, benchmarks/speed_gate_ISA_THREADS.txt. A row fails when it reaches less than 95%
-# of its baseline. `update` writes the baseline instead.
+# Measures the rows of benchmarks/speed_gate.txt with `clocher bench`, and compares their shares of the ceiling with those
+# of the baseline of this machine's kind, benchmarks/speed_gate_ISA_THREADS.txt: shares of what the memory gives in which
+# the weights lie (ratio_mapped). A row fails when it reaches less than 95% of its baseline. `update` writes the baseline
+# instead.
 #
 # A row is measured until TRIES (3) runs were valid, 3 times as often at most, and its result is the best of them: a
 # neighbour makes a run slower, nothing makes it faster. A row without a valid run has no result, and the gate says so with
