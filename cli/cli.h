@@ -162,6 +162,9 @@ struct cli_command {
   size_t args_min, args_max;                        /* how many arguments that are no flags */
   const cli_dialect *dialect;                       /* NULL: a command of clocher */
   int (*run)(cli_context *context, void *settings); /* NULL: of a later milestone, answers "not built yet" */
+  /* Sub-commands, NULL-terminated: the first argument says which ("train tokenizer" by "tokenizer"), and everything above
+   * but name, summary, usage and help is theirs. NULL: this is a command of its own. */
+  const struct cli_command *const *parts;
 };
 
 /* All commands, in the order of the help; ends with NULL. commands.c. */
@@ -220,7 +223,10 @@ typedef struct cli_parsed {
 int cli_parse(cli_context *context, int argc, char **argv, cli_parsed *parsed);
 void cli_parsed_free(const cli_command *command, cli_parsed *parsed);
 
-/* Writes --help of one command, or the list of commands, on stdout. */
+/* What names a sub-command behind its command: "tokenizer" of "train tokenizer". */
+const char *cli_part_word(const cli_command *part);
+
+/* Writes --help of one command (with its sub-commands), or the list of commands, on stdout. */
 void cli_help(const cli_command *command);
 void cli_help_all(void);
 

@@ -6,6 +6,7 @@
   X(run) \
   X(chat) \
   X(logits) \
+  X(gradients) \
   X(tokenize) \
   X(detokenize) \
   X(chat_format) \
@@ -15,6 +16,8 @@
   X(plan) \
   X(bench) \
   X(synth) \
+  X(merge) \
+  X(train) \
   X(version) \
 
 /* Of later milestones: they answer "not built yet". Whoever builds one moves its line. */
@@ -28,9 +31,6 @@
   X(report,       "report",       "Write a benchmark report") \
   X(verify,       "verify",       "Check tokens against a reference trace") \
   X(eval,         "eval",         "Perplexity, multiple choice, generation tasks") \
-  X(gradients,    "gradients",    "Write the loss and its gradients to a file") \
-  X(train,        "train",        "Pretrain, fine-tune, or train an adapter or a tokenizer") \
-  X(merge,        "merge",        "Merge an adapter into its model") \
   X(ocr,          "ocr",          "Documents to text") \
   X(c2c,          "c2c",          "Two models that share their caches") \
 

@@ -41,7 +41,7 @@ ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error 
   return status;
 }
 
-static ie_status engine_open(const cli_context *context, const char *dir, ie_model_options options,
+ie_status cli_engine_open_as(const cli_context *context, const char *dir, ie_model_options options,
                              cli_engine *out, ie_error *error) {
   static const ie_precision precisions[] = {[CLI_FP32] = IE_PRECISION_FP32,
                                             [CLI_BF16] = IE_PRECISION_BF16,
@@ -67,13 +67,7 @@ static ie_status engine_open(const cli_context *context, const char *dir, ie_mod
 
 ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
                           ie_error *error) {
-  return engine_open(context, dir, (ie_model_options){.plan_only = plan_only}, out, error);
-}
-
-ie_status cli_engine_open_files(const cli_context *context, const char *dir, const char *iebin_json,
-                                const char *iebin_bin, cli_engine *out, ie_error *error) {
-  ie_model_options options = {.iebin_json = iebin_json, .iebin_bin = iebin_bin};
-  return engine_open(context, dir, options, out, error);
+  return cli_engine_open_as(context, dir, (ie_model_options){.plan_only = plan_only}, out, error);
 }
 
 void cli_engine_close(cli_engine *engine) {

@@ -23,9 +23,9 @@ ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error 
 /* Opens device and model. plan_only: for planning alone. Close it in any case. */
 ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
                           ie_error *error);
-/* The same, computing, with the files of an IEBIN model named (ie_model_options; both NULL: searched in dir). */
-ie_status cli_engine_open_files(const cli_context *context, const char *dir, const char *iebin_json,
-                                const char *iebin_bin, cli_engine *out, ie_error *error);
+/* The same with more options of the model; those that are common flags are set here. */
+ie_status cli_engine_open_as(const cli_context *context, const char *dir, ie_model_options options,
+                             cli_engine *out, ie_error *error);
 void cli_engine_close(cli_engine *engine);
 
 /* The --kv choices. */

@@ -69,7 +69,33 @@ static void unused_print(const cli_command *command) {
   text_wrap(list, at, at);
 }
 
+const char *cli_part_word(const cli_command *part) {
+  const char *space = strrchr(part->name, ' ');
+  return space ? space + 1 : part->name;
+}
+
+/* The sub-commands one after the other, and what every command takes once. */
+static void parts_help(const cli_command *command) {
+  unsigned common = 0;
+  int at = printf("Usage: clocher %s ", command->name);
+  text_wrap(command->usage ? command->usage : "NAME [flags]", at, 9);
+  printf("\n%s.\n", command->summary);
+  if (command->help) printf("\n%s\n", command->help);
+  for (const cli_command *const *p = command->parts; *p; p++) {
+    char title[160];
+    snprintf(title, sizeof title, "%s: %s", (*p)->name, (*p)->summary);
+    options_print(title, (*p)->options, ~0u);
+    common |= (*p)->common;
+  }
+  options_print("Flags of every command", cli_common_options, common | 1u << CLI_COMMON_QUIET);
+  printf("\nclocher %s NAME --help explains one of them.\n", command->name);
+}
+
 void cli_help(const cli_command *command) {
+  if (command->parts) {
+    parts_help(command);
+    return;
+  }
   if (!command->run) {
     printf("clocher %s: %s\n\nThis command is not built yet.\n", command->name, command->summary);
     return;
@@ -94,7 +120,7 @@ void cli_help_all(void) {
   for (int built = 1; built >= 0; built--) {
     printf(built ? "Commands:\n" : "\nNot built yet:\n");
     for (const cli_command *const *c = cli_commands; *c; c++)
-      if (!!(*c)->run == built) printf("  %-14s%s\n", (*c)->name, (*c)->summary);
+      if (((*c)->run || (*c)->parts) == built) printf("  %-14s%s\n", (*c)->name, (*c)->summary);
   }
   printf("\nclocher COMMAND --help explains a command and its flags. Environment: "
          "CLOCHER_ISA=scalar|avx2|avx512|amx\n"

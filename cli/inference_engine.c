@@ -144,8 +144,9 @@ static int model_open(infer_job *job) {
   ie_error error = {0};
   ie_status status = infer_label_check(s, &error);
   if (status != IE_OK) return model_fail(job, &error);
-  status =
-      cli_engine_open_files(job->context, s->model_dir, s->model_json, s->model_bin, &job->engine, &error);
+  status = cli_engine_open_as(job->context, s->model_dir,
+                              (ie_model_options){.iebin_json = s->model_json, .iebin_bin = s->model_bin},
+                              &job->engine, &error);
   if (status == IE_OK) {
     infer_info(job->context, "%s: %s, %s weights, %d threads, loaded in %.3f s", s->model_dir,
                job->engine.info->architecture, job->engine.info->weights,

@@ -53,11 +53,46 @@ static int command_unknown(const cli_context *context, const char *name) {
   return CLI_USAGE;
 }
 
+static bool is_help(const char *word) {
+  return !strcmp(word, "--help") || !strcmp(word, "-h");
+}
+
+/* Goes on with the sub-command that argv[0] names. -1, or an exit code after help or a message. */
+static int part_choose(cli_context *context, int argc, char **argv) {
+  enum { MOST = 16 };
+  const char *names[MOST + 1] = {0};
+  char list[256] = "";
+  const cli_command *command = context->command;
+  if (argc > 0 && is_help(argv[0])) {
+    cli_help(command);
+    return CLI_OK;
+  }
+  for (size_t i = 0; i < MOST && command->parts[i]; i++) {
+    names[i] = cli_part_word(command->parts[i]);
+    if (argc > 0 && !strcmp(argv[0], names[i])) {
+      context->command = command->parts[i];
+      return -1;
+    }
+    size_t n = strlen(list);
+    snprintf(list + n, sizeof list - n, "%s%s", i ? ", " : "", names[i]);
+  }
+  if (argc == 0) return cli_usage(context, "expected one of %s behind %s", list, command->name);
+  const char *nearest = cli_nearest(argv[0], names);
+  return cli_usage(context, "%s: expected one of %s, found '%s'%s%s", command->name, list, argv[0],
+                   nearest ? "; the nearest is " : "", nearest ? nearest : "");
+}
+
 static int command_run(cli_context *context, int argc, char **argv) {
   cli_parsed parsed;
+  if (context->command->parts) {
+    int chosen = part_choose(context, argc, argv);
+    if (chosen >= 0) return chosen;
+    argc--;
+    argv++;
+  }
   const cli_command *command = context->command;
   if (!command->run) {
-    if (argc > 0 && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h"))) {
+    if (argc > 0 && is_help(argv[0])) {
       cli_help(command);
       return CLI_OK;
     }

@@ -21,7 +21,7 @@ static void write_again(const ie_table *table) {
     out[i] = (ie_tensor_out){.name = t->name, .dtype = t->dtype, .rank = t->rank, .data = t->data};
     memcpy(out[i].shape, t->shape, sizeof out[i].shape);
   }
-  if (ie_safetensors_header(out, table->count, &file, &data_bytes, &error) != IE_OK) abort();
+  if (ie_safetensors_header(out, table->count, NULL, &file, &data_bytes, &error) != IE_OK) abort();
   for (size_t i = 0; i < table->count; i++)
     ie_buf_append(&file, table->tensors[i].data, table->tensors[i].bytes);
   if (ie_safetensors_parse(file.data, file.size, "again", &again, &error) != IE_OK) abort();
@@ -53,7 +53,7 @@ static void write_any(const uint8_t *data, size_t size) {
   ie_buf header = {0};
   ie_error error = {0};
   uint64_t data_bytes = 0;
-  ie_status status = ie_safetensors_header(&out, 1, &header, &data_bytes, &error);
+  ie_status status = ie_safetensors_header(&out, 1, NULL, &header, &data_bytes, &error);
   if (status == IE_OK && data_bytes == 0) {
     ie_table table = {0};
     if (ie_safetensors_parse(header.data, header.size, "any", &table, &error) != IE_OK) abort();

@@ -60,7 +60,7 @@ static void test_decode_encode_returns_the_bytes(void **state) {
     block[3] = (uint8_t)((block[3] & 0xF0) | (n & 1 ? 7 : 6)); /* a 4 or 6 keeps the scale rule's choice */
     float values[32];
     ie_mxfp4_decode_block(values, block, scale);
-    assert_true(ie_mxfp4_encode_block(again, &scale_again, values));
+    assert_true(ie_mxfp4_encode_block(again, &scale_again, values, IE_MXFP4_OCP));
     assert_int_equal(scale_again, scale);
     assert_memory_equal(again, block, sizeof block);
   }
@@ -73,7 +73,7 @@ static void test_encode_takes_the_nearest_value(void **state) {
     uint8_t block[16], scale;
     float spread = ldexpf(1, (int)(n % 240) - 120);
     for (uint64_t c = 0; c < 32; c++) in[c] = spread * (2 * ie_rng_f32(2, n, c) - 1);
-    assert_true(ie_mxfp4_encode_block(block, &scale, in));
+    assert_true(ie_mxfp4_encode_block(block, &scale, in, IE_MXFP4_OCP));
     float largest = 0;
     for (int c = 0; c < 32; c++) largest = fmaxf(largest, fabsf(in[c]));
     assert_int_equal(scale, ilogbf(largest) - 2 + 127);
@@ -94,7 +94,7 @@ static void test_encode_ties_go_to_even(void **state) {
   float padded[32] = {0}, out[32];
   memcpy(padded, in, sizeof in);
   uint8_t block[16], scale;
-  assert_true(ie_mxfp4_encode_block(block, &scale, padded));
+  assert_true(ie_mxfp4_encode_block(block, &scale, padded, IE_MXFP4_OCP));
   assert_int_equal(scale, 127);
   ie_mxfp4_decode_block(out, block, scale);
   for (int c = 0; c < 16; c++) assert_int_equal(ie_f32_bits(out[c]), ie_f32_bits(expected[c]));
@@ -104,20 +104,101 @@ static void test_encode_edges(void **state) {
   (void)state;
   uint8_t block[16], scale;
   float in[32] = {0};
-  assert_true(ie_mxfp4_encode_block(block, &scale, in));
+  assert_true(ie_mxfp4_encode_block(block, &scale, in, IE_MXFP4_OCP));
   assert_int_equal(scale, 127);
   in[5] = 0x1p-149f; /* smaller than anything that byte 0 can hold */
-  assert_true(ie_mxfp4_encode_block(block, &scale, in));
+  assert_true(ie_mxfp4_encode_block(block, &scale, in, IE_MXFP4_OCP));
   assert_int_equal(scale, 0);
   in[5] = 0x1.fffffep127f;
-  assert_true(ie_mxfp4_encode_block(block, &scale, in));
+  assert_true(ie_mxfp4_encode_block(block, &scale, in, IE_MXFP4_OCP));
   assert_int_equal(scale, 252);
   scale = 77;
   in[31] = INFINITY;
-  assert_false(ie_mxfp4_encode_block(block, &scale, in));
+  assert_false(ie_mxfp4_encode_block(block, &scale, in, IE_MXFP4_OCP));
   in[31] = NAN;
-  assert_false(ie_mxfp4_encode_block(block, &scale, in));
+  assert_false(ie_mxfp4_encode_block(block, &scale, in, IE_MXFP4_OCP));
   assert_int_equal(scale, 77);
+}
+
+static double squared_error(const float in[32], const uint8_t block[16], uint8_t scale) {
+  float out[32];
+  double sum = 0;
+  ie_mxfp4_decode_block(out, block, scale);
+  for (int c = 0; c < 32; c++) sum += pow((double)in[c] - (double)out[c], 2);
+  return sum;
+}
+
+/* Whatever the codes of a block are, its values come back under both rules. */
+static void test_values_of_the_format_come_back(void **state) {
+  (void)state;
+  for (uint64_t n = 0; n < 253 * 8; n++) {
+    uint8_t block[16], again[16], scale = (uint8_t)(n % 253), scale_again;
+    for (uint64_t i = 0; i < 16; i++) {
+      uint8_t mask = (uint8_t[]){0xFF, 0xBB, 0xCC, 0x99}[n / 253 % 4]; /* all values, or only small ones */
+      block[i] = (uint8_t)ie_rng_u64(3, n, i) & mask;
+    }
+    if (n % 7 == 0) memset(block + 1, 0x80, 15); /* one pair of numbers, and signed zeros */
+    float values[32], out[32];
+    ie_mxfp4_decode_block(values, block, scale);
+    for (int rule = IE_MXFP4_OCP; rule <= IE_MXFP4_SEARCH; rule++) {
+      assert_int_equal(ie_mxfp4_encode(again, &scale_again, values, 32, (ie_mxfp4_rule)rule), -1);
+      ie_mxfp4_decode_block(out, again, scale_again);
+      assert_memory_equal(out, values, sizeof out);
+    }
+  }
+}
+
+/* No scale of all that keep the block finite has a smaller squared error than the one that search finds. */
+static void test_search_finds_the_least_error(void **state) {
+  (void)state;
+  int better = 0, below = 0, above = 0;
+  for (uint64_t n = 0; n < 400; n++) {
+    float in[32];
+    uint8_t block[16], scale, ocp_block[16], ocp;
+    float spread = ldexpf(1, (int)(n % 20) * 10 - 100);
+    for (uint64_t c = 0; c < 32; c++) in[c] = spread * (2 * ie_rng_f32(4, n, c) - 1);
+    if (n % 3 == 0) /* one number far from the rest */
+      for (int c = 1; c < 32; c++) in[c] *= 0.2f;
+    assert_true(ie_mxfp4_encode_block(block, &scale, in, IE_MXFP4_SEARCH));
+    assert_true(ie_mxfp4_encode_block(ocp_block, &ocp, in, IE_MXFP4_OCP));
+    double found = squared_error(in, block, scale), least = squared_error(in, ocp_block, ocp);
+    if (found < least) better++;
+    if (found == least) assert_int_equal(scale, ocp);
+    below += scale < ocp;
+    above += scale > ocp;
+    for (int s = ocp < 6 ? 0 : ocp - 6; s <= ocp + 6; s++) {
+      double sum = 0;
+      for (int c = 0; c < 32; c++) {
+        double nearest = 1e300;
+        for (int v = 0; v < 16; v++) nearest = fmin(nearest, fabs(ldexp(e2m1(v), s - 127) - (double)in[c]));
+        sum += nearest * nearest;
+      }
+      least = fmin(least, sum);
+    }
+    assert_true(found <= least * (1 + 1e-12));
+  }
+  assert_true(better > 20 && above > 0); /* the rules differ, so the comparison says something */
+  assert_int_equal(better, below + above);
+}
+
+static void test_search_at_the_edges(void **state) {
+  (void)state;
+  float in[32], out[32];
+  uint8_t block[16], scale;
+  for (int c = 0; c < 32; c++) in[c] = 0x1.fffffep127f; /* the next scale would be nearer, and infinite */
+  assert_true(ie_mxfp4_encode_block(block, &scale, in, IE_MXFP4_SEARCH));
+  assert_int_equal(scale, 252);
+  ie_mxfp4_decode_block(out, block, scale);
+  assert_true(isfinite(out[0]));
+  for (int c = 0; c < 32; c++) in[c] = 0x1p-149f;
+  assert_true(ie_mxfp4_encode_block(block, &scale, in, IE_MXFP4_SEARCH));
+  assert_int_equal(scale, 0);
+  in[7] = -INFINITY;
+  assert_false(ie_mxfp4_encode_block(block, &scale, in, IE_MXFP4_SEARCH));
+  float row[96] = {0};
+  uint8_t blocks[48], scales[3];
+  row[64] = NAN;
+  assert_int_equal(ie_mxfp4_encode(blocks, scales, row, 96, IE_MXFP4_OCP), 2);
 }
 
 static void test_row_bytes(void **state) {
@@ -170,6 +251,14 @@ static void test_reference_vectors(void **state) {
     float out[32];
     ie_mxfp4_decode_block(out, blocks + 16 * n, scales[n]);
     assert_memory_equal(out, values + 128 * n, sizeof out);
+    uint8_t again[16], scale;
+    float decoded[32];
+    bool finite = true;
+    for (int c = 0; c < 32; c++) finite = finite && isfinite(out[c]);
+    assert_true(ie_mxfp4_encode_block(again, &scale, out, IE_MXFP4_SEARCH) == finite);
+    if (!finite) continue;
+    ie_mxfp4_decode_block(decoded, again, scale);
+    assert_memory_equal(decoded, out, sizeof out);
   }
   json_decref(header);
   free(file);
@@ -183,6 +272,9 @@ int main(void) {
       cmocka_unit_test(test_encode_takes_the_nearest_value),
       cmocka_unit_test(test_encode_ties_go_to_even),
       cmocka_unit_test(test_encode_edges),
+      cmocka_unit_test(test_values_of_the_format_come_back),
+      cmocka_unit_test(test_search_finds_the_least_error),
+      cmocka_unit_test(test_search_at_the_edges),
       cmocka_unit_test(test_row_bytes),
       cmocka_unit_test(test_reference_vectors),
   };

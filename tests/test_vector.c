@@ -547,6 +547,53 @@ static void test_find_nonfinite(void **state) {
   for (int k = 0; k < other_count; k++) find_check_all(&others[k]);
 }
 
+/* --- adamw --------------------------------------------------------------------------------------------------- */
+
+static void adamw_check(int64_t n, const ie_adamw_args *args) {
+  float *g = numbers(60, n), *start[3] = {numbers(61, n), numbers(62, n), numbers(63, n)}, *a[3];
+  for (int64_t j = 0; j < n; j++) start[2][j] = start[2][j] * start[2][j]; /* a second moment */
+  for (int s = 0; s < 3; s++) a[s] = copy(start[s], n);
+  scalar.adamw(a[0], g, a[1], a[2], n, args);
+  double beta1 = args->towards ? -(double)args->weight1 : 1 - (double)args->weight1;
+  for (int64_t j = 0; j < n; j++) {
+    double x = (double)g[j] * (double)args->grad_scale;
+    double m = beta1 * (double)start[1][j] + (1 - beta1) * x;
+    double v = (double)args->beta2 * (double)start[2][j] + (double)args->weight2 * x * x;
+    double root = sqrt(v) / (double)args->root2 + (double)args->eps;
+    double p = (double)start[0][j] * (double)args->decay + (double)args->step_size * m / root;
+    double m_off = 3e-7 * (fabs((double)start[1][j]) + fabs(x)); /* m may cancel */
+    assert_true(fabs((double)a[1][j] - m) <= m_off);
+    assert_true(fabs((double)a[2][j] - v) <= 3e-7 * v);
+    assert_true(fabs((double)a[0][j] - p) <=
+                1e-6 * (fabs((double)start[0][j]) + fabs(p)) + fabs((double)args->step_size) * m_off / root);
+  }
+  for (int k = 0; k < other_count; k++) {
+    float *b[3];
+    for (int s = 0; s < 3; s++) b[s] = copy(start[s], n);
+    others[k].adamw(b[0], g, b[1], b[2], n, args);
+    for (int s = 0; s < 3; s++) assert_same(a[s], b[s], n, "adamw", others[k].isa);
+    for (int s = 0; s < 3; s++) guard_free(b[s]);
+  }
+  for (int s = 0; s < 3; s++) guard_free(a[s]), guard_free(start[s]);
+  guard_free(g);
+}
+
+static void test_adamw(void **state) {
+  (void)state;
+  ie_adamw_args args = {.grad_scale = 0.75f,
+                        .decay = 0.999f,
+                        .weight1 = 0.1f,
+                        .beta2 = 0.95f,
+                        .weight2 = 0.05f,
+                        .root2 = 0.3f,
+                        .eps = 1e-8f,
+                        .step_size = -0.02f};
+  for (int i = 0; i < LENGTHS; i++) adamw_check(lengths[i], &args);
+  args.towards = true; /* beta1 = 0.3: the mean starts from the gradient's side */
+  args.weight1 = -0.3f;
+  for (int i = 0; i < LENGTHS; i++) adamw_check(lengths[i], &args);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_exp),
@@ -560,6 +607,7 @@ int main(void) {
       cmocka_unit_test(test_swiglu),
       cmocka_unit_test(test_swiglu_edges),
       cmocka_unit_test(test_axpy),
+      cmocka_unit_test(test_adamw),
       cmocka_unit_test(test_load_store_all),
       cmocka_unit_test(test_store_rounds_to_even),
       cmocka_unit_test(test_store_bits),

@@ -2,6 +2,7 @@
 #ifndef CLOCHER_CLOCHER_H
 #define CLOCHER_CLOCHER_H
 
+#include "clocher/adapter.h"
 #include "clocher/chat.h"
 #include "clocher/conversation.h"
 #include "clocher/device.h"

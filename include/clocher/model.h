@@ -46,6 +46,9 @@ typedef struct ie_model_options {
   bool
       limited; /* ie_model_place will follow with a limit: what loading reads for the last time (weights that are
                     quantised) leaves the page cache, which a memory cgroup counts, tensor by tensor */
+  bool train;    /* every parameter gets an f32 master (clocher/train.h), with which inference computes too */
+  bool create;   /* with train: dir has a config.json alone, and the parameters are made from seed */
+  uint64_t seed; /* of create */
   /* Paths of the two files of an IEBIN v1 model. One is enough: NULL is DIR/model.ie.json, and the file that the JSON
    * names. Both NULL: the directory is searched. */
   const char *iebin_json, *iebin_bin;

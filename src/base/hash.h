@@ -1,4 +1,4 @@
-/* SHA-256 (nettle's, which uses the processor's SHA instructions where it has them). */
+/* SHA-256 (nettle's, which uses the processor's SHA instructions where it has them), and a short hash of names. */
 #ifndef CLOCHER_BASE_HASH_H
 #define CLOCHER_BASE_HASH_H
 
@@ -23,6 +23,13 @@ static inline void ie_sha256_hex(const uint8_t digest[IE_SHA256_BYTES], char out
     out[2 * i + 1] = digits[digest[i] & 15];
   }
   out[2 * IE_SHA256_BYTES] = '\0';
+}
+
+/* FNV-1a: streams of random numbers (base/rng.h) that depend on a name alone. */
+static inline uint64_t ie_hash_name(const char *name) {
+  uint64_t h = 0xCBF29CE484222325u;
+  for (; *name; name++) h = (h ^ (uint8_t)*name) * 0x100000001B3u;
+  return h;
 }
 
 #endif

@@ -142,3 +142,11 @@ const json_t *ie_json_array(ie_json_reader *reader, const char *key) {
   reader_type_error(reader, key, "an array", value);
   return NULL;
 }
+
+static int text_append(const char *text, size_t size, void *buf) {
+  return ie_buf_append(buf, text, size) ? 0 : -1;
+}
+
+void ie_json_append(const json_t *value, size_t flags, ie_buf *out) {
+  if (json_dump_callback(value, text_append, out, flags) != 0) out->failed = true;
+}

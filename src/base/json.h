@@ -3,6 +3,7 @@
 #ifndef CLOCHER_BASE_JSON_H
 #define CLOCHER_BASE_JSON_H
 
+#include "base/buf.h"
 #include "clocher/status.h"
 
 #include <jansson.h>
@@ -38,6 +39,9 @@ const char *ie_json_string(ie_json_reader *reader, const char *key, const char *
 /* An object or array under key, or NULL when absent or null; an error for another type. Borrowed. */
 const json_t *ie_json_object(ie_json_reader *reader, const char *key);
 const json_t *ie_json_array(ie_json_reader *reader, const char *key);
+
+/* Appends a value as text; flags are jansson's. A failed allocation sets out->failed. */
+void ie_json_append(const json_t *value, size_t flags, ie_buf *out);
 
 /* "an integer", "a string", ... for messages. */
 const char *ie_json_type_name(const json_t *value);

@@ -5,9 +5,13 @@
 #include <assert.h>
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 static_assert(sizeof(float) == 4, "tables hold IEEE binary32");
 static_assert(IE_MXFP4_COLS == 2 * IE_MXFP4_BYTES, "two columns a byte");
+
+/* Under a larger scale byte the values from 4 on are infinite. */
+enum { MAX_FINITE_BYTE = 252 };
 
 const float ie_mxfp4_values[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                                    -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
@@ -57,43 +61,74 @@ void ie_mxfp4_decode_block(float out[IE_MXFP4_COLS], const uint8_t block[IE_MXFP
   }
 }
 
-/* The nibble nearest to x: midpoints go to the neighbour whose mantissa bit is 0 (0, 1, 2, 4). */
-static uint8_t encode_value(double x) {
-  double a = fabs(x);
-  uint8_t n;
-  if (a <= 0.25)
-    n = 0;
-  else if (a < 0.75)
-    n = 1;
-  else if (a <= 1.25)
-    n = 2;
-  else if (a < 1.75)
-    n = 3;
-  else if (a <= 2.5)
-    n = 4;
-  else if (a < 3.5)
-    n = 5;
-  else if (a <= 5.0)
-    n = 6;
-  else
-    n = 7;
-  return (uint8_t)(signbit(x) ? n | 8 : n);
+/* The magnitude code nearest to a >= 0: midpoints go to the neighbour whose mantissa bit is 0 (0, 1, 2, 4). */
+static inline unsigned encode_magnitude(float a) {
+  return (unsigned)(a > 0.25f) + (a >= 0.75f) + (a > 1.25f) + (a >= 1.75f) + (a > 2.5f) + (a >= 3.5f) +
+         (a > 5.0f);
 }
 
-bool ie_mxfp4_encode_block(uint8_t block[IE_MXFP4_BYTES], uint8_t *scale, const float in[IE_MXFP4_COLS]) {
-  float largest = 0;
+/* 2^-(byte - 127) for byte <= 252: a normal float. */
+static inline float scale_inverse(int byte) {
+  return ie_f32_from_bits((uint32_t)(254 - byte) << 23);
+}
+
+/* The product is exact, or so small that it is rounded to 0 under any scale: |in| * inverse < 16. */
+static void encode_under(uint8_t codes[IE_MXFP4_COLS], const float in[IE_MXFP4_COLS], int byte) {
+  float inverse = scale_inverse(byte);
+  for (size_t c = 0; c < IE_MXFP4_COLS; c++)
+    codes[c] = (uint8_t)(encode_magnitude(fabsf(in[c]) * inverse) | ie_f32_bits(in[c]) >> 31 << 3);
+}
+
+/* Sum of squared errors in units of the scale's square. */
+static double error_under(const uint8_t codes[IE_MXFP4_COLS], const float in[IE_MXFP4_COLS], int byte) {
+  double sum = 0, inverse = (double)scale_inverse(byte);
   for (size_t c = 0; c < IE_MXFP4_COLS; c++) {
-    if (!isfinite(in[c])) return false;
-    largest = fmaxf(largest, fabsf(in[c]));
+    double d = (double)in[c] * inverse - (double)ie_mxfp4_values[codes[c]];
+    sum += d * d;
   }
-  int exponent = 0;
-  if (largest > 0) exponent = ilogbf(largest) - 2;
-  if (exponent < -127) exponent = -127;
-  *scale = (uint8_t)(exponent + 127);
-  for (size_t i = 0; i < IE_MXFP4_BYTES; i++) {
-    uint8_t low = encode_value(ldexp((double)in[2 * i], -exponent)); /* in double: no underflow */
-    uint8_t high = encode_value(ldexp((double)in[2 * i + 1], -exponent));
-    block[i] = (uint8_t)(low | high << 4);
+  return sum;
+}
+
+/* Puts a neighbour of `byte` in its place when it is nearer. */
+static void encode_search(uint8_t codes[IE_MXFP4_COLS], int *byte, const float in[IE_MXFP4_COLS]) {
+  int ocp = *byte;
+  double least = error_under(codes, in, ocp);
+  for (int step = -1; step <= 1; step += 2) {
+    int other = ocp + step;
+    if (other < 0 || other > MAX_FINITE_BYTE) continue;
+    uint8_t tried[IE_MXFP4_COLS];
+    encode_under(tried, in, other);
+    double error = error_under(tried, in, other) * (step < 0 ? 0.25 : 4.0); /* in units of OCP's scale */
+    if (error >= least) continue;
+    least = error;
+    *byte = other;
+    memcpy(codes, tried, sizeof tried);
   }
+}
+
+bool ie_mxfp4_encode_block(uint8_t block[IE_MXFP4_BYTES], uint8_t *scale, const float in[IE_MXFP4_COLS],
+                           ie_mxfp4_rule rule) {
+  uint32_t largest = 0; /* bits of magnitudes are ordered as the magnitudes are */
+  for (size_t c = 0; c < IE_MXFP4_COLS; c++) {
+    uint32_t bits = ie_f32_bits(in[c]) & 0x7FFFFFFFu;
+    largest = bits > largest ? bits : largest;
+  }
+  if (largest >= 0x7F800000u) return false;
+  /* The exponent field is floor(log2) + 127; of a denormal number it is 0, and byte 0 is what is left. */
+  int byte = largest == 0 ? 127 : (int)(largest >> 23) - 2;
+  if (byte < 0) byte = 0;
+  uint8_t codes[IE_MXFP4_COLS];
+  encode_under(codes, in, byte);
+  if (rule == IE_MXFP4_SEARCH) encode_search(codes, &byte, in);
+  *scale = (uint8_t)byte;
+  for (size_t i = 0; i < IE_MXFP4_BYTES; i++) block[i] = (uint8_t)(codes[2 * i] | codes[2 * i + 1] << 4);
   return true;
+}
+
+int64_t ie_mxfp4_encode(uint8_t *blocks, uint8_t *scales, const float *in, int64_t count,
+                        ie_mxfp4_rule rule) {
+  for (int64_t b = 0; b < count / IE_MXFP4_COLS; b++)
+    if (!ie_mxfp4_encode_block(blocks + b * IE_MXFP4_BYTES, &scales[b], in + b * IE_MXFP4_COLS, rule))
+      return b;
+  return -1;
 }

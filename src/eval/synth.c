@@ -312,7 +312,7 @@ static ie_status file_fill(const file_job *base, crew *c, ie_writer *writer, uin
     goto cleanup;
   }
   for (size_t i = 0; i < n; i++) outs[i] = tensors[i].out;
-  status = ie_safetensors_header(outs, n, &header, NULL, error);
+  status = ie_safetensors_header(outs, n, NULL, &header, NULL, error);
   if (status != IE_OK) goto cleanup;
   uint64_t at = header.size;
   for (size_t i = 0; i < n; i++) {

@@ -1,4 +1,5 @@
 /* Which tensors each published checkpoint holds, and how each is drawn. */
+#include "base/hash.h"
 #include "base/quote.h"
 #include "eval/synth.h"
 
@@ -22,13 +23,6 @@ const char *const *ie_synth_archs(void) {
   static const char *const names[MODELS + 1] = {"gpt-oss-20b", "gpt-oss-120b", "gpt-neox-20b",
                                                 "pythia-1.4b", "qwen3-0.6b",   "llama-3.2-1b"};
   return names;
-}
-
-/* FNV-1a: a stream for each tensor, so that no tensor depends on what else is written. */
-static uint64_t name_stream(const char *name) {
-  uint64_t h = 0xCBF29CE484222325u;
-  for (const char *p = name; *p; p++) h = (h ^ (unsigned char)*p) * 0x100000001B3u;
-  return h;
 }
 
 /* A builder: names are made from a prefix that the layer sets. */
@@ -81,7 +75,7 @@ static synth_tensor *add(plan_builder *b, const char *name, const char *like, sy
     t->out.shape[t->out.rank++] = shape[i];
     elements *= shape[i];
   }
-  t->parts[0] = (synth_part){.stream = name_stream(stream), .elements = elements};
+  t->parts[0] = (synth_part){.stream = ie_hash_name(stream), .elements = elements};
   t->part_count = 1;
   t->bytes = (size_t)elements * ie_dtype_bytes(t->out.dtype);
   b->plan->count++;
@@ -95,7 +89,7 @@ static void set_parts(plan_builder *b, synth_tensor *t, const char *const names[
   for (int i = 0; i < SYNTH_MAX_PARTS; i++) {
     char stream[128];
     snprintf(stream, sizeof stream, "%s%s", b->streams, names[i]);
-    t->parts[i] = (synth_part){.stream = name_stream(stream), .elements = rows[i] * row_elements};
+    t->parts[i] = (synth_part){.stream = ie_hash_name(stream), .elements = rows[i] * row_elements};
   }
   t->part_count = SYNTH_MAX_PARTS;
 }

@@ -435,6 +435,16 @@ ie_status ie_checkpoint_open(const char *dir, ie_checkpoint **out, ie_error *err
   return checkpoint_end(c, checkpoint_search(c, error), out);
 }
 
+ie_status ie_checkpoint_open_empty(const char *dir, ie_checkpoint **out, ie_error *error) {
+  *out = NULL;
+  ie_checkpoint *c = NULL;
+  ie_status status = checkpoint_begin(dir, &c, error);
+  if (status != IE_OK) return status;
+  snprintf(c->config_name, sizeof c->config_name, "config.json");
+  c->dir = strdup(dir);
+  return checkpoint_end(c, c->dir ? IE_OK : memory_error(dir, error), out);
+}
+
 ie_status ie_checkpoint_open_iebin(const char *dir, const char *json, const char *bin, ie_checkpoint **out,
                                    ie_error *error) {
   *out = NULL;

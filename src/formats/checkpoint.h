@@ -44,6 +44,8 @@ ie_status ie_checkpoint_open_iebin(const char *dir, const char *json, const char
  * index, a model.ie.json; whole or not, a link that leads nowhere too. False when there is no such folder. So a caller
  * whose open failed with IE_IO can tell "there is no model" from "there is one that is not whole". */
 ie_status ie_checkpoint_present(const char *dir, bool *present, ie_error *error);
+/* A checkpoint without a tensor: dir holds a config.json, and what is trained from it begins from nothing. */
+ie_status ie_checkpoint_open_empty(const char *dir, ie_checkpoint **out, ie_error *error);
 void ie_checkpoint_free(ie_checkpoint *checkpoint);
 ie_container ie_checkpoint_container(const ie_checkpoint *checkpoint);
 /* The folder that holds the weights (DIR, DIR/hf, DIR/hf/original or DIR/original). Borrowed. */

@@ -165,27 +165,29 @@ bool ie_tensor_out_bytes(const ie_tensor_out *tensor, size_t *bytes) {
   return true;
 }
 
-static int buf_append_json(const char *text, size_t size, void *buf) {
-  return ie_buf_append(buf, text, size) ? 0 : -1;
-}
-
 /* Appends a JSON string. A failed allocation sets out->failed; false when s is not UTF-8. */
 static bool buf_append_json_string(ie_buf *out, const char *s) {
   errno = 0;
   json_t *value = json_string(s); /* NULL for both reasons; malloc leaves ENOMEM */
   if (!value && errno != ENOMEM) return false;
-  if (!value || json_dump_callback(value, buf_append_json, out, JSON_ENCODE_ANY | JSON_COMPACT) != 0)
+  if (value)
+    ie_json_append(value, JSON_ENCODE_ANY | JSON_COMPACT, out);
+  else
     out->failed = true;
   json_decref(value);
   return true;
 }
 
-ie_status ie_safetensors_header(const ie_tensor_out *tensors, size_t count, ie_buf *out, uint64_t *data_bytes,
-                                ie_error *error) {
+ie_status ie_safetensors_header(const ie_tensor_out *tensors, size_t count, const json_t *metadata,
+                                ie_buf *out, uint64_t *data_bytes, ie_error *error) {
   ie_buf header = {0};
   size_t at = 0;
   ie_status status = IE_OK;
   ie_buf_append_char(&header, '{');
+  if (metadata) {
+    ie_buf_printf(&header, "\"__metadata__\":");
+    ie_json_append(metadata, JSON_COMPACT, &header);
+  }
   for (size_t i = 0; i < count; i++) {
     const ie_tensor_out *t = &tensors[i];
     size_t bytes, end;
@@ -196,7 +198,7 @@ ie_status ie_safetensors_header(const ie_tensor_out *tensors, size_t count, ie_b
                             t->name ? ie_quote(t->name).text : "(null)");
       goto cleanup;
     }
-    if (i) ie_buf_append_char(&header, ',');
+    if (i || metadata) ie_buf_append_char(&header, ',');
     if (!buf_append_json_string(&header, t->name)) {
       status = ie_error_set(error, IE_INVALID_ARGUMENT,
                             "the name of tensor %zu cannot be written: it is not UTF-8", i);

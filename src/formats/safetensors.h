@@ -24,10 +24,11 @@ ie_status ie_safetensors_parse(const void *bytes, size_t size, const char *path,
                                ie_error *error);
 
 /* Builds the first part of a file: length, header, and spaces up to a multiple of 64 bytes, so that the data starts
- * aligned. Tensors follow in the given order without holes; their data pointers are not read. *data_bytes (may be
- * NULL) is the size of the data. IE_INVALID_ARGUMENT for a tensor that cannot be described. */
-ie_status ie_safetensors_header(const ie_tensor_out *tensors, size_t count, ie_buf *out, uint64_t *data_bytes,
-                                ie_error *error);
+ * aligned. Tensors follow in the given order without holes; their data pointers are not read. metadata (may be NULL) is
+ * what stands under __metadata__, an object of strings. *data_bytes (may be NULL) is the size of the data.
+ * IE_INVALID_ARGUMENT for a tensor that cannot be described. */
+ie_status ie_safetensors_header(const ie_tensor_out *tensors, size_t count, const json_t *metadata,
+                                ie_buf *out, uint64_t *data_bytes, ie_error *error);
 
 /* Bytes of the data of one tensor to be written; false when dtype or shape is not valid or overflows. */
 bool ie_tensor_out_bytes(const ie_tensor_out *tensor, size_t *bytes);

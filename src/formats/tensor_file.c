@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/quote.h"
 #include "formats/safetensors.h"
+#include "formats/tensor_stream.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -79,33 +80,66 @@ static ie_status names_check(const ie_tensor_out *tensors, size_t count, const c
   return status;
 }
 
-static ie_status tensors_write(const char *path, const ie_tensor_out *sorted, size_t count,
-                               const ie_buf *header, ie_error *error) {
+/* Where a producer's bytes go. */
+struct ie_tensor_sink {
   ie_writer writer;
-  ie_status status = ie_writer_open(path, &writer, error);
+  const char *path;
+  size_t expected; /* bytes of the tensor that is being written */
+  size_t written;
+};
+
+ie_status ie_tensor_sink_write(ie_tensor_sink *sink, const void *bytes, size_t size, ie_error *error) {
+  if (size > sink->expected - sink->written)
+    return ie_error_set(error, IE_INTERNAL, "%s: more than the %zu bytes of a tensor", sink->path,
+                        sink->expected);
+  if (size && fwrite(bytes, 1, size, sink->writer.stream) != size)
+    return ie_error_set(error, IE_IO, "%s: cannot write: %s", sink->path, strerror(errno));
+  sink->written += size;
+  return IE_OK;
+}
+
+static ie_status tensors_write(const char *path, const ie_tensor_out *sorted, size_t count,
+                               const ie_buf *header, const ie_tensor_source *source, ie_error *error) {
+  ie_tensor_sink sink = {.path = path, .expected = header->size};
+  ie_status status = ie_writer_open(path, &sink.writer, error);
   if (status != IE_OK) return status;
-  bool ok = fwrite(header->data, 1, header->size, writer.stream) == header->size;
-  for (size_t i = 0; ok && i < count; i++) {
-    size_t bytes = 0;
-    ok = ie_tensor_out_bytes(&sorted[i], &bytes) &&
-         (bytes == 0 || fwrite(sorted[i].data, 1, bytes, writer.stream) == bytes);
+  status = ie_tensor_sink_write(&sink, header->data, header->size, error);
+  for (size_t i = 0; status == IE_OK && i < count; i++) {
+    sink.written = 0;
+    if (!ie_tensor_out_bytes(&sorted[i], &sink.expected)) sink.expected = 0; /* the header refused it */
+    status = source->produce(source->user, &sorted[i], &sink, error);
+    if (status == IE_OK && sink.written != sink.expected)
+      status = ie_error_set(error, IE_INTERNAL, "%s: tensor %s: %zu bytes of %zu", path,
+                            ie_quote(sorted[i].name).text, sink.written, sink.expected);
   }
-  if (ok) return ie_writer_commit(&writer, error);
-  status = ie_error_set(error, IE_IO, "%s: cannot write: %s", path, strerror(errno));
-  ie_writer_abandon(&writer);
+  if (status == IE_OK) return ie_writer_commit(&sink.writer, error);
+  ie_writer_abandon(&sink.writer);
   return status;
 }
 
-ie_status ie_tensor_file_write(const char *path, const ie_tensor_out *tensors, size_t count,
-                               ie_error *error) {
+ie_status ie_tensor_file_stream(const char *path, const ie_tensor_out *tensors, size_t count,
+                                const json_t *metadata, const ie_tensor_source *source, ie_error *error) {
   ie_status status = names_check(tensors, count, path, error);
   if (status != IE_OK) return status;
   ie_tensor_out *sorted = tensors_by_width(tensors, count);
   if (!sorted) return ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory for %zu tensors", path, count);
   ie_buf header = {0};
-  status = ie_safetensors_header(sorted, count, &header, NULL, error);
-  if (status == IE_OK) status = tensors_write(path, sorted, count, &header, error);
+  status = ie_safetensors_header(sorted, count, metadata, &header, NULL, error);
+  if (status == IE_OK) status = tensors_write(path, sorted, count, &header, source, error);
   ie_buf_free(&header);
   free(sorted);
   return status;
+}
+
+static ie_status memory_produce(void *user, const ie_tensor_out *tensor, ie_tensor_sink *sink,
+                                ie_error *error) {
+  (void)user;
+  return ie_tensor_sink_write(sink, tensor->data, sink->expected, error);
+}
+
+const ie_tensor_source ie_tensor_memory = {.produce = memory_produce};
+
+ie_status ie_tensor_file_write(const char *path, const ie_tensor_out *tensors, size_t count,
+                               ie_error *error) {
+  return ie_tensor_file_stream(path, tensors, count, NULL, &ie_tensor_memory, error);
 }

@@ -10,6 +10,7 @@
 #ifndef CLOCHER_KERNELS_KERN_H
 #define CLOCHER_KERNELS_KERN_H
 
+#include "base/real.h"
 #include "blocks/format.h"
 #include "clocher/tensor.h"
 
@@ -70,6 +71,42 @@ typedef struct ie_product {
   int64_t pack_tok;     /* >= 1 */
 } ie_product;
 
+/* --- General matrix products: tiles of C = A B from packed panels (gemm.h is the manual) ------------------- */
+
+/* A part of an operand: numbers (i, k), i < n, k < K, where i counts rows of C for A and columns of C for B. Number
+ * (i, k) is x[row(i) * i_stride + row(k) * k_stride], with row(i) = i_rows ? i_rows[i] : i and row(k) likewise. */
+typedef struct ie_gemm_block {
+  const real *x;
+  int64_t i_stride, k_stride;
+  const int32_t *i_rows, *k_rows; /* at most one of them is given */
+  int64_t n, K;
+  bool bf16; /* rounded to bf16 on the way */
+} ie_gemm_block;
+
+/* Rows i < m and columns j < n of a tile: s = sum over k of a[k * mr + i] * b[k * nr + j], in the order of k, from 0.
+ * c[i * c_stride + j] = alpha * s + bias[j], or += of that. */
+typedef struct ie_gemm_tile {
+  const real *a, *b; /* panels as pack writes them, 64-byte aligned */
+  int64_t K;         /* >= 0 */
+  real *c;
+  int64_t c_stride;
+  int m, n; /* 1 <= m <= mr, 1 <= n <= nr */
+  real alpha;
+  const real *bias; /* (n) or NULL */
+  bool add;
+  const real
+      *ahead; /* what is needed soon: K * ahead_step numbers may be prefetched from there on; or NULL */
+  int64_t ahead_step;
+} ie_gemm_tile;
+
+typedef struct ie_gemm_kernel {
+  int mr, nr; /* a whole tile of C; nr divides 64 */
+  /* Panels of `width` (mr or nr), panel_stride numbers apart: number (i, k) goes to
+   * out[i / width * panel_stride + k * width + i % width]. What fills up the last panel is not used by run. */
+  void (*pack)(real *out, int width, int64_t panel_stride, const ie_gemm_block *block);
+  void (*run)(const ie_gemm_tile *tile);
+} ie_gemm_kernel;
+
 /* --- Attention ------------------------------------------------------------------------------------------- */
 
 /* Adds one contiguous run of keys to the running softmax of N query rows that share a KV head (online softmax,
@@ -92,12 +129,69 @@ typedef struct ie_attend_args {
   float *acc;   /* (N, D) running weighted sum of values, contiguous */
 } ie_attend_args;
 
+/* Attention under a tape: a tile of queries of one head against a tile of keys. Products and sums are f32 (`real`)
+ * whatever the arithmetic class is: training rounds at its weights' products, not here. The algorithm is that of
+ * FlashAttention-2 (Dao 2023, algorithms 1 and 2). Both sides come packed: rows are `width` numbers apart, D rounded up
+ * to IE_ATTEND_PAD, the rest zero. Query n stands `ahead` positions after the tile's first key, plus n; it sees key s
+ * where n + ahead - window < s <= n + ahead. */
+enum { IE_ATTEND_QUERIES = 64, IE_ATTEND_KEYS = 64, IE_ATTEND_PAD = 16 };
+
+typedef struct ie_attend_tile {
+  int64_t N, S, D, width; /* N <= IE_ATTEND_QUERIES, S <= IE_ATTEND_KEYS */
+  int64_t ahead, window;  /* window > 0; ahead may be negative */
+  const real *qt;         /* (D, IE_ATTEND_QUERIES) as attend_pack made it of scale * q */
+  const real *k, *v;      /* (S, width) */
+} ie_attend_tile;
+
+/* Running results of the queries: before the first tile m = -FLT_MAX, l = 0, acc = 0, or with a sink m = sink, l = 1.
+ * At the end a row of y is acc / l, its lse m + log l. Rows from N on are scratch. */
+typedef struct ie_attend_sums {
+  real *m, *l; /* (IE_ATTEND_QUERIES) */
+  real *acc;   /* (IE_ATTEND_QUERIES, width) */
+} ie_attend_sums;
+
+/* What the backward of a tile reads besides, and where it adds. Rows n >= N of q, dy, dyt, lse and delta are zero. */
+typedef struct ie_attend_tile_grads {
+  const real *q;   /* (IE_ATTEND_QUERIES, width) scale * q */
+  const real *dy;  /* (IE_ATTEND_QUERIES, width) */
+  const real *dyt; /* (D, IE_ATTEND_QUERIES) */
+  const real *lse, *delta;
+  real *dq;      /* (IE_ATTEND_QUERIES, width): the gradient of scale * q, divided by scale */
+  real *dk, *dv; /* (S, width) */
+} ie_attend_tile_grads;
+
 /* Activations of a plain MLP (SwiGLU has kernels of its own). */
 typedef enum ie_activation {
   IE_GELU,      /* 0.5 x (1 + erf(x / sqrt 2)), Hendrycks & Gimpel 2016 */
   IE_GELU_TANH, /* 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
   IE_RELU2      /* max(x, 0)^2, So et al. 2021 */
 } ie_activation;
+
+/* The numbers of one step of AdamW (train/adamw.h): with x = grad_scale * g,
+ *   p = p * decay;  m = towards ? fma(weight1, x - m, x) : fma(weight1, x - m, m)
+ *   v = fma(weight2 * x, x, v * beta2);  p = p + step_size * m / (sqrt(v) / root2 + eps)
+ * each operation rounded, only those written fma fused. */
+typedef struct ie_adamw_args {
+  float grad_scale;
+  float decay;
+  float weight1;
+  bool towards;
+  float beta2, weight2;
+  float root2, eps;
+  float step_size;
+} ie_adamw_args;
+/* Row of a norm's backward: gradients are added. Under a tape a weight is read as it was in the forward. */
+typedef struct ie_norm_backward_args {
+  real *dx, *dweight, *dbias; /* (n) each; NULL: not wanted. dbias: of layer_norm */
+  const real *dy, *x;         /* (n) */
+  const void *weight;         /* (n) of dtype; NULL: ones (rms_norm only) */
+  ie_dtype dtype;
+  int64_t n;
+  float eps;
+} ie_norm_backward_args;
+
+/* Numbers whose exponentials are added in f32 before the sum goes on in double. */
+enum { IE_EXP_SUM_BLOCK = 1024 };
 
 /* --- The table -------------------------------------------------------------------------------------------- */
 
@@ -112,36 +206,73 @@ typedef struct ie_kernels {
   /* many computes each output by the operations of few in their order: equal to the bit. */
   bool many_as_few[IE_CLASS_COUNT][IE_W_COUNT];
 
+  ie_gemm_kernel gemm;
+  /* out[i] = the number at (row, col + i) of w, i < n, exact. col is a multiple of 64. */
+  void (*weight_cols)(float *out, const ie_wview *w, int64_t row, int64_t col, int64_t n);
+
   void (*attend)(const ie_attend_args *args);
+  /* rows (IE_ATTEND_QUERIES, width) = factor * x (N, D), row n of x at n * stride, zero elsewhere; columns (width,
+   * IE_ATTEND_QUERIES) is its transpose. */
+  void (*attend_pack)(real *rows, real *columns, const real *x, int64_t stride, int64_t N, int64_t D,
+                      real factor);
+  /* delta[n] = dy[n] . y[n] of N rows of D numbers, `stride` apart; zero from N to IE_ATTEND_QUERIES. */
+  void (*attend_delta)(real *delta, const real *dy, const real *y, int64_t stride, int64_t N, int64_t D);
+  /* One tile of keys forward: m, l and acc move on. */
+  void (*attend_tile)(const ie_attend_tile *tile, const ie_attend_sums *sums);
+  /* And backward: P = exp(q . k - lse), dS = P (dy . v - delta); dv += P^T dy, dk += dS^T q, dq += dS k. */
+  void (*attend_tile_backward)(const ie_attend_tile *tile, const ie_attend_tile_grads *grads);
 
   /* y = x / sqrt(mean(x^2) + eps) * weight; weight (n) of weight_dtype or NULL (= 1). The mean is taken over f32
    * partial sums in a fixed order. y may be x. */
-  void (*rms_norm)(float *y, const float *x, const void *weight, ie_dtype weight_dtype, int64_t n, float eps);
+  void (*rms_norm)(real *y, const real *x, const void *weight, ie_dtype weight_dtype, int64_t n, float eps);
   /* y = (x - mean) / sqrt(variance + eps) * weight + bias; weight, bias (n) of dtype; the variance is that of the
    * population. Ba et al. 2016. y may be x. */
-  void (*layer_norm)(float *y, const float *x, const void *weight, const void *bias, ie_dtype dtype,
-                     int64_t n, float eps);
+  void (*layer_norm)(real *y, const real *x, const void *weight, const void *bias, ie_dtype dtype, int64_t n,
+                     float eps);
   /* In place. Off by at most 1.5e-7 of max(1, |y|) (tests/test_vector.c), which is the reference's own noise in f32;
    * in the tails, where y is 1e-6 and less, by 1.3e-5 of y. */
-  void (*activate)(float *x, int64_t n, ie_activation activation);
+  void (*activate)(real *x, int64_t n, ie_activation activation);
   /* In place: x = cap * tanh(x / cap); tanh at most 1.5 ulp off. */
-  void (*soft_cap)(float *x, int64_t n, float cap);
+  void (*soft_cap)(real *x, int64_t n, float cap);
   /* Rotates pairs (i, i + n/2) of x (n even): half-split RoPE; cos, sin (n/2). In place. */
-  void (*rope_half)(float *x, const float *cos, const float *sin, int64_t n);
+  void (*rope_half)(real *x, const real *cos, const real *sin, int64_t n);
   /* Clamped SwiGLU of gpt-oss over interleaved pairs: gu (2 * n), g = min(gu[2i], limit),
    * u = clamp(gu[2i+1], -limit, limit), y[i] = (u + 1) * g * sigmoid(alpha * g). limit = inf: no clamp. */
-  void (*swiglu_clamped)(float *y, const float *gu, int64_t n, float alpha, float limit);
+  void (*swiglu_clamped)(real *y, const real *gu, int64_t n, float alpha, float limit);
   /* y[i] = g * sigmoid(g) * up[i] with g = gate[i] (SwiGLU, Shazeer 2020). y may be gate or up. */
-  void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
+  void (*swiglu)(real *y, const real *gate, const real *up, int64_t n);
+  /* Backward of swiglu_clamped, h = y: dh (n) is the gradient of h before `weight`. dgu (2 * n) = the gradient of gu,
+   * times weight: 0 for what the clamp cuts off (not for what equals a limit), as torch.clamp. dh becomes weight * h.
+   * Returns the sum of dh h over f32 partial sums in a fixed order: the gradient of weight. */
+  real (*swiglu_clamped_backward)(real *dgu, real *dh, const real *gu, int64_t n, real weight, float alpha,
+                                  float limit);
+  /* Backward of swiglu: adds to dgate and dup; either may be NULL. */
+  void (*swiglu_backward)(real *dgate, real *dup, const real *dy, const real *gate, const real *up,
+                          int64_t n);
   /* y[i] += a * x[i]. */
-  void (*axpy)(float *y, const float *x, float a, int64_t n);
+  void (*axpy)(real *y, const real *x, real a, int64_t n);
+  /* One step of AdamW over parameters p (n), gradients g (n) and both moments m, v (n). */
+  void (*adamw)(real *p, const real *g, real *m, real *v, int64_t n, const ie_adamw_args *args);
   /* f32 to kv_dtype (IE_F32, IE_F16, IE_BF16), round to nearest even; and back, exact. */
-  void (*store)(void *y, ie_dtype dtype, const float *x, int64_t n);
-  void (*load)(float *y, const void *x, ie_dtype dtype, int64_t n);
+  void (*store)(void *y, ie_dtype dtype, const real *x, int64_t n);
+  void (*load)(real *y, const void *x, ie_dtype dtype, int64_t n);
   /* The largest of n numbers, its first index in *at; NaN anywhere gives NaN and its index. */
-  float (*max)(const float *x, int64_t n, int64_t *at);
+  real (*max)(const real *x, int64_t n, int64_t *at);
   /* First index that is NaN or infinite, or -1. */
-  int64_t (*find_nonfinite)(const float *x, int64_t n);
+  int64_t (*find_nonfinite)(const real *x, int64_t n);
+
+  /* Of training (scalar/backward.c has the formulas). Gradients are added, but where "in place" stands. */
+  void (*rms_norm_backward)(const ie_norm_backward_args *args);
+  void (*layer_norm_backward)(const ie_norm_backward_args *args);
+  void (*activate_backward)(real *dx, const real *dy, const real *x, int64_t n, ie_activation activation);
+  /* In place: dy *= 1 - (y / cap)^2, y as soft_cap left it. */
+  void (*soft_cap_backward)(real *dy, const real *y, int64_t n, float cap);
+  /* In place: the transpose of rope_half. */
+  void (*rope_half_backward)(real *dx, const real *cos, const real *sin, int64_t n);
+  /* Sum of e^(x - max). */
+  double (*exp_sum)(const real *x, int64_t n, real max);
+  /* In place: x = factor e^(x - max), times 1 - (x / cap)^2 with a cap > 0. */
+  void (*softmax_backward)(real *x, int64_t n, real max, real factor, float cap);
 } ie_kernels;
 
 /* The highest level that this machine and this build can run. */
@@ -153,13 +284,25 @@ int ie_isa_from_name(const char *name);
 /* Fills *out up to `isa`; the caller made sure that the machine has it (isa <= ie_isa_best()). */
 void ie_kernels_fill(ie_kernels *out, ie_isa isa);
 
-/* Each instruction set overwrites the entries that it has. products_*.c and vector_*.c of its folder. */
+/* Each instruction set overwrites the entries that it has: products*.c, vector.c, backward.c, gemm.c of its folder. */
 void ie_kernels_fill_products__scalar(ie_kernels *out);
 void ie_kernels_fill_vector__scalar(ie_kernels *out);
+void ie_kernels_fill_backward__scalar(ie_kernels *out);
+void ie_kernels_fill_swiglu_backward__scalar(ie_kernels *out);
+void ie_kernels_fill_gemm__scalar(ie_kernels *out);
+void ie_kernels_fill_weight_cols__scalar(ie_kernels *out);
 void ie_kernels_fill_products__avx2(ie_kernels *out);
 void ie_kernels_fill_vector__avx2(ie_kernels *out);
+void ie_kernels_fill_backward__avx2(ie_kernels *out);
+void ie_kernels_fill_swiglu_backward__avx2(ie_kernels *out);
+void ie_kernels_fill_gemm__avx2(ie_kernels *out);
+void ie_kernels_fill_weight_cols__avx2(ie_kernels *out);
 void ie_kernels_fill_products__avx512(ie_kernels *out);
 void ie_kernels_fill_vector__avx512(ie_kernels *out);
+void ie_kernels_fill_backward__avx512(ie_kernels *out);
+void ie_kernels_fill_swiglu_backward__avx512(ie_kernels *out);
+void ie_kernels_fill_gemm__avx512(ie_kernels *out);
+void ie_kernels_fill_weight_cols__avx512(ie_kernels *out);
 void ie_kernels_fill_products__amx(ie_kernels *out);
 
 #endif

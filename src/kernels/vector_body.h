@@ -3,46 +3,16 @@
 #ifndef CLOCHER_KERNELS_VECTOR_BODY_H
 #define CLOCHER_KERNELS_VECTOR_BODY_H
 
-#include "base/size.h"
-#include "base/special.h"
 #include "kernels/attend.h"
+#include "kernels/attend_tile.h"
+#include "kernels/vector_parts.h"
 
 #include <math.h>
 #include <string.h>
 
 #ifdef KERNEL /* nothing without the vocabulary */
 
-enum { NORM_SUMS = 32 / VF_LANES, MAX_BLOCK = 1024 };
-
-INLINE vf load_as(const void *x, ie_dtype dtype, int64_t i, int64_t n) {
-  if (dtype == IE_F32) return vf_load_n((const float *)x + i, n);
-  if (dtype == IE_F16) return vf_load_f16_n((const uint16_t *)x + i, n);
-  return vf_load_bf16_n((const uint16_t *)x + i, n);
-}
-
-/* Adds the partial sums i + 16, i + 8, ... i + 1. */
-INLINE float lanes_sum(vf sum[NORM_SUMS]) {
-  for (int step = NORM_SUMS / 2; step > 0; step /= 2)
-    for (int j = 0; j < step; j++) sum[j] = vf_add(sum[j], sum[j + step]);
-  return vf_sum(sum[0]);
-}
-
-static float norm_scale(const float *x, int64_t n, float eps) {
-  vf sum[NORM_SUMS];
-  UNROLL for (int j = 0; j < NORM_SUMS; j++) sum[j] = vf_set1(0.0f);
-  int64_t i = 0;
-  for (; i + 32 <= n; i += 32) {
-    UNROLL for (int j = 0; j < NORM_SUMS; j++) {
-      vf a = vf_load(x + i + j * VF_LANES);
-      sum[j] = vf_add(sum[j], vf_mul(a, a));
-    }
-  }
-  for (int j = 0; i < n; j++, i += VF_LANES) {
-    vf a = vf_load_n(x + i, ie_min_i64(VF_LANES, n - i));
-    sum[j] = vf_add(sum[j], vf_mul(a, a));
-  }
-  return 1.0f / sqrtf(lanes_sum(sum) / (float)n + eps);
-}
+enum { MAX_BLOCK = 1024 };
 
 INLINE void scale_weighted(float *y, const float *x, const void *weight, ie_dtype dtype, int64_t n,
                            float scale) {
@@ -65,37 +35,6 @@ static void KERNEL(rms_norm)(float *y, const float *x, const void *weight, ie_dt
     scale_weighted(y, x, weight, IE_F16, n, scale);
   else
     scale_weighted(y, x, weight, IE_BF16, n, scale);
-}
-
-static float row_mean(const float *x, int64_t n) {
-  vf sum[NORM_SUMS];
-  UNROLL for (int j = 0; j < NORM_SUMS; j++) sum[j] = vf_set1(0.0f);
-  int64_t i = 0;
-  for (; i + 32 <= n; i += 32) {
-    UNROLL for (int j = 0; j < NORM_SUMS; j++) sum[j] = vf_add(sum[j], vf_load(x + i + j * VF_LANES));
-  }
-  for (int j = 0; i < n; j++, i += VF_LANES)
-    sum[j] = vf_add(sum[j], vf_load_n(x + i, ie_min_i64(VF_LANES, n - i)));
-  return lanes_sum(sum) / (float)n;
-}
-
-static float deviation_scale(const float *x, float mean, int64_t n, float eps) {
-  const vf middle = vf_set1(mean), zero = vf_set1(0.0f);
-  vf sum[NORM_SUMS];
-  UNROLL for (int j = 0; j < NORM_SUMS; j++) sum[j] = zero;
-  int64_t i = 0;
-  for (; i + 32 <= n; i += 32) {
-    UNROLL for (int j = 0; j < NORM_SUMS; j++) {
-      vf a = vf_sub(vf_load(x + i + j * VF_LANES), middle);
-      sum[j] = vf_add(sum[j], vf_mul(a, a));
-    }
-  }
-  for (int j = 0; i < n; j++, i += VF_LANES) {
-    int64_t lanes = ie_min_i64(VF_LANES, n - i);
-    vf a = vf_select_range(vf_sub(vf_load_n(x + i, lanes), middle), zero, 0, lanes);
-    sum[j] = vf_add(sum[j], vf_mul(a, a));
-  }
-  return 1.0f / sqrtf(lanes_sum(sum) / (float)n + eps);
 }
 
 /* Mean and 1 / deviation of a row. */
@@ -124,35 +63,6 @@ static void KERNEL(layer_norm)(float *y, const float *x, const void *weight, con
     shift_weighted(y, x, weight, bias, IE_F16, n, moments);
   else
     shift_weighted(y, x, weight, bias, IE_BF16, n, moments);
-}
-
-/* c[0] + u (c[1] + u (c[2] + ...)) with n coefficients. */
-INLINE vf polynomial(vf u, const float *c, int n) {
-  vf p = vf_set1(c[n - 1]);
-  UNROLL for (int i = n - 2; i >= 0; i--) p = vf_add(vf_mul(p, u), vf_set1(c[i]));
-  return p;
-}
-
-/* ie_normal_tail, bit for bit. */
-INLINE vf vf_normal_tail(vf x) {
-  static const float c[] = {IE_TAIL_C0, IE_TAIL_C1, IE_TAIL_C2, IE_TAIL_C3, IE_TAIL_C4,
-                            IE_TAIL_C5, IE_TAIL_C6, IE_TAIL_C7, IE_TAIL_C8, IE_TAIL_C9};
-  vf a = vf_min(vf_set1(IE_TAIL_MOST), vf_abs(x));
-  vf t = vf_mul(a, vf_set1(IE_TAIL_SQRT2)), two = vf_set1(2.0f);
-  vf p = polynomial(vf_div(vf_sub(t, two), vf_add(t, two)), c, 10);
-  vf q = vf_mul(vf_mul(vf_exp(vf_mul(vf_mul(a, a), vf_set1(-0.5f))), p), vf_set1(0.5f));
-  return vf_div(q, vf_add(vf_add(t, t), vf_set1(1.0f)));
-}
-
-/* ie_tanhf, bit for bit. */
-INLINE vf vf_tanh(vf x) {
-  static const float c[] = {IE_TANH_C0, IE_TANH_C1, IE_TANH_C2, IE_TANH_C3, IE_TANH_C4};
-  const vf one = vf_set1(1.0f), zero = vf_set1(0.0f);
-  vf a = vf_abs(x), s = vf_mul(x, x);
-  vf small = vf_add(vf_mul(vf_mul(polynomial(s, c, 5), s), x), x);
-  vf large = vf_sub(one, vf_div(vf_set1(2.0f), vf_add(vf_exp(vf_add(a, a)), one)));
-  large = vf_select_less(x, zero, vf_sub(zero, large), large);
-  return vf_select_less(a, vf_set1(IE_TANH_SMALL), small, large);
 }
 
 INLINE vf activate_lanes(vf a, ie_activation activation) {
@@ -231,6 +141,41 @@ static void KERNEL(axpy)(float *y, const float *x, float a, int64_t n) {
     vf_store(y + i, vf_add(vf_load(y + i), vf_mul(factor, vf_load(x + i))));
   if (i < n) {
     vf_store_n(y + i, vf_add(vf_load_n(y + i, n - i), vf_mul(factor, vf_load_n(x + i, n - i))), n - i);
+  }
+}
+
+typedef struct adamw_vectors {
+  vf grad_scale, decay, weight1, beta2, weight2, root2, eps, step_size;
+} adamw_vectors;
+
+INLINE void adamw_some(vf *p, vf g, vf *m, vf *v, const adamw_vectors *a, bool towards) {
+  vf x = vf_mul(g, a->grad_scale);
+  *m = vf_fma(a->weight1, vf_sub(x, *m), towards ? x : *m);
+  *v = vf_fma(vf_mul(a->weight2, x), x, vf_mul(*v, a->beta2));
+  vf root = vf_add(vf_div(vf_sqrt(*v), a->root2), a->eps);
+  *p = vf_add(vf_mul(*p, a->decay), vf_div(vf_mul(a->step_size, *m), root));
+}
+
+static void KERNEL(adamw)(float *p, const float *g, float *m, float *v, int64_t n,
+                          const ie_adamw_args *args) {
+  const adamw_vectors a = {vf_set1(args->grad_scale), vf_set1(args->decay),    vf_set1(args->weight1),
+                           vf_set1(args->beta2),      vf_set1(args->weight2),  vf_set1(args->root2),
+                           vf_set1(args->eps),        vf_set1(args->step_size)};
+  const bool towards = args->towards;
+  int64_t i = 0;
+  for (; i + VF_LANES <= n; i += VF_LANES) {
+    vf value = vf_load(p + i), first = vf_load(m + i), second = vf_load(v + i);
+    adamw_some(&value, vf_load(g + i), &first, &second, &a, towards);
+    vf_store(p + i, value);
+    vf_store(m + i, first);
+    vf_store(v + i, second);
+  }
+  if (i < n) {
+    vf value = vf_load_n(p + i, n - i), first = vf_load_n(m + i, n - i), second = vf_load_n(v + i, n - i);
+    adamw_some(&value, vf_load_n(g + i, n - i), &first, &second, &a, towards);
+    vf_store_n(p + i, value, n - i);
+    vf_store_n(m + i, first, n - i);
+    vf_store_n(v + i, second, n - i);
   }
 }
 
@@ -313,6 +258,7 @@ static int64_t KERNEL(find_nonfinite)(const float *x, int64_t n) {
 
 void KERNEL(ie_kernels_fill_vector)(ie_kernels *out) {
   out->attend = KERNEL(ie_attend);
+  KERNEL(ie_attend_tile_fill)(out);
   out->rms_norm = KERNEL(rms_norm);
   out->layer_norm = KERNEL(layer_norm);
   out->activate = KERNEL(activate);
@@ -321,6 +267,7 @@ void KERNEL(ie_kernels_fill_vector)(ie_kernels *out) {
   out->swiglu_clamped = KERNEL(swiglu_clamped);
   out->swiglu = KERNEL(swiglu);
   out->axpy = KERNEL(axpy);
+  out->adamw = KERNEL(adamw);
   out->store = KERNEL(store);
   out->load = KERNEL(load);
   out->max = KERNEL(max);

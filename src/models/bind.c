@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/size.h"
+#include "models/bind_train.h"
 #include "tensor/quantise.h"
 
 #include <stdio.h>
@@ -18,7 +19,7 @@ static void shape_text(const int64_t *shape, int rank, char out[128]) {
   snprintf(out + at, 128 - (size_t)at, "]");
 }
 
-static const ie_tensor_info *bind_find(ie_binder *b, const char *name, const int64_t *shape, int rank) {
+const ie_tensor_info *ie_bind_find(ie_binder *b, const char *name, const int64_t *shape, int rank) {
   const ie_tensor_info *t = ie_checkpoint_find(b->checkpoint, name);
   char expected[128], found[128];
   shape_text(shape, rank, expected);
@@ -41,7 +42,7 @@ static const ie_tensor_info *bind_find(ie_binder *b, const char *name, const int
 }
 
 /* Kernels read 16- and 32-bit words: a tensor that an old writer left unaligned is refused by name. */
-static bool bind_float(ie_binder *b, const ie_tensor_info *t) {
+bool ie_bind_float(ie_binder *b, const ie_tensor_info *t) {
   bool known = t->dtype == IE_F32 || t->dtype == IE_F16 || t->dtype == IE_BF16;
   if (!known)
     b->status = ie_error_set(b->error, IE_UNSUPPORTED, "%s: tensor %s: expected F32, F16 or BF16, found %s",
@@ -57,10 +58,12 @@ static ie_wformat float_format(ie_dtype dtype) {
   return dtype == IE_F32 ? IE_W_F32 : dtype == IE_F16 ? IE_W_F16 : IE_W_BF16;
 }
 
-static void weight_finish(ie_binder *b, const ie_bind_entry *e, ie_weight *w) {
+void ie_bind_weight_finish(ie_binder *b, const ie_bind_entry *e, ie_weight *w) {
   for (int i = 0; i < 2; i++) w->row_bytes[i] = ie_wformat_row_bytes(w->format, i, w->cols);
+  if (w->param) w->row_bytes[0] = (size_t)w->cols * sizeof(real);
   for (int i = 0; i < 2; i++) w->expert_bytes[i] = w->row_bytes[i] * (size_t)w->rows;
   /* A row of `few` does not depend on its neighbours, nor does one of `many` that computes as `few` does. */
+  w->exact = e->f32;
   ie_class cls = e->f32 ? IE_CLASS_F32 : b->cls;
   ie_weight_choose(w, &b->device->kernels, cls);
   if (b->deterministic && !b->device->kernels.many_as_few[cls][w->format]) w->many = NULL;
@@ -70,7 +73,7 @@ static void weight_finish(ie_binder *b, const ie_bind_entry *e, ie_weight *w) {
   b->formats |= 1u << w->format;
 }
 
-static void *owned_alloc(ie_binder *b, size_t bytes) {
+void *ie_bind_alloc(ie_binder *b, size_t bytes) {
   ie_owned *owned = calloc(1, sizeof *owned);
   void *memory = owned ? b->device->alloc(b->device, bytes) : NULL;
   if (!memory) {
@@ -93,7 +96,7 @@ static void dense_quantise(ie_binder *b, ie_weight *w) {
     return;
   }
   for (int i = 0; i < 2; i++) w->row_bytes[i] = ie_wformat_row_bytes(w->format, i, w->cols);
-  void *memory = owned_alloc(b, bytes);
+  void *memory = ie_bind_alloc(b, bytes);
   if (!memory) return;
   /* Pages of a map can go once they are read; a checkpoint that was unpacked into memory must stay. */
   bool mapped = ie_checkpoint_copied_bytes(b->checkpoint) == 0;
@@ -116,8 +119,8 @@ void ie_bind_tied_head(ie_binder *b, const ie_weight *embed, ie_weight *head) {
 }
 
 static void bind_vector(ie_binder *b, const char *name, int64_t n, ie_vector *out) {
-  const ie_tensor_info *t = bind_find(b, name, &n, 1);
-  if (!t || !bind_float(b, t)) return;
+  const ie_tensor_info *t = ie_bind_find(b, name, &n, 1);
+  if (!t || !ie_bind_float(b, t)) return;
   *out = (ie_vector){.data = t->data, .dtype = t->dtype, .n = n};
   b->parameters += n;
 }
@@ -127,8 +130,8 @@ static void bind_rows(ie_binder *b, const char *name, const ie_bind_entry *e, ie
   int64_t rows = b->dims[e->rows], cols = b->dims[e->cols];
   int64_t total = e->kind == IE_BIND_ROWS ? b->dims[e->total] : rows;
   int64_t first = e->kind == IE_BIND_ROWS && e->first ? b->dims[e->first] : 0;
-  const ie_tensor_info *t = bind_find(b, name, (int64_t[]){total, cols}, 2);
-  if (!t || !bind_float(b, t)) return;
+  const ie_tensor_info *t = ie_bind_find(b, name, (int64_t[]){total, cols}, 2);
+  if (!t || !ie_bind_float(b, t)) return;
   *w = (ie_weight){
       .name = t->name, .format = float_format(t->dtype), .experts = 1, .rows = rows, .cols = cols};
   size_t row_bytes = (size_t)cols * ie_dtype_bytes(t->dtype);
@@ -140,7 +143,7 @@ static void bind_rows(ie_binder *b, const char *name, const ie_bind_entry *e, ie
     if (b->status != IE_OK) return;
     b->bound[t - ie_checkpoint_at(b->checkpoint, 0)] = false;
   }
-  weight_finish(b, e, w);
+  ie_bind_weight_finish(b, e, w);
 }
 
 static void bind_bias(ie_binder *b, const char *name, const ie_bind_entry *e, ie_weight *w) {
@@ -148,8 +151,9 @@ static void bind_bias(ie_binder *b, const char *name, const ie_bind_entry *e, ie
   bool part = e->kind == IE_BIND_BIAS_ROWS;
   int64_t shape[2] = {experts, rows};
   if (part) shape[1] = b->dims[e->total];
-  const ie_tensor_info *t = e->experts ? bind_find(b, name, shape, 2) : bind_find(b, name, shape + 1, 1);
-  if (!t || !bind_float(b, t)) return;
+  const ie_tensor_info *t =
+      e->experts ? ie_bind_find(b, name, shape, 2) : ie_bind_find(b, name, shape + 1, 1);
+  if (!t || !ie_bind_float(b, t)) return;
   int64_t first = part && e->first ? b->dims[e->first] : 0;
   w->bias = (const uint8_t *)t->data + (size_t)first * ie_dtype_bytes(t->dtype);
   w->bias_dtype = t->dtype;
@@ -159,31 +163,38 @@ static void bind_bias(ie_binder *b, const char *name, const ie_bind_entry *e, ie
   if (part) b->bound_bytes -= t->bytes - (size_t)rows * ie_dtype_bytes(t->dtype);
 }
 
-static void bind_mxfp4(ie_binder *b, const char *name, const ie_bind_entry *e, ie_weight *w) {
-  int64_t experts = b->dims[e->experts], rows = b->dims[e->rows], cols = b->dims[e->cols];
-  const ie_tensor_info *t[2];
-  const char *suffix[2] = {e->blocks, e->scales};
-  if (cols % 32 != 0) {
+bool ie_bind_mxfp4_find(ie_binder *b, const char *name, const char *blocks, const char *scales,
+                        const int64_t shape[3], const ie_tensor_info *out[2]) {
+  const char *suffix[2] = {blocks, scales};
+  if (shape[2] % 32 != 0) {
     b->status =
         ie_error_set(b->error, IE_FORMAT, "%s: tensor %s: MXFP4 needs a multiple of 32 columns, found %lld",
-                     ie_checkpoint_dir(b->checkpoint), name, (long long)cols);
-    return;
+                     ie_checkpoint_dir(b->checkpoint), name, (long long)shape[2]);
+    return false;
   }
   for (int i = 0; i < 2; i++) {
     char full[NAME_BYTES + 16];
     snprintf(full, sizeof full, "%s%s", name, suffix[i]);
-    t[i] = bind_find(b, full, (int64_t[]){experts, rows, cols / 32, 16}, i == 0 ? 4 : 3);
-    if (!t[i]) return;
-    if (t[i]->dtype != IE_U8) {
-      b->status = ie_error_set(b->error, IE_FORMAT, "%s: tensor %s: expected U8, found %s", t[i]->file,
-                               t[i]->name, ie_dtype_name(t[i]->dtype));
-      return;
+    out[i] = ie_bind_find(b, full, (int64_t[]){shape[0], shape[1], shape[2] / 32, 16}, i == 0 ? 4 : 3);
+    if (!out[i]) return false;
+    if (out[i]->dtype != IE_U8) {
+      b->status = ie_error_set(b->error, IE_FORMAT, "%s: tensor %s: expected U8, found %s", out[i]->file,
+                               out[i]->name, ie_dtype_name(out[i]->dtype));
+      return false;
     }
   }
-  *w = (ie_weight){.name = t[0]->name, .format = IE_W_MXFP4, .experts = experts, .rows = rows, .cols = cols};
+  return true;
+}
+
+static void bind_mxfp4(ie_binder *b, const char *name, const ie_bind_entry *e, ie_weight *w) {
+  const int64_t shape[3] = {b->dims[e->experts], b->dims[e->rows], b->dims[e->cols]};
+  const ie_tensor_info *t[2];
+  if (!ie_bind_mxfp4_find(b, name, e->blocks, e->scales, shape, t)) return;
+  *w = (ie_weight){
+      .name = t[0]->name, .format = IE_W_MXFP4, .experts = shape[0], .rows = shape[1], .cols = shape[2]};
   w->part[0] = t[0]->data;
   w->part[1] = t[1]->data;
-  weight_finish(b, e, w);
+  ie_bind_weight_finish(b, e, w);
 }
 
 /* --- Transposed stacks of experts ------------------------------------------------------------------------ */
@@ -216,14 +227,14 @@ static void transpose_experts(void *arg, int thread, int64_t begin, int64_t end)
 
 static void bind_experts(ie_binder *b, const char *name, const ie_bind_entry *e, ie_weight *w) {
   int64_t experts = b->dims[e->experts], rows = b->dims[e->rows], cols = b->dims[e->cols];
-  const ie_tensor_info *t = bind_find(b, name, (int64_t[]){experts, cols, rows}, 3);
-  if (!t || !bind_float(b, t)) return;
+  const ie_tensor_info *t = ie_bind_find(b, name, (int64_t[]){experts, cols, rows}, 3);
+  if (!t || !ie_bind_float(b, t)) return;
   *w = (ie_weight){
       .name = t->name, .format = float_format(t->dtype), .experts = experts, .rows = rows, .cols = cols};
-  weight_finish(b, e, w);
+  ie_bind_weight_finish(b, e, w);
   b->owned_bytes += t->bytes;
   if (b->plan_only) return;
-  void *memory = owned_alloc(b, t->bytes);
+  void *memory = ie_bind_alloc(b, t->bytes);
   if (!memory) return;
   transpose_job job = {memory, t->data, rows, cols, ie_dtype_bytes(t->dtype)};
   ie_team_for(b->device->team, experts, /*chunk=*/1, transpose_experts, &job);
@@ -236,11 +247,16 @@ void ie_bind_entries(ie_binder *b, const ie_bind_entry *entries, size_t n, int l
   for (size_t i = 0; i < n && b->status == IE_OK; i++) {
     const ie_bind_entry *e = &entries[i];
     void *field = (uint8_t *)target + e->field;
-    char name[NAME_BYTES];
+    char name[NAME_BYTES], hf[NAME_BYTES];
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral" /* the formats are the model's own literals */
     snprintf(name, sizeof name, e->name, layer);
+    snprintf(hf, sizeof hf, e->hf ? e->hf : e->name, layer);
 #pragma GCC diagnostic pop
+    if (b->params) {
+      ie_bind_trained(b, e, name, hf, field);
+      continue;
+    }
     switch (e->kind) {
     case IE_BIND_VECTOR: bind_vector(b, name, b->dims[e->cols], field); break;
     case IE_BIND_MATRIX:

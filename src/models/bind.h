@@ -24,10 +24,16 @@ typedef struct ie_binder {
   ie_wformat dense;        /* IE_W_INT8 or IE_W_INT4: dense matrices are quantised; IE_W_COUNT: as they lie */
   const ie_weight *lookup; /* the embedding: rows of it are looked up, so it is not quantised */
   bool deterministic;
-  bool limited;        /* a memory limit will follow: what is quantised leaves the page cache */
-  bool plan_only;      /* transposed and quantised weights get no memory */
-  const int64_t *dims; /* the model's dimensions, by the model's own index; dims[0] = 1 */
-  ie_owned *owned;     /* handed to the model */
+  bool limited;   /* a memory limit will follow: what is quantised leaves the page cache */
+  bool plan_only; /* transposed and quantised weights, and masters, get no memory */
+  ie_param_list
+      *params; /* training: every tensor becomes a parameter of this list (models/bind_train.h); else NULL */
+  bool create; /* there are no weights: parameters are made from the seed */
+  uint64_t seed;
+  ie_dtype create_dtype; /* what they will be stored as: IE_F32, IE_F16 or IE_BF16 */
+  int64_t layers;        /* of the model that is bound */
+  const int64_t *dims;   /* the model's dimensions, by the model's own index; dims[0] = 1 */
+  ie_owned *owned;       /* handed to the model */
   size_t owned_bytes, bound_bytes;
   size_t replaced_bytes;  /* of bound_bytes: read once and quantised */
   size_t quantised_bytes; /* of owned_bytes: what they became */
@@ -57,6 +63,8 @@ typedef struct ie_bind_entry {
   uint8_t total, first;        /* IE_BIND_ROWS: indices into dims; first = 0 means row 0 */
   const char *blocks, *scales; /* IE_BIND_MXFP4: suffixes */
   bool f32;                    /* products of class fp32 whatever the model's class (routers) */
+  bool padded;                 /* IE_BIND_ROWS: the other rows are padding and belong to the parameter */
+  const char *hf;              /* transformers' name of the parameter, a format like name; NULL: name */
 } ie_bind_entry;
 
 /* Entries of the usual kinds. */
@@ -84,6 +92,19 @@ void ie_bind_entries(ie_binder *binder, const ie_bind_entry *entries, size_t n, 
 /* For an output matrix that is the embedding's: a copy of the weight, quantised where dense matrices are. Does nothing
  * to one that has bytes of its own. */
 void ie_bind_tied_head(ie_binder *binder, const ie_weight *embed, ie_weight *head);
+
+/* --- For the binder's own files ------------------------------------------------------------------------------ */
+
+/* A tensor of this shape, noted as used; NULL after an error. */
+const ie_tensor_info *ie_bind_find(ie_binder *binder, const char *name, const int64_t *shape, int rank);
+/* F32, F16 or BF16, aligned to its element. */
+bool ie_bind_float(ie_binder *binder, const ie_tensor_info *t);
+/* Blocks and scales of a stack (E, R, K) in MXFP4. */
+bool ie_bind_mxfp4_find(ie_binder *binder, const char *name, const char *blocks, const char *scales,
+                        const int64_t shape[3], const ie_tensor_info *out[2]);
+void ie_bind_weight_finish(ie_binder *binder, const ie_bind_entry *entry, ie_weight *w);
+/* Memory that the model will own; NULL after an error. */
+void *ie_bind_alloc(ie_binder *binder, size_t bytes);
 
 void ie_owned_free(ie_device *device, ie_owned *owned);
 

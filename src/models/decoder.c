@@ -59,6 +59,7 @@ ie_status ie_decoder_open(const ie_decoder_spec *spec, ie_binder *b, ie_json_rea
   if (config->status == IE_OK && spec->config_layers) spec->config_layers(config, d);
   b->status = config->status;
   b->lookup = &d->embed;
+  b->layers = d->layers;
   if (b->status == IE_OK) spec->bind(b, d);
   ie_bind_tied_head(b, &d->embed, &d->head);
   if (b->status != IE_OK) {
@@ -71,8 +72,23 @@ ie_status ie_decoder_open(const ie_decoder_spec *spec, ie_binder *b, ie_json_rea
   return IE_OK;
 }
 
-ie_tensor *ie_decoder_forward(const ie_decoder_spec *spec, ie_ctx *ctx, const void *net, ie_kv_layer *kv,
-                              const ie_batch *batch, const ie_hooks *hooks) {
+typedef struct block_args {
+  const ie_decoder_spec *spec;
+  const void *net;
+  int64_t layer;
+  ie_kv_layer *kv;
+  const ie_batch *batch;
+  ie_rope_table rope;
+} block_args;
+
+static ie_tensor *block_run(ie_ctx *ctx, const void *arg, ie_tensor *x) {
+  const block_args *a = arg;
+  return a->spec->block(ctx, a->net, a->layer, x, a->kv, a->batch, a->rope);
+}
+
+/* The residual after the last layer, of all tokens. */
+static ie_tensor *layers_run(const ie_decoder_spec *spec, ie_ctx *ctx, const void *net, ie_kv_layer *kv,
+                             const ie_batch *batch, const ie_hooks *hooks) {
   const ie_decoder *d = net;
   ctx->layer = -1;
   ie_tensor *x = ie_op_check_finite(ctx, ie_op_embed(ctx, &d->embed, batch), "embedding");
@@ -81,15 +97,28 @@ ie_tensor *ie_decoder_forward(const ie_decoder_spec *spec, ie_ctx *ctx, const vo
       ie_op_rope_table(ctx, batch, d->rope.inv_freq, d->rope.half, d->rope.attention_factor, d->rope.bf16);
   if (hooks && x) hooks->hidden(hooks->arg, 0, x);
   for (int64_t i = 0; i < d->layers; i++) {
-    ie_ctx_mark mark = ie_ctx_save(ctx);
     if (ctx->cancelled && ctx->cancelled(ctx->cancelled_arg))
       return ie_ctx_fail(ctx, IE_CANCELLED, "cancelled");
     ctx->layer = (int)i;
-    x = spec->block(ctx, net, i, x, &kv[i], batch, rope);
-    ie_ctx_reset(ctx, mark);
+    const block_args args = {spec, net, i, &kv[i], batch, rope};
+    x = ie_tape_block(ctx, block_run, &args, sizeof args, x);
     if (hooks && x) hooks->hidden(hooks->arg, i + 1, x);
   }
   ctx->layer = -1;
-  if (batch->wanted_count == 0) return NULL;
-  return ie_op_check_finite(ctx, spec->logits(ctx, net, ie_op_gather_wanted(ctx, x, batch)), "logits");
+  return x;
+}
+
+ie_tensor *ie_decoder_hidden(const ie_decoder_spec *spec, ie_ctx *ctx, const void *net, ie_kv_layer *kv,
+                             const ie_batch *batch, const ie_hooks *hooks) {
+  return spec->last(ctx, net, layers_run(spec, ctx, net, kv, batch, hooks));
+}
+
+ie_tensor *ie_decoder_forward(const ie_decoder_spec *spec, ie_ctx *ctx, const void *net, ie_kv_layer *kv,
+                              const ie_batch *batch, const ie_hooks *hooks) {
+  const ie_decoder *d = net;
+  ie_tensor *x = layers_run(spec, ctx, net, kv, batch, hooks);
+  if (!x || batch->wanted_count == 0) return NULL;
+  x = ie_op_linear(ctx, spec->last(ctx, net, ie_op_gather_wanted(ctx, x, batch)), &d->head);
+  if (d->soft_cap > 0) x = ie_op_soft_cap(ctx, x, d->soft_cap);
+  return ie_op_check_finite(ctx, x, "logits");
 }

@@ -13,6 +13,7 @@ typedef struct ie_decoder {
   int64_t layers, C, H, HK, D, F, V, context;
   ie_rope rope;
   ie_weight embed, head; /* (V, C) */
+  float soft_cap;        /* logits become cap tanh(logits / cap); 0: they stay */
   void *layer;           /* (layers) structs of the model's own, owned */
 } ie_decoder;
 
@@ -29,14 +30,20 @@ typedef struct ie_decoder_spec {
   ie_tensor *(*begin)(ie_ctx *ctx, const void *net, ie_tensor *x); /* after the embedding; may be NULL */
   ie_tensor *(*block)(ie_ctx *ctx, const void *net, int64_t layer, ie_tensor *x, ie_kv_layer *kv,
                       const ie_batch *batch, ie_rope_table rope);
-  ie_tensor *(*logits)(ie_ctx *ctx, const void *net, ie_tensor *x); /* (wanted, V) from (wanted, C) */
+  ie_tensor *(*last)(ie_ctx *ctx, const void *net, ie_tensor *x); /* the norm before the output matrix */
 } ie_decoder_spec;
 
 ie_status ie_decoder_open(const ie_decoder_spec *spec, ie_binder *binder, ie_json_reader *config,
                           ie_model *model, void **net);
 void ie_decoder_release(void *net);
+/* (wanted, V): the logits that the batch asks for; NULL when none, or after a failure. */
 ie_tensor *ie_decoder_forward(const ie_decoder_spec *spec, ie_ctx *ctx, const void *net, ie_kv_layer *kv,
                               const ie_batch *batch, const ie_hooks *hooks);
+
+/* (T, C): what the output matrix multiplies, of all tokens; hooks may be NULL. Under a tape kv (layers) holds nothing
+ * but shapes and prefixes, and a batch must outlive the backward, as must kv. */
+ie_tensor *ie_decoder_hidden(const ie_decoder_spec *spec, ie_ctx *ctx, const void *net, ie_kv_layer *kv,
+                             const ie_batch *batch, const ie_hooks *hooks);
 
 /* num_hidden_layers, hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim, vocab_size,
  * max_position_embeddings, and whether they fit each other. */

@@ -28,9 +28,9 @@ ie_tensor *ie_dense_block(ie_ctx *ctx, const void *net, int64_t i, ie_tensor *x,
   return ie_op_check_finite(ctx, x, "residual after the MLP");
 }
 
-ie_tensor *ie_dense_logits(ie_ctx *ctx, const void *net, ie_tensor *x) {
+ie_tensor *ie_dense_last(ie_ctx *ctx, const void *net, ie_tensor *x) {
   const ie_dense *m = net;
-  return ie_op_linear(ctx, ie_op_rms_norm(ctx, x, &m->norm, m->eps), &m->base.head);
+  return ie_op_rms_norm(ctx, x, &m->norm, m->eps);
 }
 
 /* --- Binding --------------------------------------------------------------------------------------------- */

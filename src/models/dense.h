@@ -32,6 +32,6 @@ void ie_dense_config(ie_json_reader *config, ie_dense *dense, double rope_theta_
 void ie_dense_bind(ie_binder *binder, void *net);
 ie_tensor *ie_dense_block(ie_ctx *ctx, const void *net, int64_t layer, ie_tensor *x, ie_kv_layer *kv,
                           const ie_batch *batch, ie_rope_table rope);
-ie_tensor *ie_dense_logits(ie_ctx *ctx, const void *net, ie_tensor *x);
+ie_tensor *ie_dense_last(ie_ctx *ctx, const void *net, ie_tensor *x);
 
 #endif

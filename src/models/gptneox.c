@@ -50,9 +50,9 @@ static ie_tensor *block(ie_ctx *ctx, const void *net, int64_t i, ie_tensor *x, i
   return ie_op_check_finite(ctx, x, "residual after the MLP");
 }
 
-static ie_tensor *logits(ie_ctx *ctx, const void *net, ie_tensor *x) {
+static ie_tensor *last(ie_ctx *ctx, const void *net, ie_tensor *x) {
   const neox *m = net;
-  return ie_op_linear(ctx, ie_op_layer_norm(ctx, x, &m->norm, &m->norm_bias, m->eps), &m->base.head);
+  return ie_op_layer_norm(ctx, x, &m->norm, &m->norm_bias, m->eps);
 }
 
 /* --- Config ---------------------------------------------------------------------------------------------- */
@@ -176,7 +176,7 @@ static const ie_decoder_spec spec = {
     .config = config,
     .bind = bind,
     .block = block,
-    .logits = logits,
+    .last = last,
 };
 
 const ie_arch ie_arch_gptneox = {.name = "gpt-neox", .recognise = recognise, .decoder = &spec};

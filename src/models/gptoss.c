@@ -23,7 +23,8 @@ typedef struct gptoss {
   ie_decoder base;
   int64_t E, top_k;
   float eps, swiglu_limit;
-  ie_vector norm; /* (C) */
+  bool stored_mxfp4; /* what config.json says of the experts of a model that begins from nothing */
+  ie_vector norm;    /* (C) */
 } gptoss;
 
 static gptoss_layer *layer_at(const gptoss *m, int64_t i) {
@@ -77,9 +78,9 @@ static ie_tensor *block(ie_ctx *ctx, const void *net, int64_t i, ie_tensor *x, i
   return ie_op_check_finite(ctx, x, "residual after the experts");
 }
 
-static ie_tensor *logits(ie_ctx *ctx, const void *net, ie_tensor *x) {
+static ie_tensor *last(ie_ctx *ctx, const void *net, ie_tensor *x) {
   const gptoss *m = net;
-  return ie_op_linear(ctx, ie_op_rms_norm(ctx, x, &m->norm, m->eps), &m->base.head);
+  return ie_op_rms_norm(ctx, x, &m->norm, m->eps);
 }
 
 /* --- Config ---------------------------------------------------------------------------------------------- */
@@ -131,6 +132,12 @@ static void config(ie_json_reader *c, const ie_checkpoint *checkpoint, void *net
   gptoss *m = net;
   bool original = is_original(checkpoint);
   config_dims(c, m, original);
+  ie_json_reader quantised = {
+      .object = ie_json_object(c, "quantization_config"), .where = c->where, .error = c->error};
+  if (c->status == IE_OK && quantised.object) {
+    m->stored_mxfp4 = !strcmp(ie_json_string(&quantised, "quant_method", ""), "mxfp4");
+    c->status = quantised.status;
+  }
   if (c->status == IE_OK) config_rope(c, &m->base, original);
 }
 
@@ -233,14 +240,20 @@ static const ie_bind_entry hf_model[] = {
 };
 
 static const ie_bind_entry original_layer[] = {
-    IE_VECTOR("block.%d.attn.norm.scale", L(attn_norm), DC),
+    {.name = "block.%d.attn.norm.scale",
+     .hf = "model.layers.%d.input_layernorm.weight",
+     .kind = IE_BIND_VECTOR,
+     .field = L(attn_norm),
+     .cols = DC},
     {.name = "block.%d.attn.qkv.weight",
+     .hf = "model.layers.%d.self_attn.q_proj.weight",
      .kind = IE_BIND_ROWS,
      .field = L(q),
      .rows = DHD,
      .cols = DC,
      .total = DQKV},
     {.name = "block.%d.attn.qkv.weight",
+     .hf = "model.layers.%d.self_attn.k_proj.weight",
      .kind = IE_BIND_ROWS,
      .field = L(k),
      .rows = DKD,
@@ -248,37 +261,68 @@ static const ie_bind_entry original_layer[] = {
      .total = DQKV,
      .first = DK0},
     {.name = "block.%d.attn.qkv.weight",
+     .hf = "model.layers.%d.self_attn.v_proj.weight",
      .kind = IE_BIND_ROWS,
      .field = L(v),
      .rows = DKD,
      .cols = DC,
      .total = DQKV,
      .first = DV0},
-    {.name = "block.%d.attn.qkv.bias", .kind = IE_BIND_BIAS_ROWS, .field = L(q), .rows = DHD, .total = DQKV},
     {.name = "block.%d.attn.qkv.bias",
+     .hf = "model.layers.%d.self_attn.q_proj.bias",
+     .kind = IE_BIND_BIAS_ROWS,
+     .field = L(q),
+     .rows = DHD,
+     .total = DQKV},
+    {.name = "block.%d.attn.qkv.bias",
+     .hf = "model.layers.%d.self_attn.k_proj.bias",
      .kind = IE_BIND_BIAS_ROWS,
      .field = L(k),
      .rows = DKD,
      .total = DQKV,
      .first = DK0},
     {.name = "block.%d.attn.qkv.bias",
+     .hf = "model.layers.%d.self_attn.v_proj.bias",
      .kind = IE_BIND_BIAS_ROWS,
      .field = L(v),
      .rows = DKD,
      .total = DQKV,
      .first = DV0},
-    IE_MATRIX("block.%d.attn.out.weight", L(o), DC, DHD),
-    IE_BIAS("block.%d.attn.out.bias", L(o), DC),
-    IE_VECTOR("block.%d.attn.sinks", L(sinks), DH),
-    IE_VECTOR("block.%d.mlp.norm.scale", L(mlp_norm), DC),
+    {.name = "block.%d.attn.out.weight",
+     .hf = "model.layers.%d.self_attn.o_proj.weight",
+     .kind = IE_BIND_MATRIX,
+     .field = L(o),
+     .rows = DC,
+     .cols = DHD},
+    {.name = "block.%d.attn.out.bias",
+     .hf = "model.layers.%d.self_attn.o_proj.bias",
+     .kind = IE_BIND_BIAS,
+     .field = L(o),
+     .rows = DC},
+    {.name = "block.%d.attn.sinks",
+     .hf = "model.layers.%d.self_attn.sinks",
+     .kind = IE_BIND_VECTOR,
+     .field = L(sinks),
+     .cols = DH},
+    {.name = "block.%d.mlp.norm.scale",
+     .hf = "model.layers.%d.post_attention_layernorm.weight",
+     .kind = IE_BIND_VECTOR,
+     .field = L(mlp_norm),
+     .cols = DC},
     {.name = "block.%d.mlp.gate.weight",
+     .hf = "model.layers.%d.mlp.router.weight",
      .kind = IE_BIND_MATRIX,
      .field = L(router),
      .rows = DE,
      .cols = DC,
      .f32 = true},
-    IE_BIAS("block.%d.mlp.gate.bias", L(router), DE),
+    {.name = "block.%d.mlp.gate.bias",
+     .hf = "model.layers.%d.mlp.router.bias",
+     .kind = IE_BIND_BIAS,
+     .field = L(router),
+     .rows = DE},
     {.name = "block.%d.mlp.mlp1_weight",
+     .hf = "model.layers.%d.mlp.experts.gate_up_proj",
      .kind = IE_BIND_MXFP4,
      .field = L(gate_up),
      .experts = DE,
@@ -287,6 +331,7 @@ static const ie_bind_entry original_layer[] = {
      .blocks = ".blocks",
      .scales = ".scales"},
     {.name = "block.%d.mlp.mlp2_weight",
+     .hf = "model.layers.%d.mlp.experts.down_proj",
      .kind = IE_BIND_MXFP4,
      .field = L(down),
      .experts = DE,
@@ -294,13 +339,33 @@ static const ie_bind_entry original_layer[] = {
      .cols = DF,
      .blocks = ".blocks",
      .scales = ".scales"},
-    {.name = "block.%d.mlp.mlp1_bias", .kind = IE_BIND_BIAS, .field = L(gate_up), .experts = DE, .rows = DF2},
-    {.name = "block.%d.mlp.mlp2_bias", .kind = IE_BIND_BIAS, .field = L(down), .experts = DE, .rows = DC},
+    {.name = "block.%d.mlp.mlp1_bias",
+     .hf = "model.layers.%d.mlp.experts.gate_up_proj_bias",
+     .kind = IE_BIND_BIAS,
+     .field = L(gate_up),
+     .experts = DE,
+     .rows = DF2},
+    {.name = "block.%d.mlp.mlp2_bias",
+     .hf = "model.layers.%d.mlp.experts.down_proj_bias",
+     .kind = IE_BIND_BIAS,
+     .field = L(down),
+     .experts = DE,
+     .rows = DC},
 };
 static const ie_bind_entry original_model[] = {
-    IE_MATRIX("embedding.weight", M(base.embed), DV, DC),
-    IE_VECTOR("norm.scale", M(norm), DC),
-    IE_MATRIX("unembedding.weight", M(base.head), DV, DC),
+    {.name = "embedding.weight",
+     .hf = "model.embed_tokens.weight",
+     .kind = IE_BIND_MATRIX,
+     .field = M(base.embed),
+     .rows = DV,
+     .cols = DC},
+    {.name = "norm.scale", .hf = "model.norm.weight", .kind = IE_BIND_VECTOR, .field = M(norm), .cols = DC},
+    {.name = "unembedding.weight",
+     .hf = "lm_head.weight",
+     .kind = IE_BIND_MATRIX,
+     .field = M(base.head),
+     .rows = DV,
+     .cols = DC},
 };
 
 static void bind(ie_binder *b, void *net) {
@@ -312,7 +377,9 @@ static void bind(ie_binder *b, void *net) {
       [DV0] = HD + KD, [DH] = d->H, [DE] = m->E, [DF] = d->F, [DF2] = 2 * d->F,     [DV] = d->V};
   b->dims = dims;
   bool original = is_original(b->checkpoint);
-  bool mxfp4 = ie_checkpoint_find(b->checkpoint, "model.layers.0.mlp.experts.gate_up_proj_blocks") != NULL;
+  bool mxfp4 =
+      b->create ? m->stored_mxfp4
+                : ie_checkpoint_find(b->checkpoint, "model.layers.0.mlp.experts.gate_up_proj_blocks") != NULL;
   for (int64_t i = 0; i < d->layers && b->status == IE_OK; i++) {
     gptoss_layer *l = layer_at(m, i);
     if (original) {
@@ -354,7 +421,7 @@ static const ie_decoder_spec spec = {
     .bind = bind,
     .describe = describe,
     .block = block,
-    .logits = logits,
+    .last = last,
 };
 
 const ie_arch ie_arch_gptoss = {

@@ -1,4 +1,5 @@
 #include "base/file.h"
+#include "models/bind_train.h"
 #include "models/decoder.h"
 
 #include <stdio.h>
@@ -89,15 +90,27 @@ static void weights_label(unsigned formats, char *out, size_t size) {
 static const ie_wformat dense_formats[] = {
     [IE_WEIGHTS_PUBLISHED] = IE_W_COUNT, [IE_WEIGHTS_INT8] = IE_W_INT8, [IE_WEIGHTS_INT4] = IE_W_INT4};
 
-static ie_status model_bind(ie_model *model, const json_t *config, const char *path, bool limited,
-                            ie_error *error) {
+/* What a model that begins from nothing is stored as: config.json's dtype. */
+static ie_dtype config_dtype(const json_t *config) {
+  const char *name = json_string_value(json_object_get(config, "dtype"));
+  if (!name) name = json_string_value(json_object_get(config, "torch_dtype"));
+  if (name && !strcmp(name, "float32")) return IE_F32;
+  return name && !strcmp(name, "float16") ? IE_F16 : IE_BF16;
+}
+
+static ie_status model_bind(ie_model *model, const json_t *config, const char *path,
+                            const ie_model_options *options, ie_error *error) {
   ie_binder binder = {.device = model->device,
                       .checkpoint = model->checkpoint,
                       .cls = model->cls,
                       .dense = dense_formats[model->info.dense_weights],
                       .deterministic = model->info.deterministic,
-                      .limited = limited,
+                      .limited = options->limited,
                       .plan_only = model->plan_only,
+                      .params = options->train ? &model->params : NULL,
+                      .create = options->create,
+                      .seed = options->seed,
+                      .create_dtype = config_dtype(config),
                       .bound = calloc(ie_checkpoint_count(model->checkpoint) + 1, sizeof *model->bound),
                       .error = error};
   model->bound = binder.bound;
@@ -105,7 +118,8 @@ static ie_status model_bind(ie_model *model, const json_t *config, const char *p
   ie_json_reader reader = {.object = config, .where = path, .error = error};
   ie_status status = ie_decoder_open(model->arch->decoder, &binder, &reader, model, &model->net);
   model->owned = binder.owned;
-  if (limited && binder.quantised_bytes > 0 && !model->plan_only) ie_checkpoint_forget_all(model->checkpoint);
+  if (options->limited && binder.quantised_bytes > 0 && !model->plan_only)
+    ie_checkpoint_forget_all(model->checkpoint);
   model->info.architecture = model->arch->name;
   model->info.chat_format = model->arch->chat_format;
   model->info.dir = ie_checkpoint_dir(model->checkpoint);
@@ -134,9 +148,10 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
   model->info.dense_weights = options->dense_weights;
   model->info.deterministic = options->deterministic;
   bool named = options->iebin_json || options->iebin_bin;
-  ie_status status = named ? ie_checkpoint_open_iebin(dir, options->iebin_json, options->iebin_bin,
-                                                      &model->checkpoint, error)
-                           : ie_checkpoint_open(dir, &model->checkpoint, error);
+  ie_status status = options->create ? ie_checkpoint_open_empty(dir, &model->checkpoint, error)
+                     : named         ? ie_checkpoint_open_iebin(dir, options->iebin_json, options->iebin_bin,
+                                                                &model->checkpoint, error)
+                                     : ie_checkpoint_open(dir, &model->checkpoint, error);
   const char *name = status == IE_OK ? ie_checkpoint_config_name(model->checkpoint) : NULL;
   if (status == IE_OK) status = ie_checkpoint_path(model->checkpoint, name, &path, error);
   if (status == IE_OK && !path) status = ie_error_set(error, IE_IO, "%s: %s is missing", dir, name);
@@ -144,7 +159,7 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
   if (status == IE_OK) status = config_hash(path, model->config_digest, error);
   if (status == IE_OK && !(model->arch = arch_find(config, model->checkpoint)))
     status = arch_unknown(config, path, error);
-  if (status == IE_OK) status = model_bind(model, config, path, options->limited, error);
+  if (status == IE_OK) status = model_bind(model, config, path, options, error);
   if (status == IE_OK) status = stop_ids_read(model, config, path, error);
   json_decref(config);
   free(path);
@@ -165,6 +180,7 @@ void ie_model_free(ie_model *model) {
   if (model->stream) model->stream_free(model->stream);
   ie_decoder_release(model->net);
   ie_owned_free(model->device, model->owned);
+  ie_param_list_free(&model->params);
   ie_checkpoint_free(model->checkpoint);
   free(model->kv);
   free(model->moe);

@@ -17,7 +17,7 @@ typedef struct nano_layer {
 
 typedef struct nano {
   ie_decoder base;
-  float eps, cap;                  /* cap 0: logits as they are */
+  float eps;
   ie_vector width_norm, head_norm; /* without data: all ones */
   bool native;                     /* its own layout and names */
 } nano;
@@ -44,10 +44,9 @@ static ie_tensor *block(ie_ctx *ctx, const void *net, int64_t i, ie_tensor *x, i
   return ie_op_check_finite(ctx, x, "residual after the MLP");
 }
 
-static ie_tensor *logits(ie_ctx *ctx, const void *net, ie_tensor *x) {
+static ie_tensor *last(ie_ctx *ctx, const void *net, ie_tensor *x) {
   const nano *m = net;
-  x = ie_op_linear(ctx, ie_op_rms_norm(ctx, x, &m->width_norm, m->eps), &m->base.head);
-  return m->cap > 0 ? ie_op_soft_cap(ctx, x, m->cap) : x;
+  return ie_op_rms_norm(ctx, x, &m->width_norm, m->eps);
 }
 
 /* --- Config ------------------------------------------------------------------------------------------------- */
@@ -61,7 +60,7 @@ static void config_hf(ie_json_reader *c, nano *m) {
   ie_decoder *d = &m->base;
   ie_decoder_config(c, d, 2048);
   m->eps = (float)ie_json_number(c, "rms_norm_eps", 1e-6, 0, 1);
-  m->cap = (float)ie_json_number(c, "final_logit_softcapping", 0.0, 0, 1e30);
+  m->base.soft_cap = (float)ie_json_number(c, "final_logit_softcapping", 0.0, 0, 1e30);
   const char *act = ie_json_string(c, "hidden_act", "relu2");
   if (c->status != IE_OK) return;
   if (strcmp(act, "relu2") != 0 || ie_json_bool(c, "tie_word_embeddings", false) ||
@@ -112,7 +111,7 @@ static void config_native(ie_json_reader *c, const ie_checkpoint *checkpoint, na
   d->context = ie_json_int(&inner, "sequence_len", 2048, 1, INT32_MAX);
   const char *windows = ie_json_string(&inner, "window_pattern", "L");
   m->eps = (float)ie_json_number(&inner, "rms_norm_eps", 1.1920929e-7, 0, 1);
-  m->cap = 15.0f;
+  m->base.soft_cap = 15.0f;
   c->status = inner.status;
   if (c->status != IE_OK) return;
   d->F = 4 * d->C;
@@ -183,13 +182,15 @@ static const ie_bind_entry native_model_table[] = {
      .field = M(base.embed),
      .rows = DV,
      .cols = DC,
-     .total = DVE},
+     .total = DVE,
+     .padded = true},
     {.name = "lm_head.weight",
      .kind = IE_BIND_ROWS,
      .field = M(base.head),
      .rows = DV,
      .cols = DC,
-     .total = DVH},
+     .total = DVH,
+     .padded = true},
 };
 
 /* Rows of a matrix over the vocabulary: V, or V padded to a multiple of 64. */
@@ -232,7 +233,7 @@ static const ie_decoder_spec spec = {
     .bind = bind,
     .begin = begin,
     .block = block,
-    .logits = logits,
+    .last = last,
 };
 
 const ie_arch ie_arch_nanochat = {.name = "nanochat", .recognise = recognise, .decoder = &spec};

@@ -29,7 +29,7 @@ static const ie_decoder_spec spec = {
     .config = config,
     .bind = ie_dense_bind,
     .block = ie_dense_block,
-    .logits = ie_dense_logits,
+    .last = ie_dense_last,
 };
 
 const ie_arch ie_arch_qwen = {.name = "qwen", .recognise = recognise, .decoder = &spec};

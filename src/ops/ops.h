@@ -4,12 +4,12 @@
  * returns NULL, so a model file holds no error code; the caller asks ctx->status once per forward. A message names
  * the op, the tensor, the layer, and the shapes expected and found. Letters: docs/glossary.md.
  *
- * Every operation is written so that a tape can record it: inputs are not changed, except by the two that say
- * "in place" (kv_append and the *_residual ones). */
+ * With a tape (ops/tape.h) every operation records itself. Inputs are not changed, except by those that say "in
+ * place"; of these the *_residual ones return a new tensor while a tape records, so a caller uses what they return. */
 #ifndef CLOCHER_OPS_OPS_H
 #define CLOCHER_OPS_OPS_H
 
-#include "tensor/device.h"
+#include "ops/tape.h"
 
 /* (T, C): rows batch->ids of w (V, C). */
 ie_tensor *ie_op_embed(ie_ctx *ctx, const ie_weight *w, const ie_batch *batch);
@@ -72,14 +72,19 @@ ie_tensor *ie_op_attention(ie_ctx *ctx, const ie_tensor *q, const ie_kv_layer *k
 typedef struct ie_routing {
   ie_tensor *expert, *weight;
 } ie_routing;
-ie_routing ie_op_route(ie_ctx *ctx, const ie_tensor *logits, const ie_route_options *options);
+ie_routing ie_op_route(ie_ctx *ctx, ie_tensor *logits, const ie_route_options *options);
 
 /* In place: residual (T, C) += sum over chosen experts of weight * expert(x). Returns residual. */
 ie_tensor *ie_op_moe_residual(ie_ctx *ctx, ie_tensor *residual, const ie_tensor *x, ie_routing routing,
                               const ie_moe_options *options);
 
 /* (wanted, C): the rows of x whose logits are asked for. */
-ie_tensor *ie_op_gather_wanted(ie_ctx *ctx, const ie_tensor *x, const ie_batch *batch);
+ie_tensor *ie_op_gather_wanted(ie_ctx *ctx, ie_tensor *x, const ie_batch *batch);
+
+/* The loss of x (T, C) against an output matrix (tensor/device.h: ie_loss_options), in nats. While a tape records, the
+ * gradients of x and of the output matrix are computed on the way: there are never logits of all rows. A loss that is
+ * not finite is an error. 0 after a failure and in a dry run. */
+double ie_op_cross_entropy(ie_ctx *ctx, const ie_tensor *x, const ie_loss_options *options);
 
 /* Returns x; a NaN or an infinity in it is an error that names `what`. */
 ie_tensor *ie_op_check_finite(ie_ctx *ctx, ie_tensor *x, const char *what);

@@ -40,10 +40,10 @@ bool ie_ctx_scratch(ie_ctx *ctx, size_t bytes, void **out) {
 
 ie_tensor *ie_ctx_tensor(ie_ctx *ctx, ie_dtype dtype, int rank, const int64_t *shape) {
   if (ctx->status != IE_OK) return NULL;
-  if (ctx->node_count == IE_CTX_NODES)
+  if (!ctx->pool && ctx->node_count == IE_CTX_NODES)
     return ie_ctx_fail(ctx, IE_INTERNAL, "more than %d tensors", IE_CTX_NODES);
   ie_tensor t = {.dtype = dtype, .rank = rank, .shape = {1, 1, 1, 1}};
-  size_t bytes = ie_dtype_bytes(dtype);
+  size_t bytes = ie_number_bytes(dtype);
   for (int i = 0; i < rank; i++) {
     t.shape[i] = shape[i];
     if (shape[i] < 0 || !ie_size_mul(bytes, (size_t)shape[i], &bytes))
@@ -51,7 +51,9 @@ ie_tensor *ie_ctx_tensor(ie_ctx *ctx, ie_dtype dtype, int rank, const int64_t *s
                          i);
   }
   if (!ie_ctx_scratch(ctx, bytes, &t.data)) return NULL;
-  ie_tensor *node = &ctx->nodes[ctx->node_count++];
+  ie_tensor *node = ctx->pool ? ie_tensor_pool_at(ctx->pool, ctx->node_count) : &ctx->nodes[ctx->node_count];
+  if (!node) return ie_ctx_fail(ctx, IE_OUT_OF_MEMORY, "out of memory for %d tensors", ctx->node_count);
+  ctx->node_count++;
   *node = t;
   return node;
 }

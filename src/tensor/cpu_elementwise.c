@@ -1,8 +1,7 @@
 /* CPU launchers of the operations that touch each number once. */
 #include "tensor/device.h"
 
-#include "base/exp.h"
-#include "base/float.h"
+#include "base/real.h"
 #include "base/size.h"
 #include "blocks/mxfp4.h"
 
@@ -16,13 +15,13 @@ static int64_t rows_per_chunk(int64_t width) {
 
 typedef struct embed_job {
   const ie_kernels *kernels;
-  float *y;
+  real *y;
   ie_wview w;
   const int32_t *ids;
 } embed_job;
 
 /* One row to f32, exact. */
-static void row_decode(const ie_kernels *kernels, float *y, const ie_wview *w, int64_t row) {
+static void row_decode(const ie_kernels *kernels, real *y, const ie_wview *w, int64_t row) {
   static const ie_dtype dtypes[] = {[IE_W_F32] = IE_F32, [IE_W_F16] = IE_F16, [IE_W_BF16] = IE_BF16};
   const uint8_t *values = w->part[0] + (size_t)row * w->row_bytes[0];
   if (w->format != IE_W_MXFP4) {
@@ -30,8 +29,11 @@ static void row_decode(const ie_kernels *kernels, float *y, const ie_wview *w, i
     return;
   }
   const uint8_t *scales = w->part[1] + (size_t)row * w->row_bytes[1];
-  for (int64_t b = 0; b < w->cols / IE_MXFP4_COLS; b++)
-    ie_mxfp4_decode_block(y + b * IE_MXFP4_COLS, values + b * IE_MXFP4_BYTES, scales[b]);
+  for (int64_t b = 0; b < w->cols / IE_MXFP4_COLS; b++) {
+    float block[IE_MXFP4_COLS];
+    ie_mxfp4_decode_block(block, values + b * IE_MXFP4_BYTES, scales[b]);
+    for (int i = 0; i < IE_MXFP4_COLS; i++) y[b * IE_MXFP4_COLS + i] = block[i];
+  }
 }
 
 static void embed_rows(void *arg, int thread, int64_t begin, int64_t end) {
@@ -52,13 +54,13 @@ static void cpu_gather_rows(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const
   size_t width = (size_t)y->shape[1];
   for (int64_t t = 0; t < y->shape[0]; t++)
     memcpy(ie_tensor_f32(y) + (size_t)t * width, ie_tensor_f32(x) + (size_t)index[t] * width,
-           width * sizeof(float));
+           width * sizeof(real));
 }
 
 typedef struct norm_job {
   const ie_kernels *kernels;
-  float *y;
-  const float *x;
+  real *y;
+  const real *x;
   const ie_vector *weight;
   int64_t width;
   float eps;
@@ -81,8 +83,8 @@ static void cpu_rms_norm(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie
 
 typedef struct layer_norm_job {
   const ie_kernels *kernels;
-  float *y;
-  const float *x;
+  real *y;
+  const real *x;
   const ie_vector *weight, *bias;
   int64_t width;
   float eps;
@@ -106,7 +108,7 @@ static void cpu_layer_norm(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const 
 
 typedef struct activate_job {
   const ie_kernels *kernels;
-  float *x;
+  real *x;
   int64_t n;
   ie_activation activation;
 } activate_job;
@@ -130,12 +132,12 @@ static void cpu_split_heads(ie_ctx *ctx, ie_tensor *const *y, const ie_tensor *x
   int64_t T = y[0]->shape[0], H = y[0]->shape[1], D = y[0]->shape[2];
   for (int64_t row = 0; row < T * H; row++)
     for (int i = 0; i < 3; i++)
-      memcpy(ie_tensor_f32(y[i]) + row * D, ie_tensor_f32(x) + (3 * row + i) * D, (size_t)D * sizeof(float));
+      memcpy(ie_tensor_f32(y[i]) + row * D, ie_tensor_f32(x) + (3 * row + i) * D, (size_t)D * sizeof(real));
 }
 
 typedef struct soft_cap_job {
   const ie_kernels *kernels;
-  float *x;
+  real *x;
   float cap;
 } soft_cap_job;
 
@@ -168,8 +170,8 @@ static void cpu_rope_table(ie_ctx *ctx, ie_tensor *cos_out, ie_tensor *sin_out, 
 
 typedef struct rope_job {
   const ie_kernels *kernels;
-  float *x;
-  const float *cos, *sin;
+  real *x;
+  const real *cos, *sin;
   int64_t heads, dim, half; /* pairs that are rotated; the rest of a head passes through */
 } rope_job;
 
@@ -191,8 +193,8 @@ static void cpu_rope(ie_ctx *ctx, ie_tensor *x, const ie_tensor *cos, const ie_t
 
 typedef struct swiglu_job {
   const ie_kernels *kernels;
-  float *y;
-  const float *gate, *up;
+  real *y;
+  const real *gate, *up;
   int64_t width;
 } swiglu_job;
 
@@ -211,7 +213,7 @@ static void cpu_swiglu(ie_ctx *ctx, ie_tensor *y, const ie_tensor *gate, const i
 }
 
 /* Softmax over the chosen logits. The exponential is ours: equal logits give equal weights on every machine. */
-static void route_token(const float *logits, int64_t experts, int64_t k, int32_t *expert, float *weight) {
+static void route_token(const real *logits, int64_t experts, int64_t k, int32_t *expert, real *weight) {
   for (int64_t j = 0; j < k; j++) {
     int32_t best = -1;
     for (int64_t e = 0; e < experts; e++) {
@@ -222,18 +224,18 @@ static void route_token(const float *logits, int64_t experts, int64_t k, int32_t
     expert[j] = best;
     weight[j] = logits[best];
   }
-  float sum = 0.0f, top = weight[0];
+  real sum = 0.0f, top = weight[0];
   for (int64_t j = 0; j < k; j++) {
-    weight[j] = ie_expf(weight[j] - top);
+    weight[j] = real_exp(weight[j] - top);
     sum += weight[j];
   }
   for (int64_t j = 0; j < k; j++) weight[j] /= sum;
 }
 
 typedef struct route_job {
-  const float *logits;
+  const real *logits;
   int32_t *expert;
-  float *weight;
+  real *weight;
   int64_t experts, k;
 } route_job;
 

@@ -7,9 +7,9 @@
 #include "tensor/cpu_product.h"
 
 #include "base/size.h"
+#include "tensor/moe_pairs.h"
 
 #include <math.h>
-#include <string.h>
 
 typedef struct moe_expert {
   int64_t expert;
@@ -24,10 +24,8 @@ typedef struct moe_run {
   const ie_moe_options *options;
   const ie_tensor *x, *weight;
   int64_t T, k, P, C, F; /* tokens, experts per token, pairs = T k, width, expert width */
-  int32_t *row;          /* (P) token of each pair in sorted order */
-  int32_t *sorted;       /* (T, k) where the pair (t, j) stands */
-  int32_t *start;        /* (E) where the pairs of each expert begin */
-  moe_expert *list;      /* experts that have tokens */
+  moe_pairs pairs;
+  moe_expert *list; /* experts that have tokens */
   int64_t experts;
   moe_expert **wave; /* those that are computed together: all of them, or what the provider has */
   int64_t wave_count;
@@ -78,9 +76,7 @@ static bool moe_take(moe_run *run) {
   size_t bytes = packed_bound(up, run->P, n);
   size_t down_bytes = packed_bound(down, run->P, n);
   run->packed_bytes = bytes > down_bytes ? bytes : down_bytes;
-  return ie_ctx_scratch(ctx, P * sizeof(int32_t), (void **)&run->row) &&
-         ie_ctx_scratch(ctx, P * sizeof(int32_t), (void **)&run->sorted) &&
-         ie_ctx_scratch(ctx, (size_t)up->experts * sizeof(int32_t), (void **)&run->start) &&
+  return moe_pairs_take(ctx, &run->pairs, run->T, run->k, up->experts) &&
          ie_ctx_scratch(ctx, (size_t)n * sizeof(moe_expert), (void **)&run->list) &&
          ie_ctx_scratch(ctx, (size_t)n * sizeof(moe_expert *), (void **)&run->wave) &&
          ie_ctx_scratch(ctx, (size_t)n * sizeof(ie_expert_want), (void **)&run->want) &&
@@ -93,26 +89,18 @@ static bool moe_take(moe_run *run) {
          scratch_bound(run, down);
 }
 
-/* Counting sort of the pairs by expert, stable in the order of the tokens. */
-static void moe_sort(moe_run *run, const int32_t *expert) {
-  int64_t E = run->options->gate_up->experts, at = 0;
-  memset(run->start, 0, (size_t)E * sizeof *run->start);
-  for (int64_t p = 0; p < run->P; p++) run->start[expert[p]]++;
+/* The experts that have tokens. */
+static void moe_list(moe_run *run, const int32_t *expert) {
+  moe_pairs_sort(&run->pairs, expert);
+  const int32_t *start = run->pairs.start;
   run->experts = 0;
-  for (int64_t e = 0; e < E; e++) {
-    int64_t count = run->start[e];
-    run->start[e] = (int32_t)at;
+  for (int64_t e = 0; e < run->pairs.E; e++) {
+    int64_t count = start[e + 1] - start[e];
     if (count == 0) continue;
     moe_expert *m = &run->list[run->experts++];
-    *m = (moe_expert){.expert = e, .first = at, .count = count};
+    *m = (moe_expert){.expert = e, .first = start[e], .count = count};
     m->up_product = ie_weight_product(run->options->gate_up, count);
     m->down_product = ie_weight_product(run->options->down, count);
-    at += count;
-  }
-  for (int64_t p = 0; p < run->P; p++) {
-    int32_t to = run->start[expert[p]]++;
-    run->sorted[p] = to;
-    run->row[to] = (int32_t)(p / run->k);
   }
 }
 
@@ -121,7 +109,7 @@ static void moe_pack_x(void *arg, int thread, int64_t begin, int64_t end) {
   moe_run *run = arg;
   for (int64_t i = begin; i < end; i++) {
     moe_expert *m = run->wave[i];
-    m->up_product->pack(m->packed_x, ie_tensor_f32(run->x), run->C, run->row + m->first, m->count, 0,
+    m->up_product->pack(m->packed_x, ie_tensor_f32(run->x), run->C, run->pairs.row + m->first, m->count, 0,
                         m->count, run->C);
   }
 }
@@ -145,7 +133,7 @@ static void moe_combine(void *arg, int thread, int64_t begin, int64_t end) {
   const ie_kernels *kernels = &run->ctx->device->kernels;
   for (int64_t t = begin; t < end; t++)
     for (int64_t j = 0; j < run->k; j++)
-      kernels->axpy(run->y + t * run->C, run->d + run->sorted[t * run->k + j] * run->C,
+      kernels->axpy(run->y + t * run->C, run->d + run->pairs.sorted[t * run->k + j] * run->C,
                     ie_tensor_f32(run->weight)[t * run->k + j], run->C);
 }
 
@@ -245,7 +233,7 @@ static void cpu_moe(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_tens
   ie_ctx_mark mark = ie_ctx_save(ctx);
   if (moe_take(&run) && !ctx->dry) {
     run.y = ie_tensor_f32(y);
-    moe_sort(&run, ie_tensor_i32(expert));
+    moe_list(&run, ie_tensor_i32(expert));
     bool computed = true;
     if (ctx->experts)
       computed = moe_provided(&run);

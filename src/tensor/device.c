@@ -81,6 +81,12 @@ ie_status ie_device_open(const ie_device_options *options, ie_device **out, ie_e
   ie_cpu_fill_linear(&device->ops);
   ie_cpu_fill_attention(&device->ops);
   ie_cpu_fill_moe(&device->ops);
+  ie_cpu_fill_moe_train(&device->ops);
+  ie_cpu_fill_route_train(&device->ops);
+  ie_cpu_fill_train(&device->ops);
+  ie_cpu_fill_attention_train(&device->ops);
+  ie_cpu_fill_train_elementwise(&device->ops);
+  ie_cpu_fill_loss(&device->ops);
   status =
       ie_team_new(options->threads, options->affinity ? options->affinity : "auto", &device->team, error);
   if (status != IE_OK) {

@@ -37,6 +37,8 @@ typedef struct ie_ctx {
   ie_tensor nodes[IE_CTX_NODES];
   int node_count;
   ie_work work;
+  ie_tensor_pool *pool; /* where tensors are taken from; NULL: nodes */
+  struct ie_tape *tape; /* ops/tape.h: what was computed is differentiated; NULL: inference */
 } ie_ctx;
 
 /* Stores the first error (later ones are dropped), with the layer in front. Returns NULL. */
@@ -63,10 +65,55 @@ typedef struct ie_attention_options {
   ie_vector sinks; /* (H) a logit per head that takes weight and gives no value; data NULL: none */
 } ie_attention_options;
 
+/* What keeps all experts of a router in use: the auxiliary loss of Fedus et al. 2021 as transformers'
+ * load_balancing_loss_func computes it, E * sum over e of f_e P_e, with f_e the tokens that chose expert e and P_e the
+ * mean of its probability (softmax over all logits), both over the tokens of one forward: k when all are used alike,
+ * E when k = 1 and one takes everything. f is a constant for the gradient.
+ *
+ * A struct is that of one router. Its numbers are added to in the backward of a route, which happens once for each
+ * forward even where blocks are computed again; whoever reads them sets them to zero. */
+typedef struct ie_route_balance {
+  double coefficient; /* of the loss in what is minimised; 0: it is only reported */
+  double loss;        /* += tokens of the forward * the loss, without the coefficient */
+  int64_t tokens;     /* += tokens of the forward */
+  int64_t *chosen;    /* (E) += tokens that chose each expert, or NULL */
+} ie_route_balance;
+
 /* How the router's logits become experts and weights. */
 typedef struct ie_route_options {
   int64_t top_k;
-} ie_route_options; /* softmax over the chosen logits */
+  ie_route_balance *balance; /* of the backward; NULL: none */
+} ie_route_options;          /* softmax over the chosen logits */
+
+/* What an attention reads under a tape: tensors, not a cache. Tokens of a sequence stand together, at consecutive
+ * positions. The token at position p of a sequence sees those of its sequence at p - window < s <= p; a prefix stands
+ * at positions 0 .. P - 1 of every sequence, which then begins at P. */
+typedef struct ie_attention_inputs {
+  const ie_tensor *q;                   /* (T, H, D) */
+  const ie_tensor *k, *v;               /* (T, HK, D) */
+  const ie_tensor *prefix_k, *prefix_v; /* (P, HK, D); NULL: none */
+} ie_attention_inputs;
+
+/* Where gradients are added; NULL: not wanted. Shapes as the inputs'; sinks (H). */
+typedef struct ie_attention_grads {
+  real *q, *k, *v, *prefix_k, *prefix_v, *sinks;
+} ie_attention_grads;
+
+/* Where the gradients of a mixture are added; NULL: not wanted. Those of the experts go to their parameters. */
+typedef struct ie_moe_grads {
+  real *x;      /* (T, C) */
+  real *weight; /* (T, k) */
+} ie_moe_grads;
+
+/* Softmax cross-entropy of x (T, C) against an output matrix. The loss is scale * sum over t of weight[t] *
+ * (log sum exp(l_t) - l_t[target[t]]) in nats, l_t = x_t W^T + b (soft-capped: cap tanh(l / cap)). */
+typedef struct ie_loss_options {
+  const ie_weight *head;
+  const int32_t *target; /* (T) below the vocabulary; negative: not counted, as are those of weight 0 */
+  const float *weight;   /* (T) or NULL: ones */
+  double scale;
+  float soft_cap; /* 0: none */
+} ie_loss_options;
 
 typedef enum ie_moe_activation { IE_MOE_SWIGLU_CLAMPED } ie_moe_activation;
 
@@ -117,6 +164,57 @@ typedef struct ie_device_ops {
   /* First index that is not finite, or -1. */
   int64_t (*find_nonfinite)(ie_ctx *ctx, const ie_tensor *x);
 
+  /* --- With a tape. real * are gradients, to which is added. ------------------------------------------- */
+
+  /* A product with a weight in each direction. y (T, R) = or += x (T, K) w[expert]^T + bias; dx (T, K) += dy (T, R) w;
+   * dw (R, K) += dy^T x and the sum of dy to the bias's gradient. Class of ctx->cls: both sides rounded to bf16 in
+   * class bf16; `exact` weights (routers) in f32. */
+  void (*linear_train)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_weight *w, bool add);
+  void (*linear_backward)(ie_ctx *ctx, real *dx, const real *dy, const ie_tensor *x, const ie_weight *w);
+  /* x (n) *= factor */
+  void (*scale)(ie_ctx *ctx, real *x, int64_t n, float factor);
+  /* y (n) += x (n) */
+  void (*add)(ie_ctx *ctx, real *y, const real *x, int64_t n);
+  void (*copy)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x);
+  void (*embed_backward)(ie_ctx *ctx, const real *dy, const ie_weight *w, const ie_batch *batch);
+  /* dx rows index[t] += dy row t */
+  void (*gather_rows_backward)(ie_ctx *ctx, real *dx, const real *dy, int64_t width, const int32_t *index,
+                               int64_t rows);
+  void (*rms_norm_backward)(ie_ctx *ctx, real *dx, const real *dy, const ie_tensor *x,
+                            const ie_vector *weight, float eps);
+  void (*layer_norm_backward)(ie_ctx *ctx, real *dx, const real *dy, const ie_tensor *x,
+                              const ie_vector *weight, const ie_vector *bias, float eps);
+  void (*activate_backward)(ie_ctx *ctx, real *dx, const real *dy, const ie_tensor *x,
+                            ie_activation activation);
+  void (*split_heads_backward)(ie_ctx *ctx, real *dx, const real *const dy[3], const ie_tensor *q);
+  /* In place on dy: y = cap tanh(x / cap) as it came out. */
+  void (*soft_cap_backward)(ie_ctx *ctx, real *dy, const ie_tensor *y, float cap);
+  /* In place on the gradient of x (T, H, D). */
+  void (*rope_backward)(ie_ctx *ctx, real *dx, const ie_tensor *x, const ie_tensor *cos,
+                        const ie_tensor *sin);
+  void (*swiglu_backward)(ie_ctx *ctx, real *dgate, real *dup, const real *dy, const ie_tensor *gate,
+                          const ie_tensor *up);
+  /* y (T, H D); lse (T, H): log of the softmax's denominator, the sink's share in it */
+  void (*attention_train)(ie_ctx *ctx, ie_tensor *y, ie_tensor *lse, const ie_attention_inputs *in,
+                          const ie_batch *batch, const ie_attention_options *options);
+  void (*attention_backward)(ie_ctx *ctx, const ie_attention_grads *to, const real *dy, const ie_tensor *y,
+                             const ie_tensor *lse, const ie_attention_inputs *in, const ie_batch *batch,
+                             const ie_attention_options *options);
+  /* dlogits (T, E) from the gradient of the weights (T, k), which may be NULL, and of the balance; routing: expert and
+   * weight (T, k) */
+  void (*route_backward)(ie_ctx *ctx, real *dlogits, const real *dweight, const ie_tensor *logits,
+                         ie_tensor *const routing[2], const ie_route_options *options);
+  /* y (T, C) += the mixture; keeps what the backward needs: gate_up (T k, 2F), the outputs of the first product in the
+   * order of the pairs (t, j) sorted by expert, then t */
+  void (*moe_train)(ie_ctx *ctx, ie_tensor *y, ie_tensor *gate_up, const ie_tensor *x,
+                    ie_tensor *const routing[2], const ie_moe_options *options);
+  void (*moe_backward)(ie_ctx *ctx, const ie_moe_grads *to, const real *dy, const ie_tensor *gate_up,
+                       const ie_tensor *x, ie_tensor *const routing[2], const ie_moe_options *options);
+  /* Returns the loss; dx (T, C) += its gradient, and the head's parameters get theirs. dx NULL: not wanted; the loss
+   * alone when the head has no parameters either. Logits exist for a few rows at a time. Its products are linear_train
+   * and linear_backward; a head with an adapter is refused. */
+  double (*cross_entropy)(ie_ctx *ctx, real *dx, const ie_tensor *x, const ie_loss_options *options);
+
   /* What embed reads: bit 1 << ie_wformat. (linear and moe read what the kernel of a weight, chosen at bind, is for.) */
   uint64_t embed_formats;
 } ie_device_ops;
@@ -137,5 +235,11 @@ void ie_cpu_fill_elementwise(ie_device_ops *ops);
 void ie_cpu_fill_linear(ie_device_ops *ops);
 void ie_cpu_fill_attention(ie_device_ops *ops);
 void ie_cpu_fill_moe(ie_device_ops *ops);
+void ie_cpu_fill_train(ie_device_ops *ops);             /* cpu_train.c: linear */
+void ie_cpu_fill_train_elementwise(ie_device_ops *ops); /* cpu_train_elementwise.c */
+void ie_cpu_fill_loss(ie_device_ops *ops);              /* cpu_loss.c */
+void ie_cpu_fill_attention_train(ie_device_ops *ops);   /* cpu_attention_train.c */
+void ie_cpu_fill_moe_train(ie_device_ops *ops);         /* cpu_moe_train.c */
+void ie_cpu_fill_route_train(ie_device_ops *ops);       /* cpu_route_train.c: route, SwiGLU */
 
 #endif

@@ -30,6 +30,7 @@ typedef struct ie_param {
   bool swapped; /* transformers holds it (E, K, R): gradients are reported so */
   real *value;  /* (count) master */
   real *grad;   /* (count) accumulates; NULL: none was asked for */
+  int pending;  /* of a tape: recorded uses whose backward has not run */
   ie_param_store store;
 } ie_param;
 

@@ -2,12 +2,25 @@
 
 #include "base/float.h"
 
-float ie_vector_at(const ie_vector *v, int64_t i) {
+#include <stdlib.h>
+
+real ie_vector_at(const ie_vector *v, int64_t i) {
   switch (v->dtype) {
   case IE_F16: return ie_f16_to_f32(((const uint16_t *)v->data)[i]);
   case IE_BF16: return ie_bf16_to_f32(((const uint16_t *)v->data)[i]);
-  default: return ((const float *)v->data)[i];
+  default: return ((const real *)v->data)[i];
   }
+}
+
+ie_tensor *ie_tensor_pool_at(ie_tensor_pool *pool, int i) {
+  int chunk = i / IE_POOL_CHUNK;
+  if (chunk >= IE_POOL_CHUNKS) return NULL;
+  if (!pool->chunk[chunk]) pool->chunk[chunk] = calloc(IE_POOL_CHUNK, sizeof(ie_tensor));
+  return pool->chunk[chunk] ? &pool->chunk[chunk][i % IE_POOL_CHUNK] : NULL;
+}
+
+void ie_tensor_pool_free(ie_tensor_pool *pool) {
+  for (int i = 0; i < IE_POOL_CHUNKS; i++) free(pool->chunk[i]);
 }
 
 ie_wview ie_weight_view(const ie_weight *w, int64_t expert) {
@@ -21,7 +34,7 @@ ie_wview ie_weight_view(const ie_weight *w, int64_t expert) {
 
 const void *ie_weight_bias(const ie_weight *w, int64_t expert) {
   if (!w->bias) return NULL;
-  return (const uint8_t *)w->bias + (size_t)(expert * w->bias_stride) * ie_dtype_bytes(w->bias_dtype);
+  return (const uint8_t *)w->bias + (size_t)(expert * w->bias_stride) * ie_number_bytes(w->bias_dtype);
 }
 
 size_t ie_weight_bytes(const ie_weight *w) {

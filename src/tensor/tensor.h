@@ -8,6 +8,7 @@
 
 #include "clocher/tensor.h"
 #include "kernels/kern.h"
+#include "tensor/param.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -19,26 +20,46 @@ typedef struct ie_tensor {
   int rank;
   int64_t shape[IE_TENSOR_RANK]; /* outermost first; unused entries are 1 */
   void *data;                    /* NULL in a dry run */
+  /* Of a tape (ops/tape.h): */
+  real *grad;      /* as data; NULL until something flows back, and in a dry run */
+  bool needs_grad; /* a parameter or an input that is differentiated stands before it */
+  bool has_grad;   /* grad holds sums (in a dry run: would) */
+  bool has_place;  /* grad has its memory already */
 } ie_tensor;
+
+/* Bytes of a number in memory: IE_F32 is held as `real`, which the gradient-check build makes double. */
+static inline size_t ie_number_bytes(ie_dtype dtype) {
+  return dtype == IE_F32 ? sizeof(real) : ie_dtype_bytes(dtype);
+}
 
 static inline int64_t ie_tensor_count(const ie_tensor *t) {
   return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
 }
-static inline float *ie_tensor_f32(const ie_tensor *t) {
+static inline real *ie_tensor_f32(const ie_tensor *t) {
   return t->data;
 }
 static inline int32_t *ie_tensor_i32(const ie_tensor *t) {
   return t->data;
 }
 
+/* Tensors of a tape: as many as it takes, at addresses that stay. Made on demand, kept until it is freed. */
+enum { IE_POOL_CHUNK = 256, IE_POOL_CHUNKS = 1 << 12 };
+typedef struct ie_tensor_pool {
+  ie_tensor *chunk[IE_POOL_CHUNKS];
+} ie_tensor_pool;
+/* The i-th tensor; NULL when memory is out or there are too many. */
+ie_tensor *ie_tensor_pool_at(ie_tensor_pool *pool, int i);
+void ie_tensor_pool_free(ie_tensor_pool *pool);
+
 /* A vector parameter (norm weight, bias, sinks), as it lies in the checkpoint. data NULL: absent. */
 typedef struct ie_vector {
   const void *data; /* (n) of dtype */
   ie_dtype dtype;   /* IE_F32, IE_F16 or IE_BF16 */
   int64_t n;
+  ie_param *param; /* data is its value; NULL: frozen */
 } ie_vector;
 
-float ie_vector_at(const ie_vector *v, int64_t i);
+real ie_vector_at(const ie_vector *v, int64_t i);
 
 /* A weight (E, R, K); E = 1 for a plain matrix. Borrowed bytes: the checkpoint or the model owns them. */
 typedef struct ie_weight {
@@ -48,13 +69,22 @@ typedef struct ie_weight {
   const uint8_t *part[2];
   size_t row_bytes[2];    /* stride between rows, in each part */
   size_t expert_bytes[2]; /* stride between experts */
+  bool exact;             /* products of class fp32 whatever the context's class (routers) */
   const void *bias;       /* (E, R) of bias_dtype or NULL */
   ie_dtype bias_dtype;
-  int64_t bias_stride; /* elements between the biases of two experts */
+  int64_t bias_stride;          /* elements between the biases of two experts */
+  ie_param *param, *bias_param; /* part[0] and bias are their values (E, R, K) and (E, R); NULL: frozen */
+  const struct ie_low_rank *low_rank; /* an adapter; NULL: none. Owned by the model */
   /* Chosen at bind from the device's table: */
   const ie_product *few, *many; /* many NULL: there is none */
   int64_t many_min_tok;
 } ie_weight;
+
+/* An adapter on a plain weight: y = x W^T + scale * (x A^T) B^T (Hu et al. 2021). */
+typedef struct ie_low_rank {
+  ie_weight a, b; /* (r, K) and (R, r), products of class fp32 */
+  float scale;
+} ie_low_rank;
 
 /* The rows of one expert as kernels take them. */
 ie_wview ie_weight_view(const ie_weight *w, int64_t expert);
@@ -87,6 +117,9 @@ typedef struct ie_batch {
  * its own from `recent`, exact: what a query reads depends on its position alone. `recent` is a ring that holds a
  * group more than the tokens of one append. */
 typedef struct ie_kv_layer {
+  /* With a tape no cache is written: the op that appends leaves the forward's own k and v (T, HK, D) here for
+   * attention. Before them every sequence sees the prefix (P, HK, D), an input like any other; NULL: none. */
+  const ie_tensor *step_k, *step_v, *prefix_k, *prefix_v;
   void *k, *v; /* of dtype */
   ie_dtype dtype;
   int64_t sequences, heads, cap, dim;

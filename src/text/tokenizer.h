@@ -6,6 +6,7 @@
 #define CLOCHER_TEXT_TOKENIZER_H
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "clocher/text.h"
 #include "text/builder.h"
 #include "text/split.h"
@@ -30,6 +31,8 @@ struct ie_tokenizer {
 /* Opens an image. Takes over bytes (freed with free, also on failure) unless they are NULL, then *map. */
 ie_status ie_tokenizer_from_image(void *bytes, size_t size, ie_map *map, const char *where,
                                   ie_tokenizer **out, ie_error *error);
+/* A hash of everything that ids depend on: equal for a file and for the pack made from it, whatever their paths. */
+void ie_tokenizer_hash(const ie_tokenizer *tokenizer, uint8_t out[IE_SHA256_BYTES]);
 /* Runs every pattern by PCRE2 from now on (for tests). */
 ie_status ie_tokenizer_use_regex(ie_tokenizer *tokenizer, ie_error *error);
 

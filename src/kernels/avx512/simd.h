@@ -41,6 +41,9 @@ INLINE vf vf_mul(vf a, vf b) {
 INLINE vf vf_div(vf a, vf b) {
   return _mm512_div_ps(a, b);
 }
+INLINE vf vf_sqrt(vf x) {
+  return _mm512_sqrt_ps(x);
+}
 INLINE vf vf_fma(vf a, vf b, vf c) {
   return _mm512_fmadd_ps(a, b, c);
 }
@@ -93,14 +96,20 @@ INLINE vf vf_load_f16_n(const uint16_t *p, int64_t n) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p));
 }
 
-/* As ie_f32_to_bf16 and ie_f32_to_f16. */
-INLINE __m256i vf_to_bf16(vf x) {
+/* The bf16 of ie_f32_to_bf16 in the upper half of each lane; below it stands anything. */
+INLINE __m512i bf16_bits(vf x) {
   __m512i u = _mm512_castps_si512(x);
   __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
   __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7FFF)), odd);
   __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  rounded = _mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+  return _mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000));
+}
+/* As ie_f32_round_bf16, ie_f32_to_bf16 and ie_f32_to_f16. */
+INLINE vf vf_round_bf16(vf x) {
+  return _mm512_castsi512_ps(_mm512_and_si512(bf16_bits(x), _mm512_set1_epi32((int)0xFFFF0000u)));
+}
+INLINE __m256i vf_to_bf16(vf x) {
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bf16_bits(x), 16));
 }
 INLINE __m256i vf_to_f16(vf x) {
   return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -118,6 +127,14 @@ INLINE void vf_deinterleave(vf a, vf b, vf *even, vf *odd) {
   const __m512i o = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
   *even = _mm512_permutex2var_ps(a, e, b);
   *odd = _mm512_permutex2var_ps(a, o, b);
+}
+
+/* The other way round. */
+INLINE void vf_interleave(vf even, vf odd, vf *a, vf *b) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  *a = _mm512_permutex2var_ps(even, low, odd);
+  *b = _mm512_permutex2var_ps(even, high, odd);
 }
 
 /* Bits of the lanes that are NaN, NaN or infinite, or equal. */

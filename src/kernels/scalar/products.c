@@ -4,6 +4,7 @@
 #include "blocks/int8.h"
 #include "blocks/mxfp4.h"
 #include "kernels/products_common.h"
+#include "kernels/weight_cols.h"
 
 /* Activations of all products but INT8 x quantised weights: f32 (T, K), rows padded to 64 bytes. */
 static size_t float_token_bytes(int64_t K) {
@@ -58,38 +59,6 @@ static uint16_t scale_f16(const ie_wview *w, int64_t row, int64_t block) {
   return h;
 }
 
-/* Columns 32 b .. 32 b + 31 of a row of quantised weights. */
-static void decode_block(float out[IE_BLOCK_COLS], const ie_wview *w, int64_t row, int64_t b) {
-  const uint8_t *data = w->part[0] + (size_t)row * w->row_bytes[0];
-  if (w->format == IE_W_MXFP4) {
-    ie_mxfp4_decode_block(out, data + b * IE_MXFP4_BYTES,
-                          w->part[1][(size_t)row * w->row_bytes[1] + (size_t)b]);
-  } else if (w->format == IE_W_INT8) {
-    ie_int8_decode_block(out, (const int8_t *)data + b * IE_INT8_COLS, scale_f16(w, row, b));
-  } else {
-    float both[IE_INT4_COLS];
-    ie_int4_decode_block(both, data + b / 2 * IE_INT4_BYTES, scale_f16(w, row, b / 2));
-    memcpy(out, both + b % 2 * IE_BLOCK_COLS, IE_BLOCK_COLS * sizeof *out);
-  }
-}
-
-/* out[i] = the weight at (row, k0 + i), i < n <= 32; k0 is a multiple of 32. */
-static void decode_cols(float out[IE_BLOCK_COLS], const ie_wview *w, int64_t row, int64_t k0, int n) {
-  const uint8_t *data = w->part[0] + (size_t)row * w->row_bytes[0];
-  switch (w->format) {
-  case IE_W_F32: memcpy(out, data + 4 * k0, 4 * (size_t)n); break;
-  case IE_W_F16:
-  case IE_W_BF16:
-    for (int i = 0; i < n; i++) {
-      uint16_t h;
-      memcpy(&h, data + 2 * (k0 + i), 2);
-      out[i] = w->format == IE_W_F16 ? ie_f16_to_f32(h) : ie_bf16_to_f32(h);
-    }
-    break;
-  default: decode_block(out, w, row, k0 / IE_BLOCK_COLS); break;
-  }
-}
-
 static void run_float(const ie_product_args *args, int64_t r0, int64_t r1, void *scratch) {
   (void)scratch;
   int64_t K = args->w.cols;
@@ -101,7 +70,7 @@ static void run_float(const ie_product_args *args, int64_t r0, int64_t r1, void 
       for (int64_t k0 = 0; k0 < K; k0 += IE_BLOCK_COLS) {
         int n = (int)ie_min_i64(K - k0, IE_BLOCK_COLS);
         float w[IE_BLOCK_COLS], part = 0;
-        decode_cols(w, &args->w, r, k0, n);
+        ie_weight_cols__scalar(w, &args->w, r, k0, n);
         for (int i = 0; i < n; i++) part += x[k0 + i] * w[i];
         sum += part;
       }

@@ -1,0 +1,4 @@
+/* Backwards of the SwiGLUs with AVX2, FMA and F16C. The first header names the vectors that the second one is written in. */
+#include "kernels/avx2/simd.h"
+
+#include "kernels/swiglu_backward_body.h"

@@ -1,0 +1,4 @@
+/* Kernels of training with AVX-512. The first header names the vectors that the second one is written in. */
+#include "kernels/avx512/simd.h"
+
+#include "kernels/backward_body.h"

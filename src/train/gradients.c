@@ -1,0 +1,249 @@
+#include "train/gradients.h"
+
+#include "base/size.h"
+#include "models/decoder.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct ie_gradients {
+  ie_model *model;
+  ie_gradients_options options;
+  ie_tape *tape;
+  ie_kv_layer *kv; /* (layers) shapes alone */
+  real *grads;     /* of all parameters, one after the other */
+  size_t grads_bytes;
+  void (*ready)(void *arg, ie_param *param);
+  void *ready_arg;
+  ie_ctx ctx;
+};
+
+static ie_status model_check(const ie_model *model, ie_error *error) {
+  if (model->params.count == 0)
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "%s: the model was not opened for training",
+                        model->info.dir);
+  if (model->cls != IE_CLASS_F32 && model->cls != IE_CLASS_BF16)
+    return ie_error_set(error, IE_UNSUPPORTED, "training computes in fp32 or bf16, not in %s",
+                        ie_precision_name(model->info.precision));
+  return IE_OK;
+}
+
+/* One block for the gradients of all parameters. */
+static ie_status grads_alloc(ie_gradients *g, ie_error *error) {
+  const ie_param_list *list = &g->model->params;
+  size_t count = 0;
+  for (int64_t i = 0; i < list->count; i++) count += (size_t)ie_div_up(list->item[i]->count, 16) * 16;
+  g->grads_bytes = count * sizeof(real);
+  g->grads = g->model->device->alloc(g->model->device, g->grads_bytes);
+  if (!g->grads)
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %zu bytes of gradients", g->grads_bytes);
+  real *at = g->grads;
+  for (int64_t i = 0; i < list->count; i++) {
+    list->item[i]->grad = at;
+    at += ie_div_up(list->item[i]->count, 16) * 16;
+  }
+  return IE_OK;
+}
+
+ie_status ie_gradients_new(ie_model *model, const ie_gradients_options *options, ie_gradients **out,
+                           ie_error *error) {
+  *out = NULL;
+  ie_status status = model_check(model, error);
+  if (status != IE_OK) return status;
+  ie_gradients *g = calloc(1, sizeof *g);
+  if (!g) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for gradients");
+  g->model = model;
+  if (options) g->options = *options;
+  g->ctx.device = model->device;
+  g->ctx.cls = model->cls;
+  g->tape = ie_tape_new();
+  g->kv = calloc((size_t)model->info.layers, sizeof *g->kv);
+  if (g->tape && g->kv)
+    status = grads_alloc(g, error);
+  else
+    status = ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for gradients");
+  if (status != IE_OK) {
+    ie_gradients_free(g);
+    return status;
+  }
+  for (int64_t i = 0; i < model->info.layers; i++)
+    g->kv[i] = (ie_kv_layer){.heads = model->kv[i].heads, .dim = model->kv[i].dim};
+  *out = g;
+  return IE_OK;
+}
+
+void ie_gradients_free(ie_gradients *g) {
+  if (!g) return;
+  for (int64_t i = 0; i < g->model->params.count; i++) g->model->params.item[i]->grad = NULL;
+  g->model->device->dealloc(g->model->device, g->grads, g->grads_bytes);
+  ie_arena_close(&g->ctx.arena);
+  ie_tape_free(g->tape);
+  free(g->kv);
+  free(g);
+}
+
+const ie_param_list *ie_gradients_params(const ie_gradients *g) {
+  return &g->model->params;
+}
+
+void ie_gradients_on_ready(ie_gradients *g, void (*ready)(void *arg, ie_param *param), void *arg) {
+  g->ready = ready;
+  g->ready_arg = arg;
+}
+
+uint64_t ie_gradients_flop_take(ie_gradients *g) {
+  uint64_t flop = g->ctx.work.flop;
+  g->ctx.work = (ie_work){0};
+  return flop;
+}
+
+void ie_gradients_zero(ie_gradients *g) {
+  memset(g->grads, 0, g->grads_bytes);
+}
+
+/* --- Forward and backward --------------------------------------------------------------------------------------- */
+
+static ie_status rows_check(const ie_gradients *g, const ie_token_rows *rows, ie_error *error) {
+  for (int64_t t = 0; t < rows->tokens; t++) {
+    int32_t worst = rows->ids[t] < 0 || rows->ids[t] >= g->model->info.vocab ? rows->ids[t] : rows->target[t];
+    if (rows->ids[t] < 0 || worst >= g->model->info.vocab)
+      return ie_error_set(error, IE_INVALID_ARGUMENT, "token %lld: id %d, expected 0 to %lld", (long long)t,
+                          (int)worst, (long long)g->model->info.vocab - 1);
+  }
+  return IE_OK;
+}
+
+/* The same for the dry run and the real one. Returns the loss. */
+static double run(ie_gradients *g, const ie_token_rows *rows, double scale, bool backward) {
+  ie_ctx *ctx = &g->ctx;
+  const ie_decoder_spec *spec = g->model->arch->decoder;
+  const ie_decoder *d = g->model->net;
+  const ie_batch batch = {
+      .tokens = rows->tokens, .ids = rows->ids, .position = rows->position, .sequence = rows->sequence};
+  const ie_tape_options options = {
+      .recompute = g->options.recompute, .on_grad_ready = g->ready, .arg = g->ready_arg};
+  ie_ctx_reset(ctx, (ie_ctx_mark){0});
+  ctx->status = IE_OK;
+  for (int64_t i = 0; i < g->model->params.count; i++) g->model->params.item[i]->pending = 0;
+  if (backward)
+    ie_tape_begin(ctx, g->tape, &options);
+  else
+    ie_tape_begin_forward(ctx, g->tape);
+  ie_tensor *x = ie_decoder_hidden(spec, ctx, g->model->net, g->kv, &batch, /*hooks=*/NULL);
+  double loss = ie_op_cross_entropy(ctx, x,
+                                    &(ie_loss_options){.head = &d->head,
+                                                       .target = rows->target,
+                                                       .weight = rows->weight,
+                                                       .scale = scale,
+                                                       .soft_cap = d->soft_cap});
+  if (backward && ctx->status == IE_OK) ie_tape_backward(ctx);
+  ie_tape_end(ctx);
+  return loss;
+}
+
+static ie_status measure(ie_gradients *g, const ie_token_rows *rows, bool backward, size_t *bytes,
+                         ie_error *error) {
+  ie_ctx *ctx = &g->ctx;
+  ie_arena arena = ctx->arena;
+  ie_work work = ctx->work;
+  ctx->arena = ie_arena_measure();
+  ctx->dry = true;
+  run(g, rows, /*scale=*/1.0, backward);
+  ctx->dry = false;
+  *bytes = ctx->arena.peak;
+  ctx->arena = arena;
+  ctx->work = work;
+  return ctx->status == IE_OK ? IE_OK : ie_error_set(error, ctx->status, "%s", ctx->error.message);
+}
+
+ie_status ie_gradients_measure(ie_gradients *g, const ie_token_rows *rows, size_t *bytes, ie_error *error) {
+  return measure(g, rows, /*backward=*/true, bytes, error);
+}
+
+/* Room for these rows. The arena grows; it never shrinks. */
+static ie_status reserve(ie_gradients *g, const ie_token_rows *rows, bool backward, ie_error *error) {
+  size_t bytes;
+  ie_status status = measure(g, rows, backward, &bytes, error);
+  if (status != IE_OK) return status;
+  size_t limit = g->options.memory_bytes;
+  if (limit && bytes + g->grads_bytes > limit)
+    return ie_error_set(error, IE_LIMIT,
+                        "%lld tokens need %zu bytes for activations beside %zu of gradients, more than %zu",
+                        (long long)rows->tokens, bytes, g->grads_bytes, limit);
+  if (bytes <= g->ctx.arena.capacity) return IE_OK;
+  ie_arena_close(&g->ctx.arena);
+  return ie_arena_open(bytes, &g->ctx.arena, error);
+}
+
+static ie_status compute(ie_gradients *g, const ie_token_rows *rows, double scale, bool backward,
+                         double *loss, ie_error *error) {
+  ie_status status = rows_check(g, rows, error);
+  if (status == IE_OK) status = reserve(g, rows, backward, error);
+  if (status != IE_OK) return status;
+  double part = run(g, rows, scale, backward);
+  if (g->ctx.status != IE_OK) return ie_error_set(error, g->ctx.status, "%s", g->ctx.error.message);
+  *loss += part;
+  return IE_OK;
+}
+
+ie_status ie_gradients_add(ie_gradients *g, const ie_token_rows *rows, double scale, double *loss,
+                           ie_error *error) {
+  return compute(g, rows, scale, /*backward=*/true, loss, error);
+}
+
+ie_status ie_gradients_loss(ie_gradients *g, const ie_token_rows *rows, double scale, double *loss,
+                            ie_error *error) {
+  return compute(g, rows, scale, /*backward=*/false, loss, error);
+}
+
+/* --- The file ----------------------------------------------------------------------------------------------------- */
+
+enum { GRADIENT_NAME_BYTES = 256 };
+
+/* A gradient as transformers holds the parameter: (E, K, R) where it stores it so. Fresh memory. */
+static float *reported(const ie_param *p) {
+  float *out = malloc((size_t)p->count * sizeof *out);
+  if (!out) return NULL;
+  int64_t E = p->swapped ? p->shape[0] : 1, R = p->swapped ? p->shape[1] : 1;
+  int64_t K = p->swapped ? p->shape[2] : p->count;
+  for (int64_t e = 0; e < E; e++)
+    for (int64_t r = 0; r < R; r++)
+      for (int64_t k = 0; k < K; k++) out[(e * K + k) * R + r] = (float)p->grad[(e * R + r) * K + k];
+  return out;
+}
+
+static void outs_free(ie_tensor_out *outs, int64_t count) {
+  for (int64_t i = 1; outs && i < count; i++) { /* the first one is the loss */
+    free((void *)(uintptr_t)outs[i].name);
+    free((void *)(uintptr_t)outs[i].data);
+  }
+  free(outs);
+}
+
+static bool out_fill(ie_tensor_out *out, const ie_param *p) {
+  char *name = malloc(GRADIENT_NAME_BYTES);
+  if (name) snprintf(name, GRADIENT_NAME_BYTES, "grad.%s", p->name);
+  *out = (ie_tensor_out){.name = name, .dtype = IE_F32, .rank = p->rank, .data = reported(p)};
+  for (int i = 0; i < p->rank; i++) out->shape[i] = p->shape[i];
+  if (p->swapped) {
+    out->shape[1] = p->shape[2];
+    out->shape[2] = p->shape[1];
+  }
+  return out->name && out->data;
+}
+
+ie_status ie_gradients_write(const ie_gradients *g, double loss, const char *path, ie_error *error) {
+  const ie_param_list *list = &g->model->params;
+  int64_t count = list->count + 1;
+  ie_tensor_out *outs = calloc((size_t)count, sizeof *outs);
+  bool ready = outs != NULL;
+  float value = (float)loss;
+  if (outs)
+    outs[0] = (ie_tensor_out){.name = "loss", .dtype = IE_F32, .rank = 1, .shape = {1}, .data = &value};
+  for (int64_t i = 1; ready && i < count; i++) ready = out_fill(&outs[i], list->item[i - 1]);
+  ie_status status = ready ? ie_tensor_file_write(path, outs, (size_t)count, error)
+                           : ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory for gradients", path);
+  outs_free(outs, count);
+  return status;
+}

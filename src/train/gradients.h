@@ -1,0 +1,16 @@
+/* Inside of clocher/gradients.h for the rest of training. */
+#ifndef CLOCHER_TRAIN_GRADIENTS_H
+#define CLOCHER_TRAIN_GRADIENTS_H
+
+#include "clocher/gradients.h"
+#include "models/arch.h"
+#include "ops/tape.h"
+
+/* The parameters that are trained; borrowed. */
+const ie_param_list *ie_gradients_params(const ie_gradients *g);
+/* Called during the backward of ie_gradients_add as each parameter's gradient is complete. */
+void ie_gradients_on_ready(ie_gradients *g, void (*ready)(void *arg, ie_param *param), void *arg);
+/* What the forwards and backwards computed since it was asked last: 2 per multiply-add. */
+uint64_t ie_gradients_flop_take(ie_gradients *g);
+
+#endif
