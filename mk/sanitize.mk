@@ -13,7 +13,7 @@ export TSAN_OPTIONS  ?= halt_on_error=1:second_deadlock_stack=1
 endif
 
 # Tests whose code runs in several threads; the rest cannot show a race. test_NAME stands for what begins so.
-TSAN_NAMES := team% twins% golden% quantised% tokenizer_pack% scheduler% conversation% synth% reader% expert_cache% streaming% serve%
+TSAN_NAMES := team% train_data% bpe_train% twins% golden% quantised% tokenizer_pack% scheduler% conversation% synth% reader% expert_cache% streaming% serve% optimisers%
 TSAN_TESTS ?= $(filter $(TSAN_NAMES:%=test_%),$(TESTS))
 
 .PHONY: asan tsan

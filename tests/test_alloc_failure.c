@@ -8,6 +8,7 @@
 #include "clocher/model.h"
 #include "clocher/tensor.h"
 #include "clocher/text.h"
+#include "clocher/tokenizer_train.h"
 #include "eval/synth.h"
 #include "formats/checkpoint.h"
 #include "models/adapter.h"
@@ -15,6 +16,9 @@
 #include "support/torch_file.h"
 #include "train/export.h"
 #include "train/snapshot.h"
+#include "train/clip.h"
+#include "train/optimiser.h"
+#include "train/data.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -29,7 +34,7 @@
 typedef struct fixture {
   char *dir;
   char single[512], sharded[512], numbered[512], iebin[512], torch[512], nothing[512], out[512],
-      tokenizer[512];
+      tokenizer[512], text[512], rows[512];
 } fixture;
 
 /* ---- formats ---- */
@@ -341,6 +346,79 @@ static ie_status run_tokenizer_ietok(void *arg, ie_error *error) {
                          &(ie_tokenizer_options){.encoding = "o200k_harmony"}, error);
 }
 
+/* ---- training ---- */
+
+/* Parameters of all kinds of optimiser, one step, the norm of their gradients. */
+static ie_status run_optimiser(void *arg, ie_error *error) {
+  (void)arg;
+  static real value[8192], grad[8192];
+  ie_param matrix = {.name = "q_proj.weight", .rank = 2, .shape = {64, 128}, .count = 8192},
+           vector = {.name = "norm.weight", .rank = 1, .shape = {77}, .count = 77}, large = matrix;
+  ie_param *list[] = {&matrix, &vector, &large};
+  for (int i = 0; i < 3; i++) list[i]->value = value, list[i]->grad = grad;
+  ie_optimiser_group groups[] = {ie_optimiser_group_default(IE_OPTIMISER_MUON),
+                                 ie_optimiser_group_default(IE_OPTIMISER_ADAMW8BIT)};
+  groups[0].param = list, groups[0].count = 2;
+  groups[1].param = list + 2, groups[1].count = 1;
+  const ie_device_options cpu = {.kind = "cpu", .isa = "scalar", .threads = 2};
+  ie_device *device = NULL;
+  ie_optimiser *optimiser = NULL;
+  double norm = 0;
+  ie_status status = ie_device_open(&cpu, &device, error);
+  if (status == IE_OK) status = ie_optimiser_new(device, groups, 2, &optimiser, error);
+  if (status == IE_OK) ie_optimiser_step(optimiser, &(ie_step){.rate = 0.01, .number = 1});
+  if (status == IE_OK) status = ie_grad_norm(device, list, 3, &norm, error);
+  ie_optimiser_free(optimiser);
+  ie_device_free(device);
+  return status;
+}
+
+static ie_status run_tokenizer_train(void *arg, ie_error *error) {
+  static const char *const specials[] = {"<|end|>", "ab"};
+  const fixture *f = arg;
+  char dir[600];
+  snprintf(dir, sizeof dir, "%s.trained", f->out);
+  const ie_tokenizer_train_options options = {
+      .text = f->text, .dir = dir, .vocab = 270, .specials = specials, .special_count = 2, .threads = 2};
+  ie_tokenizer_train_result result;
+  ie_status status = ie_tokenizer_train(&options, &result, error);
+  if (status != IE_OK || result.merges > 4) return status;
+  return ie_error_set(error, IE_INTERNAL, "trained to almost nothing");
+}
+
+/* The source is tokenised anew each time: the file of the time before is removed. */
+static ie_status data_run(const fixture *f, const char *path, ie_error *error) {
+  ie_data *data;
+  ie_tokenizer *tokenizer;
+  ie_data_batch batch;
+  ie_status status = ie_tokenizer_open(f->tokenizer, NULL, &tokenizer, error);
+  if (status != IE_OK) return status;
+  const ie_data_options options = {.path = path,
+                                   .tokenizer = tokenizer,
+                                   .end_token = "<|end|>",
+                                   .threads = 2,
+                                   .layout = IE_DATA_PACKED,
+                                   .rows = 2,
+                                   .length = 3,
+                                   .piece_tok = 4};
+  status = ie_data_open(&options, &data, error);
+  if (status == IE_OK) {
+    status = ie_data_next(data, &batch, error);
+    if (batch.rows != 2) status = ie_error_set(error, IE_INTERNAL, "expected two rows");
+    unlink(ie_data_get_info(data).id_file);
+    ie_data_free(data);
+  }
+  ie_tokenizer_free(tokenizer);
+  return status;
+}
+
+static ie_status run_data_text(void *arg, ie_error *error) {
+  return data_run(arg, ((fixture *)arg)->text, error);
+}
+static ie_status run_data_rows(void *arg, ie_error *error) {
+  return data_run(arg, ((fixture *)arg)->rows, error);
+}
+
 static const failing_case cases[] = {
     {.name = "checkpoint: one file", .run = run_single},
     {.name = "checkpoint: shards with an index", .run = run_sharded},
@@ -371,8 +449,12 @@ static const failing_case cases[] = {
      .tolerant = true}, /* threads */
     {.name = "model: load, prompt, tokens, save, restore (bf16)", .run = run_bf16, .tolerant = true},
     {.name = "model: load, prompt, tokens, save, restore (native)", .run = run_native, .tolerant = true},
+    {.name = "optimiser: states, a step, the norm", .run = run_optimiser, .tolerant = true}, /* threads */
     {.name = "inspect", .run = run_inspect, .tolerant = true},
     {.name = "synth", .run = run_synth, .tolerant = true},
+    {.name = "train: tokenizer", .run = run_tokenizer_train, .tolerant = true}, /* the folder's flush */
+    {.name = "train: data of a text", .run = run_data_text, .tolerant = true},
+    {.name = "train: data of rows", .run = run_data_rows, .tolerant = true},
 };
 
 enum { CASES = sizeof cases / sizeof cases[0] };
@@ -442,6 +524,11 @@ static void fixture_make(fixture *f) {
   snprintf(f->nothing, sizeof f->nothing, "%s/nothing", f->dir);
   snprintf(f->out, sizeof f->out, "%s/out", f->dir);
   snprintf(f->tokenizer, sizeof f->tokenizer, "%s/tokenizer.json", f->dir);
+  snprintf(f->text, sizeof f->text, "%s/text.txt", f->dir);
+  snprintf(f->rows, sizeof f->rows, "%s/rows.jsonl", f->dir);
+  tempdir_write_text(f->dir, "text.txt", "abab abba\n<|endoftext|>\nab ab cab\n");
+  tempdir_write_text(f->dir, "rows.jsonl",
+                     "{\"text\":\"abab\"}\n{\"prompt\":\"ab\",\"completion\":\" ba\"}\n");
   tokenizer_write(f->dir);
   tensors_write(f->dir, "single/hf/original/model.safetensors", "a",
                 "b"); /* the third folder that is looked at */

@@ -10,6 +10,7 @@
 
 #include "base/size.h"
 #include "kernels/attend.h"
+#include "kernels/weight_exp.h"
 
 #include <math.h>
 #include <string.h>
@@ -233,19 +234,6 @@ static void rows_logits(const ie_attend_args *args, attend_scratch *scratch, int
     }
     g += many ? VECS : 1;
   }
-}
-
-/* e^x for x <= 0 with fused multiply-adds; at most 1 ulp off. NaN stays. */
-INLINE vf weight_exp(vf x) {
-  const vf magic = vf_set1(0x1.8p23f);
-  x = vf_max(vf_set1(IE_EXP_LEAST), x);
-  vf n = vf_sub(vf_fma(x, vf_set1(IE_EXP_LOG2E), magic), magic);
-  vf r = vf_fma(n, vf_set1(-IE_EXP_LN2_LOW), vf_fma(n, vf_set1(-IE_EXP_LN2_HIGH), x));
-  vf p = vf_fma(vf_set1(IE_EXP_C4), r, vf_set1(IE_EXP_C3));
-  p = vf_fma(p, r, vf_set1(IE_EXP_C2));
-  p = vf_fma(p, r, vf_set1(IE_EXP_C1));
-  p = vf_fma(p, r, vf_set1(IE_EXP_C0));
-  return vf_scale(vf_add(vf_fma(p, vf_mul(r, r), r), vf_set1(1.0f)), n);
 }
 
 /* Keys of the rows of a block, relative to the tile. */

@@ -6,6 +6,7 @@
 
 #include "base/size.h"
 #include "kernels/attend_tile.h"
+#include "kernels/weight_exp.h"
 
 #include <string.h>
 
@@ -126,19 +127,19 @@ INLINE void lanes_softmax(const ie_attend_tile *t, const ie_attend_sums *sums, f
     most = vf_max(most, all ? x : seen(t, s, lane, x, least));
   }
   for (int64_t s = 0; s < t->S; s++) {
-    vf x = vf_exp(vf_sub(vf_load(p + s * LANES + lane), most));
+    vf x = weight_exp(vf_sub(vf_load(p + s * LANES + lane), most));
     if (!all) x = seen(t, s, lane, x, zero);
     sum = vf_add(sum, x);
     vf_store(p + s * LANES + lane, x);
   }
-  vf factor = vf_exp(vf_sub(before, most));
+  vf factor = weight_exp(vf_sub(before, most));
   vf_store(keep + lane, factor);
   vf_store(sums->m + lane, most);
   vf_store(sums->l + lane, vf_add(vf_mul(vf_load(sums->l + lane), factor), sum));
 }
 
 static void KERNEL(attend_tile)(const ie_attend_tile *t, const ie_attend_sums *sums) {
-  float p[TILE], keep[LANES];
+  _Alignas(64) float p[TILE], keep[LANES];
   rows_times_columns(p, t, t->k, t->qt);
   bool all = sees_all(t);
   for (int64_t lane = 0; lane < t->N; lane += VF_LANES) {
@@ -167,7 +168,7 @@ INLINE void lanes_flow(const ie_attend_tile *t, const ie_attend_tile_grads *g, f
   vf lse = vf_load(g->lse + lane), delta = vf_load(g->delta + lane);
   for (int64_t s = 0; s < t->S; s++) {
     int64_t at = s * LANES + lane;
-    vf x = vf_exp(vf_sub(vf_load(p + at), lse)), flow = vf_mul(x, vf_sub(vf_load(ds + at), delta));
+    vf x = weight_exp(vf_sub(vf_load(p + at), lse)), flow = vf_mul(x, vf_sub(vf_load(ds + at), delta));
     vf_store(p + at, all ? x : seen(t, s, lane, x, zero));
     vf_store(ds + at, all ? flow : seen(t, s, lane, flow, zero));
   }
@@ -188,7 +189,7 @@ static void keys_add(const ie_attend_tile *t, float *to, const float *x, const f
 }
 
 static void KERNEL(attend_tile_backward)(const ie_attend_tile *t, const ie_attend_tile_grads *g) {
-  float p[TILE], ds[TILE];
+  _Alignas(64) float p[TILE], ds[TILE];
   rows_times_columns(p, t, t->k, t->qt);
   rows_times_columns(ds, t, t->v, g->dyt);
   bool all = sees_all(t);

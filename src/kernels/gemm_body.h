@@ -9,7 +9,12 @@
 #include "base/size.h"
 #include "kernels/gemm.h"
 
+#ifdef KERNEL /* nothing without the vocabulary */
+
 enum { NV = 2, NR = NV * VF_LANES };
+enum {
+  AHEAD_ROWS = 4
+}; /* rows of memory that are prefetched, as they lie too far apart for the machine to see them */
 
 /* --- Tiles ------------------------------------------------------------------------------------------------------- */
 
@@ -31,7 +36,13 @@ INLINE void tile_run(const ie_gemm_tile *tile, const int m, const int nv) {
   vf sum[MR][NV];
   UNROLL for (int i = 0; i < m; i++) UNROLL for (int v = 0; v < nv; v++) sum[i][v] = vf_set1(0);
   const float *a = tile->a, *b = tile->b;
+  const char *ahead = (const char *)tile->ahead;
+  const int64_t ahead_step = tile->ahead_step * (int64_t)sizeof(float);
+  UNROLL for (int i = 0; i < m; i++) UNROLL for (int v = 0; v < nv; v++)
+      _mm_prefetch((const char *)(tile->c + i * tile->c_stride + v * VF_LANES), _MM_HINT_T0);
   for (int64_t k = 0; k < tile->K; k++, a += MR, b += NR) {
+    _mm_prefetch(ahead, _MM_HINT_T1);
+    ahead += ahead_step;
     vf y[NV];
     UNROLL for (int v = 0; v < nv; v++) y[v] = vf_load(b + v * VF_LANES);
     UNROLL for (int i = 0; i < m; i++) {
@@ -59,16 +70,25 @@ static void gemm_run(const ie_gemm_tile *tile) {
 
 /* --- Panels ------------------------------------------------------------------------------------------------------ */
 
-INLINE vf rounded(vf x, bool bf16) {
-  return bf16 ? vf_from_bf16(vf_to_bf16(x)) : x;
+INLINE vf rounded(vf x, const bool bf16) {
+  return bf16 ? vf_round_bf16(x) : x;
+}
+
+/* The numbers of row k of all panels, four cache lines or more. */
+INLINE const float *column_row(const ie_gemm_block *block, int64_t k) {
+  return block->x + (block->k_rows ? block->k_rows[k] : k) * block->k_stride;
 }
 
 /* Rows of C along memory: a row of all panels at a time, so that memory is read in its order. */
 INLINE void columns_pack(float *out, const int width, int64_t panel_stride, const ie_gemm_block *block,
                          const bool bf16) {
   for (int64_t k = 0; k < block->K; k++) {
-    const float *x = block->x + (block->k_rows ? block->k_rows[k] : k) * block->k_stride;
+    const float *x = column_row(block, k);
     float *to = out + k * width;
+    if (k + AHEAD_ROWS < block->K) {
+      const float *next = column_row(block, k + AHEAD_ROWS);
+      for (int64_t i = 0; i < block->n; i += 16) _mm_prefetch((const char *)(next + i), _MM_HINT_T0);
+    }
     for (int64_t i = 0; i < block->n; i += width, to += panel_stride)
       UNROLL for (int v = 0; v < width; v += VF_LANES) {
         const int lanes = width - v < VF_LANES ? width - v : VF_LANES;
@@ -145,4 +165,5 @@ void KERNEL(ie_kernels_fill_gemm)(ie_kernels *out) {
   out->gemm = (ie_gemm_kernel){MR, NR, gemm_pack, gemm_run};
 }
 
+#endif
 #endif

@@ -96,11 +96,14 @@ static void block_run(const ie_gemm_kernel *kernel, const ie_gemm_slab *slab, co
   ie_gemm_tile tile = {.K = k1 - k0, .c_stride = gemm->c_stride};
   tile.alpha = gemm->alpha == 0 ? 1 : gemm->alpha;
   tile.add = gemm->add || k0 > 0;
+  tile.ahead_step = ie_div_up(kernel->nr, ie_div_up(task->i1 - task->i0, kernel->mr));
   for (int64_t j = task->j0; j < task->j1; j += kernel->nr) {
     tile.b = slab->packed + (j - slab->j0) * depth + (k0 - slab->k0) * kernel->nr;
     tile.n = (int)ie_min_i64(kernel->nr, task->j1 - j);
     tile.bias = gemm->bias != NULL && k0 == 0 ? gemm->bias + j : NULL;
-    for (int64_t i = task->i0; i < task->i1; i += kernel->mr) {
+    tile.ahead = tile.b + kernel->nr * depth; /* the next panel of B, a share of it a tile */
+    if (j + kernel->nr >= task->j1) tile.ahead = tile.b;
+    for (int64_t i = task->i0; i < task->i1; i += kernel->mr, tile.ahead += tile.K * tile.ahead_step) {
       tile.a = rows + (i - task->i0) * tile.K;
       tile.m = (int)ie_min_i64(kernel->mr, task->i1 - i);
       tile.c = gemm->c + i * gemm->c_stride + j;

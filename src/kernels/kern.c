@@ -33,6 +33,7 @@ void ie_kernels_fill(ie_kernels *out, ie_isa isa) {
   ie_kernels_fill_swiglu_backward__scalar(out);
   ie_kernels_fill_backward__scalar(out);
   ie_kernels_fill_gemm__scalar(out);
+  ie_kernels_fill_weight_cols__scalar(out);
 #if defined(__x86_64__) && !defined(IE_REAL_DOUBLE)
   if (isa >= IE_ISA_AVX2) {
     ie_kernels_fill_products__avx2(out);
@@ -40,6 +41,7 @@ void ie_kernels_fill(ie_kernels *out, ie_isa isa) {
     ie_kernels_fill_swiglu_backward__avx2(out);
     ie_kernels_fill_backward__avx2(out);
     ie_kernels_fill_gemm__avx2(out);
+    ie_kernels_fill_weight_cols__avx2(out);
   }
   if (isa >= IE_ISA_AVX512) {
     ie_kernels_fill_products__avx512(out);
@@ -47,6 +49,7 @@ void ie_kernels_fill(ie_kernels *out, ie_isa isa) {
     ie_kernels_fill_swiglu_backward__avx512(out);
     ie_kernels_fill_backward__avx512(out);
     ie_kernels_fill_gemm__avx512(out);
+    ie_kernels_fill_weight_cols__avx512(out);
   }
   if (isa >= IE_ISA_AMX) ie_kernels_fill_products__amx(out);
 #endif

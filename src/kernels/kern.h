@@ -94,6 +94,9 @@ typedef struct ie_gemm_tile {
   real alpha;
   const real *bias; /* (n) or NULL */
   bool add;
+  const real
+      *ahead; /* what is needed soon: K * ahead_step numbers may be prefetched from there on; or NULL */
+  int64_t ahead_step;
 } ie_gemm_tile;
 
 typedef struct ie_gemm_kernel {
@@ -287,16 +290,19 @@ void ie_kernels_fill_vector__scalar(ie_kernels *out);
 void ie_kernels_fill_backward__scalar(ie_kernels *out);
 void ie_kernels_fill_swiglu_backward__scalar(ie_kernels *out);
 void ie_kernels_fill_gemm__scalar(ie_kernels *out);
+void ie_kernels_fill_weight_cols__scalar(ie_kernels *out);
 void ie_kernels_fill_products__avx2(ie_kernels *out);
 void ie_kernels_fill_vector__avx2(ie_kernels *out);
 void ie_kernels_fill_backward__avx2(ie_kernels *out);
 void ie_kernels_fill_swiglu_backward__avx2(ie_kernels *out);
 void ie_kernels_fill_gemm__avx2(ie_kernels *out);
+void ie_kernels_fill_weight_cols__avx2(ie_kernels *out);
 void ie_kernels_fill_products__avx512(ie_kernels *out);
 void ie_kernels_fill_vector__avx512(ie_kernels *out);
 void ie_kernels_fill_backward__avx512(ie_kernels *out);
 void ie_kernels_fill_swiglu_backward__avx512(ie_kernels *out);
 void ie_kernels_fill_gemm__avx512(ie_kernels *out);
+void ie_kernels_fill_weight_cols__avx512(ie_kernels *out);
 void ie_kernels_fill_products__amx(ie_kernels *out);
 
 #endif

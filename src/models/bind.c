@@ -60,6 +60,7 @@ static ie_wformat float_format(ie_dtype dtype) {
 
 void ie_bind_weight_finish(ie_binder *b, const ie_bind_entry *e, ie_weight *w) {
   for (int i = 0; i < 2; i++) w->row_bytes[i] = ie_wformat_row_bytes(w->format, i, w->cols);
+  if (w->param) w->row_bytes[0] = (size_t)w->cols * sizeof(real);
   for (int i = 0; i < 2; i++) w->expert_bytes[i] = w->row_bytes[i] * (size_t)w->rows;
   /* A row of `few` does not depend on its neighbours, nor does one of `many` that computes as `few` does. */
   w->exact = e->f32;

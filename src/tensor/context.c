@@ -43,7 +43,7 @@ ie_tensor *ie_ctx_tensor(ie_ctx *ctx, ie_dtype dtype, int rank, const int64_t *s
   if (!ctx->pool && ctx->node_count == IE_CTX_NODES)
     return ie_ctx_fail(ctx, IE_INTERNAL, "more than %d tensors", IE_CTX_NODES);
   ie_tensor t = {.dtype = dtype, .rank = rank, .shape = {1, 1, 1, 1}};
-  size_t bytes = ie_dtype_bytes(dtype);
+  size_t bytes = ie_number_bytes(dtype);
   for (int i = 0; i < rank; i++) {
     t.shape[i] = shape[i];
     if (shape[i] < 0 || !ie_size_mul(bytes, (size_t)shape[i], &bytes))

@@ -29,8 +29,11 @@ static void row_decode(const ie_kernels *kernels, real *y, const ie_wview *w, in
     return;
   }
   const uint8_t *scales = w->part[1] + (size_t)row * w->row_bytes[1];
-  for (int64_t b = 0; b < w->cols / IE_MXFP4_COLS; b++)
-    ie_mxfp4_decode_block(y + b * IE_MXFP4_COLS, values + b * IE_MXFP4_BYTES, scales[b]);
+  for (int64_t b = 0; b < w->cols / IE_MXFP4_COLS; b++) {
+    float block[IE_MXFP4_COLS];
+    ie_mxfp4_decode_block(block, values + b * IE_MXFP4_BYTES, scales[b]);
+    for (int i = 0; i < IE_MXFP4_COLS; i++) y[b * IE_MXFP4_COLS + i] = block[i];
+  }
 }
 
 static void embed_rows(void *arg, int thread, int64_t begin, int64_t end) {

@@ -3,7 +3,7 @@
 #include "base/size.h"
 
 enum {
-  PANEL_BYTES = 8 << 20,    /* of packed B at once: stays in the last cache, and a pass takes some 10 ms */
+  PANEL_BYTES = 4 << 20,    /* of packed B at once: stays in the last cache, and a pass takes some 10 ms */
   THREAD_BYTES = 1 << 20,   /* .. and at least this much a thread */
   SERIAL_BYTES = 512 << 10, /* .. of a serial product */
   SLABS_MAX = 64,           /* of a pass */
@@ -25,7 +25,8 @@ typedef struct cursor {
 typedef struct entry {
   ie_gemm_slab slab;
   int64_t first_group, first_task;
-  int64_t task_rows, task_columns, tasks_across; /* tasks side by side along the columns */
+  int64_t panels, groups;           /* of mr rows of C; of columns */
+  int64_t tasks_down, tasks_across; /* they share them evenly */
 } entry;
 
 typedef struct pass {
@@ -91,22 +92,32 @@ static bool pass_fill(pass *p, cursor *c) {
   return p->n > 0;
 }
 
+/* Parts of at most `most`; from one for each thread on, as many for every thread. */
+static int64_t parts(int64_t n, int64_t most, int threads) {
+  int64_t count = ie_div_up(n, most);
+  if (count >= threads) count = ie_div_up(count, threads) * threads;
+  return ie_min_i64(count, n);
+}
+
 /* Cuts the C of every slab into rectangles of about one size: full width first, so that A is packed once. */
 static void pass_cut(pass *p, int threads) {
-  int64_t area = 0;
+  int64_t area = 0, mr = p->kernels->gemm.mr;
   for (int i = 0; i < p->n; i++)
     area += p->entries[i].slab.gemm->M * (p->entries[i].slab.j1 - p->entries[i].slab.j0);
   area = ie_div_up(area, (int64_t)threads * TASKS_A_THREAD);
   p->tasks = 0;
   for (int i = 0; i < p->n; i++) {
     entry *e = &p->entries[i];
-    int64_t rows = e->slab.gemm->M, columns = e->slab.j1 - e->slab.j0, mr = p->kernels->gemm.mr;
-    e->task_rows = ie_max_i64(TASK_ROWS_MIN, ie_min_i64(area / columns, IE_GEMM_ROWS_MAX)) / mr * mr;
-    e->task_columns = ie_max_i64(TASK_COLUMNS_MIN, area / ie_min_i64(e->task_rows, rows));
-    e->task_columns = ie_div_up(e->task_columns, IE_GEMM_GROUP) * IE_GEMM_GROUP;
-    e->tasks_across = ie_div_up(columns, e->task_columns);
+    int64_t columns = e->slab.j1 - e->slab.j0;
+    int64_t rows = ie_max_i64(TASK_ROWS_MIN, ie_min_i64(area / columns, IE_GEMM_ROWS_MAX));
+    e->panels = ie_div_up(e->slab.gemm->M, mr);
+    e->groups = ie_div_up(columns, IE_GEMM_GROUP);
+    e->tasks_down = parts(e->panels, rows / mr, threads);
+    rows = ie_div_up(e->slab.gemm->M, e->tasks_down);
+    columns = ie_max_i64(TASK_COLUMNS_MIN, area / rows);
+    e->tasks_across = parts(e->groups, ie_div_up(columns, IE_GEMM_GROUP), threads);
     e->first_task = p->tasks;
-    p->tasks += ie_div_up(rows, e->task_rows) * e->tasks_across;
+    p->tasks += e->tasks_down * e->tasks_across;
   }
 }
 
@@ -125,16 +136,26 @@ static void pass_pack(void *arg, int thread, int64_t begin, int64_t end) {
   }
 }
 
+/* Where part i of `count` even ones begins. */
+static int64_t part_begin(int64_t n, int64_t i, int64_t count) {
+  return n * i / count;
+}
+
 static void pass_run(void *arg, int thread, int64_t begin, int64_t end) {
   const pass *p = arg;
   int i = 0;
   for (int64_t t = begin; t < end; t++) {
     while (i + 1 < p->n && p->entries[i + 1].first_task <= t) i++;
     const entry *e = &p->entries[i];
-    int64_t i0 = (t - e->first_task) / e->tasks_across * e->task_rows;
-    int64_t j0 = e->slab.j0 + (t - e->first_task) % e->tasks_across * e->task_columns;
-    ie_gemm_task task = {i0, ie_min_i64(i0 + e->task_rows, e->slab.gemm->M), j0,
-                         ie_min_i64(j0 + e->task_columns, e->slab.j1)};
+    int64_t down = (t - e->first_task) / e->tasks_across, across = (t - e->first_task) % e->tasks_across;
+    int64_t mr = p->kernels->gemm.mr;
+    ie_gemm_task task = {.i0 = part_begin(e->panels, down, e->tasks_down) * mr,
+                         .i1 = part_begin(e->panels, down + 1, e->tasks_down) * mr,
+                         .j0 = e->slab.j0 + part_begin(e->groups, across, e->tasks_across) * IE_GEMM_GROUP,
+                         .j1 =
+                             e->slab.j0 + part_begin(e->groups, across + 1, e->tasks_across) * IE_GEMM_GROUP};
+    task.i1 = ie_min_i64(task.i1, e->slab.gemm->M);
+    task.j1 = ie_min_i64(task.j1, e->slab.j1);
     ie_gemm_slab_run(p->kernels, &e->slab, task, thread_scratch(p, thread));
   }
 }

@@ -14,6 +14,10 @@ ie_gemm_matrix ie_cpu_weight_matrix(const ie_weight *w, int64_t expert, ie_wview
                             .row_stride = w->cols,
                             .transposed = transposed};
   *view = ie_weight_view(w, expert);
+  if (w->format == IE_W_F32) /* nothing to decode */
+    return (ie_gemm_matrix){.data = (const real *)view->part[0],
+                            .row_stride = (int64_t)(view->row_bytes[0] / sizeof(real)),
+                            .transposed = transposed};
   return (ie_gemm_matrix){.weight = view, .transposed = transposed};
 }
 

@@ -34,7 +34,7 @@ ie_wview ie_weight_view(const ie_weight *w, int64_t expert) {
 
 const void *ie_weight_bias(const ie_weight *w, int64_t expert) {
   if (!w->bias) return NULL;
-  return (const uint8_t *)w->bias + (size_t)(expert * w->bias_stride) * ie_dtype_bytes(w->bias_dtype);
+  return (const uint8_t *)w->bias + (size_t)(expert * w->bias_stride) * ie_number_bytes(w->bias_dtype);
 }
 
 size_t ie_weight_bytes(const ie_weight *w) {

@@ -27,6 +27,11 @@ typedef struct ie_tensor {
   bool has_place;  /* grad has its memory already */
 } ie_tensor;
 
+/* Bytes of a number in memory: IE_F32 is held as `real`, which the gradient-check build makes double. */
+static inline size_t ie_number_bytes(ie_dtype dtype) {
+  return dtype == IE_F32 ? sizeof(real) : ie_dtype_bytes(dtype);
+}
+
 static inline int64_t ie_tensor_count(const ie_tensor *t) {
   return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
 }

@@ -116,13 +116,18 @@ INLINE vf vf_load_i8_n(const int8_t *p, int64_t n) {
   return vf_from_i8(_mm_loadu_si128((const void *)bytes));
 }
 
-INLINE __m128i vf_to_bf16(vf x) {
+INLINE __m256i bf16_bits(vf x) {
   __m256i u = _mm256_castps_si256(x);
   __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
   __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7FFF)), odd);
   __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
-  rounded = _mm256_srli_epi32(rounded, 16);
+  return _mm256_blendv_epi8(rounded, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
+}
+INLINE vf vf_round_bf16(vf x) {
+  return _mm256_castsi256_ps(_mm256_and_si256(bf16_bits(x), _mm256_set1_epi32((int)0xFFFF0000u)));
+}
+INLINE __m128i vf_to_bf16(vf x) {
+  __m256i rounded = _mm256_srli_epi32(bf16_bits(x), 16);
   return _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
 }
 INLINE __m128i vf_to_f16(vf x) {

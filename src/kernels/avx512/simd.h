@@ -96,14 +96,20 @@ INLINE vf vf_load_f16_n(const uint16_t *p, int64_t n) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p));
 }
 
-/* As ie_f32_to_bf16 and ie_f32_to_f16. */
-INLINE __m256i vf_to_bf16(vf x) {
+/* The bf16 of ie_f32_to_bf16 in the upper half of each lane; below it stands anything. */
+INLINE __m512i bf16_bits(vf x) {
   __m512i u = _mm512_castps_si512(x);
   __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
   __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7FFF)), odd);
   __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  rounded = _mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+  return _mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000));
+}
+/* As ie_f32_round_bf16, ie_f32_to_bf16 and ie_f32_to_f16. */
+INLINE vf vf_round_bf16(vf x) {
+  return _mm512_castsi512_ps(_mm512_and_si512(bf16_bits(x), _mm512_set1_epi32((int)0xFFFF0000u)));
+}
+INLINE __m256i vf_to_bf16(vf x) {
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bf16_bits(x), 16));
 }
 INLINE __m256i vf_to_f16(vf x) {
   return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -1,7 +1,7 @@
 /* The definition of the tiles and panels of gemm.h, in plain C. */
 #include "base/float.h"
 #include "base/size.h"
-#include "kernels/weight_cols.h"
+#include "kernels/kern.h"
 
 enum { MR = 4, NR = 8 };
 
@@ -32,5 +32,4 @@ static void run(const ie_gemm_tile *tile) {
 
 void ie_kernels_fill_gemm__scalar(ie_kernels *out) {
   out->gemm = (ie_gemm_kernel){MR, NR, pack, run};
-  out->weight_cols = ie_weight_cols__scalar;
 }

@@ -52,3 +52,7 @@ void ie_weight_cols__scalar(float *out, const ie_wview *w, int64_t row, int64_t 
     }
   }
 }
+
+void ie_kernels_fill_weight_cols__scalar(ie_kernels *out) {
+  out->weight_cols = ie_weight_cols__scalar;
+}
