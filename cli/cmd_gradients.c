@@ -93,8 +93,9 @@ static ie_status rows_compute(job *j, double *loss, ie_error *error) {
 
 static ie_status job_run(job *j, ie_error *error) {
   const settings *s = j->s;
-  ie_status status =
-      cli_engine_open_as(j->context, s->model_dir, (ie_model_options){.train = true}, &j->engine, error);
+  ie_status status = cli_engine_open_as(j->context, s->model_dir, (ie_model_options){.train = !s->adapter},
+                                        &j->engine, error);
+  if (status == IE_OK) status = cli_engine_adapt(&j->engine, s->adapter, /*train=*/true, error);
   if (status == IE_OK) status = cli_rows_get(s->ids, s->ids_file, j->engine.info->vocab, &j->rows, error);
   if (status == IE_OK) status = rows_check(j, error);
   const ie_gradients_options o = {.recompute = s->recompute,
@@ -113,7 +114,6 @@ static ie_status job_run(job *j, ie_error *error) {
 static int gradients_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   if (!s->ids == !s->ids_file) return cli_usage(context, "one of --ids and --ids-file is needed");
-  if (s->adapter) return cli_failf(context, "--adapter is not built yet");
   int code = cli_out_file_check(context, "--out", s->out, /*replaced=*/true);
   if (code >= 0) return code;
   job j = {.context = context, .s = s};

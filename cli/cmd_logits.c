@@ -40,7 +40,7 @@ static const cli_option options[] = {
          "Also hidden.0 (embeddings) to hidden.L (T,C), the residual after each layer; with several rows "
          "hidden.ROW.LAYER."},
     {"--adapter", CLI_AS_PATH(settings, adapter), .argument = "DIR",
-     .meaning = "Low-rank adapter; not built yet."},
+     .meaning = "Low-rank adapter in PEFT's layout."},
     {0},
 };
 
@@ -203,6 +203,7 @@ static ie_status rows_compute(job *j, ie_error *error) {
 static ie_status job_run(job *j, ie_error *error) {
   const settings *s = j->s;
   ie_status status = cli_engine_open(j->context, s->model_dir, /*plan_only=*/false, &j->engine, error);
+  if (status == IE_OK) status = cli_engine_adapt(&j->engine, s->adapter, /*train=*/false, error);
   if (status == IE_OK) status = cli_rows_get(s->ids, s->ids_file, j->engine.info->vocab, &j->rows, error);
   if (status == IE_OK) status = cli_rows_fit(&j->rows, 0, j->engine.info->context_tok, error);
   ie_state_options o = {.context_tok = cli_rows_longest(&j->rows),
@@ -228,7 +229,6 @@ static int logits_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   cli_pretranspose_log(context, s->pretranspose);
   if (!s->ids == !s->ids_file) return cli_usage(context, "one of --ids and --ids-file is needed");
-  if (s->adapter) return cli_failf(context, "--adapter is not built yet");
   int code = cli_out_file_check(context, "--out", s->out, /*replaced=*/true);
   if (code >= 0) return code;
   job j = {.context = context, .s = s};

@@ -69,7 +69,7 @@ static const cli_option options[] = {
          "Begin with a saved state: what the prompt shares with it is not computed again. Without a prompt, "
          "go on behind its last token."},
     {"--adapter", CLI_AS_PATH(settings, adapter), .argument = "DIR",
-     .meaning = "Low-rank adapter; not built yet."},
+     .meaning = "Low-rank adapter in PEFT's layout."},
     {"--ceiling", CLI_AS_FLAG(settings, ceiling),
      .meaning =
          "Measure the machine's read bandwidth afterwards and print the share that was reached. Done without "
@@ -107,7 +107,6 @@ static int settings_check(const cli_context *context, const settings *s) {
     return cli_usage(context,
                      "no prompt: give --ids, --ids-file, --prompt, --prompt-file, --prompts-file, or - for "
                      "stdin");
-  if (s->adapter) return cli_failf(context, "--adapter is not built yet");
   for (size_t i = 0; i < s->stop.count; i++)
     if (!s->stop.items[i][0]) return cli_usage(context, "--stop: expected a string that is not empty");
   if (s->logprobs && !s->json) return cli_usage(context, "--logprobs is shown with --json only");
@@ -377,6 +376,7 @@ static int run_run(cli_context *context, void *opaque) {
   ie_error error = {0};
   if (tokenizer_wanted(&r)) cli_tokenizer_ahead_start(context, s->model_dir, &r.ahead);
   ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/false, &r.engine, &error);
+  if (status == IE_OK) status = cli_engine_adapt(&r.engine, s->adapter, /*train=*/false, &error);
   if (status == IE_OK) status = tokenizer_open(&r, &error);
   if (status == IE_OK) status = stop_ids_find(&r, &error);
   if (status == IE_OK) status = prompt_get(&r, &error);

@@ -70,8 +70,15 @@ ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan
   return cli_engine_open_as(context, dir, (ie_model_options){.plan_only = plan_only}, out, error);
 }
 
+ie_status cli_engine_adapt(cli_engine *engine, const char *dir, bool train, ie_error *error) {
+  if (!dir) return IE_OK;
+  ie_status status = ie_adapter_open(dir, &engine->adapter, error);
+  return status == IE_OK ? ie_model_attach(engine->model, engine->adapter, train, error) : status;
+}
+
 void cli_engine_close(cli_engine *engine) {
   ie_model_free(engine->model);
+  ie_adapter_free(engine->adapter);
   ie_device_free(engine->device);
   *engine = (cli_engine){0};
 }

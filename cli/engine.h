@@ -3,6 +3,7 @@
 #define CLOCHER_CLI_ENGINE_H
 
 #include "cli.h"
+#include "clocher/adapter.h"
 #include "clocher/generate.h"
 #include "clocher/model.h"
 #include "rows.h"
@@ -14,6 +15,7 @@ typedef struct cli_engine {
   ie_model *model;
   const ie_model_info *info; /* of the model */
   double load_s;
+  ie_adapter *adapter; /* on the model; NULL: none */
 } cli_engine;
 
 /* Opens a device as the common options and CLOCHER_ISA say. IE_INVALID_ARGUMENT for an instruction set that is
@@ -26,6 +28,8 @@ ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan
 /* The same with more options of the model; those that are common flags are set here. */
 ie_status cli_engine_open_as(const cli_context *context, const char *dir, ie_model_options options,
                              cli_engine *out, ie_error *error);
+/* Reads an adapter and puts it on the model; dir NULL: nothing. train: its factors are what is trained. */
+ie_status cli_engine_adapt(cli_engine *engine, const char *dir, bool train, ie_error *error);
 void cli_engine_close(cli_engine *engine);
 
 /* The --kv choices. */

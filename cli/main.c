@@ -67,6 +67,12 @@ static int part_choose(cli_context *context, int argc, char **argv) {
     cli_help(command);
     return CLI_OK;
   }
+  if (argc > 0 && argv[0][0] == '-') { /* what is wrong with the flag comes first */
+    cli_parsed parsed;
+    int code = cli_parse(context, argc, argv, &parsed);
+    cli_parsed_free(command, &parsed);
+    if (code >= 0) return code;
+  }
   for (size_t i = 0; i < MOST && command->parts[i]; i++) {
     names[i] = cli_part_word(command->parts[i]);
     if (argc > 0 && !strcmp(argv[0], names[i])) {

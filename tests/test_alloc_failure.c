@@ -14,11 +14,11 @@
 #include "models/adapter.h"
 #include "support/tempdir.h"
 #include "support/torch_file.h"
-#include "train/export.h"
-#include "train/snapshot.h"
 #include "train/clip.h"
-#include "train/optimiser.h"
 #include "train/data.h"
+#include "train/export.h"
+#include "train/optimiser.h"
+#include "train/snapshot.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

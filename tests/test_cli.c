@@ -62,7 +62,7 @@ static void wrong_words_are_refused_with_the_nearest(void **state) {
   program_expect(2, "the nearest command is logits", "help logit");
   program_expect(2, "--temperature", "run --model-dir x --ids 1 --temp 3");
   program_expect(2, "--max-new", "run --model-dir x --ids 1 --maxnew 3");
-  program_expect(1, "not built yet", "train base --steps 3");
+  program_expect(2, "the nearest is tokenizer", "train tokeniser --vocab 300");
   program_expect(1, "not built yet", "serve");
   program_expect(2, "unexpected argument 'x'", "version x");
   program_expect(2, "the nearest is memory", "bench memroy");

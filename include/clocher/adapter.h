@@ -14,7 +14,7 @@
 #ifndef CLOCHER_ADAPTER_H
 #define CLOCHER_ADAPTER_H
 
-#include "clocher/status.h"
+#include "clocher/model.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -47,6 +47,11 @@ size_t ie_adapter_count(const ie_adapter *adapter);
 const ie_lora *ie_adapter_at(const ie_adapter *adapter, size_t i);
 /* NULL when that tensor is not adapted. */
 const ie_lora *ie_adapter_find(const ie_adapter *adapter, const char *target);
+
+/* Puts an adapter on a model: everything that is computed from then on has it. It is borrowed and freed after the
+ * model; a model takes one. train: its factors are the model's parameters (clocher/gradients.h). IE_FORMAT names weights
+ * that the model lacks, or has in another shape; after another failure the model can only be freed. */
+ie_status ie_model_attach(ie_model *model, ie_adapter *adapter, bool train, ie_error *error);
 
 /* Called from the calling thread, once a tensor or more often. False stops: IE_CANCELLED. */
 typedef bool (*ie_adapter_progress)(void *user, uint64_t done_bytes, uint64_t total_bytes);

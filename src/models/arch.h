@@ -43,6 +43,8 @@ struct ie_model {
   void *net;
   ie_class cls;
   ie_owned *owned;
+  ie_linear_list linears; /* owned */
+  ie_low_rank *low_rank;  /* of an adapter, owned; NULL: none */
   ie_param_list params; /* of a model that is opened for training; owned */
   bool plan_only;
   uint8_t config_digest[IE_SHA256_BYTES]; /* of config.json, for saved states */

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/size.h"
+#include "models/attach.h"
 #include "models/bind_train.h"
 #include "tensor/quantise.h"
 
@@ -253,6 +254,9 @@ void ie_bind_entries(ie_binder *b, const ie_bind_entry *entries, size_t n, int l
     snprintf(name, sizeof name, e->name, layer);
     snprintf(hf, sizeof hf, e->hf ? e->hf : e->name, layer);
 #pragma GCC diagnostic pop
+    bool linear = (e->kind == IE_BIND_MATRIX || e->kind == IE_BIND_ROWS) && !e->f32 && field != b->lookup;
+    if (linear && b->linears && !ie_linear_list_add(b->linears, hf, field, !strstr(e->name, "%d")))
+      b->status = ie_error_set(b->error, IE_OUT_OF_MEMORY, "out of memory for %s", name);
     if (b->params) {
       ie_bind_trained(b, e, name, hf, field);
       continue;

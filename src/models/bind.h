@@ -17,6 +17,18 @@ typedef struct ie_owned {
   struct ie_owned *next;
 } ie_owned;
 
+/* A linear layer's matrix, which an adapter can be put on. */
+typedef struct ie_linear {
+  char *name; /* transformers': "model.layers.0.self_attn.q_proj.weight"; owned */
+  ie_weight *weight;
+  bool output; /* the output matrix */
+} ie_linear;
+
+typedef struct ie_linear_list {
+  ie_linear *item; /* (count) owned */
+  size_t count, capacity;
+} ie_linear_list;
+
 typedef struct ie_binder {
   ie_device *device;
   const ie_checkpoint *checkpoint;
@@ -32,6 +44,7 @@ typedef struct ie_binder {
   uint64_t seed;
   ie_dtype create_dtype; /* what they will be stored as: IE_F32, IE_F16 or IE_BF16 */
   int64_t layers;        /* of the model that is bound */
+  ie_linear_list *linears; /* those that were bound are added; the model's */
   const int64_t *dims;   /* the model's dimensions, by the model's own index; dims[0] = 1 */
   ie_owned *owned;       /* handed to the model */
   size_t owned_bytes, bound_bytes;

@@ -23,11 +23,6 @@ void ie_param_list_free(ie_param_list *list) {
   *list = (ie_param_list){0};
 }
 
-static void *out_of_memory(ie_binder *b, const char *name) {
-  b->status = ie_error_set(b->error, IE_OUT_OF_MEMORY, "%s: out of memory for a parameter", name);
-  return NULL;
-}
-
 static bool list_reserve(ie_param_list *list) {
   if (list->count < list->capacity) return true;
   int64_t capacity = list->capacity ? 2 * list->capacity : 64;
@@ -38,20 +33,30 @@ static bool list_reserve(ie_param_list *list) {
   return true;
 }
 
-/* A parameter of the entry's shape with memory for its master (none in a plan). */
-static ie_param *param_new(ie_binder *b, const char *name, const char *hf, int rank, const int64_t *shape) {
-  ie_param *p = list_reserve(b->params) ? calloc(1, sizeof *p) : NULL;
-  if (!p) return out_of_memory(b, name);
-  p->name = strdup(hf);
-  p->store.tensor = strdup(name);
+ie_param *ie_param_list_add(ie_param_list *list, const char *name, const char *tensor, int rank,
+                            const int64_t *shape) {
+  ie_param *p = list_reserve(list) ? calloc(1, sizeof *p) : NULL;
+  if (!p) return NULL;
+  p->name = strdup(name);
+  p->store.tensor = strdup(tensor);
   if (!p->name || !p->store.tensor) {
     param_free(p);
-    return out_of_memory(b, name);
+    return NULL;
   }
-  b->params->item[b->params->count++] = p;
+  list->item[list->count++] = p;
   p->rank = rank;
   p->count = 1;
   for (int i = 0; i < rank; i++) p->count *= p->shape[i] = shape[i];
+  return p;
+}
+
+/* A parameter of the entry's shape with memory for its master (none in a plan). */
+static ie_param *param_new(ie_binder *b, const char *name, const char *hf, int rank, const int64_t *shape) {
+  ie_param *p = ie_param_list_add(b->params, hf, name, rank, shape);
+  if (!p) {
+    b->status = ie_error_set(b->error, IE_OUT_OF_MEMORY, "%s: out of memory for a parameter", name);
+    return NULL;
+  }
   b->owned_bytes += (size_t)p->count * sizeof(real);
   if (!b->plan_only) p->value = ie_bind_alloc(b, (size_t)p->count * sizeof(real));
   return b->status == IE_OK ? p : NULL;

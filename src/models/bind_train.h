@@ -9,6 +9,9 @@
 void ie_bind_trained(ie_binder *binder, const ie_bind_entry *entry, const char *name, const char *hf,
                      void *field);
 
+/* A parameter of that shape without value; the names are copied. NULL when memory is out. */
+ie_param *ie_param_list_add(ie_param_list *list, const char *name, const char *tensor, int rank,
+                            const int64_t *shape);
 void ie_param_list_free(ie_param_list *list);
 
 #endif

@@ -1,4 +1,5 @@
 #include "base/file.h"
+#include "models/attach.h"
 #include "models/bind_train.h"
 #include "models/decoder.h"
 
@@ -107,6 +108,7 @@ static ie_status model_bind(ie_model *model, const json_t *config, const char *p
                       .deterministic = model->info.deterministic,
                       .limited = options->limited,
                       .plan_only = model->plan_only,
+                      .linears = &model->linears,
                       .params = options->train ? &model->params : NULL,
                       .create = options->create,
                       .seed = options->seed,
@@ -181,6 +183,8 @@ void ie_model_free(ie_model *model) {
   ie_decoder_release(model->net);
   ie_owned_free(model->device, model->owned);
   ie_param_list_free(&model->params);
+  ie_linear_list_free(&model->linears);
+  free(model->low_rank);
   ie_checkpoint_free(model->checkpoint);
   free(model->kv);
   free(model->moe);

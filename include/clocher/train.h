@@ -1,0 +1,152 @@
+/* Training: steps of an optimiser on a model's parameters, or on an adapter's, over batches of token ids.
+ *
+ * A run belongs to a folder. It is made, stepped and finished by its caller, who prints, evaluates and stops as it
+ * likes:
+ *
+ *   ie_train_new(model, &options, &train, &error);
+ *   while (ie_train_position(train) < options.steps) ie_train_step(train, &metrics, &error);
+ *   ie_train_finish(train, &error);
+ *
+ * Numbers: masters, gradients, optimiser and attention are f32, products bf16 or f32 by the model's precision
+ * (clocher/gradients.h). A run is a function of its options, the model and the data: the same for any number of
+ * threads; a run that is stopped and resumed from a snapshot ends with the same bits as one that was not stopped.
+ *
+ * Ownership: a run borrows its model (opened with ie_model_options.train, or carrying an adapter that is trained) and
+ * tokenizer. One thread at a time. */
+#ifndef CLOCHER_TRAIN_H
+#define CLOCHER_TRAIN_H
+
+#include "clocher/adapter.h"
+#include "clocher/chat.h"
+#include "clocher/gradients.h"
+#include "clocher/text.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+typedef struct ie_train ie_train;
+
+typedef enum ie_train_optimiser { IE_TRAIN_ADAMW, IE_TRAIN_MUON, IE_TRAIN_ADAMW8BIT } ie_train_optimiser;
+typedef enum ie_train_schedule {
+  IE_TRAIN_CONSTANT,
+  IE_TRAIN_LINEAR,
+  IE_TRAIN_COSINE,
+  IE_TRAIN_STEP
+} ie_train_schedule;
+
+/* How documents become rows: one after the other and cut (as base models are trained); each for itself in packed rows;
+ * whole, rows padded (conversations). */
+typedef enum ie_train_layout { IE_TRAIN_STREAM, IE_TRAIN_PACKED, IE_TRAIN_WHOLE } ie_train_layout;
+
+typedef struct ie_train_options {
+  /* Data: one of both. data is text with documents separated by lines <|endoftext|>, or *.jsonl; data_ids a safetensors
+   * file with the tensor `data`, I32 (steps, rows, tokens), used in order. */
+  const char *data, *data_ids;
+  const char *valid;             /* text or *.jsonl for ie_train_evaluate; NULL: none */
+  const char *cache_dir;         /* of tokenised data; NULL: out */
+  const ie_tokenizer *tokenizer; /* NULL with data_ids alone */
+  const ie_chat_format *format;  /* of conversations; NULL: they are refused */
+  ie_train_layout layout;
+  bool (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* of tokenising; may be NULL */
+  void *user;
+  /* Size of a step. */
+  int64_t steps, rows; /* rows of the global batch */
+  int64_t length_tok;  /* of a row; 0: the model's context, at most 1024; data_ids has its own */
+  int64_t micro_rows;  /* rows of one forward; 0: all of this process's rows */
+  /* The optimiser. Zeros are not defaults: begin with ie_train_options_default. */
+  ie_train_optimiser optimiser;
+  double rate, beta1, beta2, eps, weight_decay;
+  double clip; /* largest norm of all gradients; 0: none */
+  ie_train_schedule schedule;
+  int64_t warmup;
+  double final_factor; /* of linear and cosine: what the rate ends at; of step: what it does not fall below */
+  int64_t step_every;  /* of the step schedule */
+  double step_gamma;
+  uint64_t seed;
+  double balance; /* weight of the routers' balance loss (Fedus et al. 2021); 0: only measured */
+  /* The last so many steps compute with the parameters as they will be stored (bf16, MXFP4 ...); gradients go to the
+   * masters straight through. 0: none. */
+  int64_t stored_steps;
+  bool recompute; /* clocher/gradients.h */
+  /* The folder. */
+  const char *out, *source; /* source: the model's folder: what is copied from it; for an adapter its name */
+  int64_t save_every, keep; /* snapshots OUT/step-NNNNNN every so many steps (0: none), the newest `keep` stay (0: all) */
+  bool resume;              /* go on from the newest snapshot where there is one */
+  const ie_adapter *adapter; /* what is trained; NULL: the model */
+} ie_train_options;
+
+/* AdamW with betas 0.9 and 0.95, eps 1e-8, decay 0.1, clip 1, rate 3e-4, constant, 1 row, keep 2. */
+ie_train_options ie_train_options_default(void);
+
+typedef struct ie_train_metrics {
+  int64_t step; /* from 1 */
+  double loss;  /* nats a target, of the global batch before the step */
+  double rate;  /* learning rate of the step */
+  double grad_norm;
+  int64_t tokens;   /* targets so far */
+  double tok_s;     /* of this step, all processes together */
+  double flop;      /* of the model's products in this step: three times a forward, recomputation not counted */
+  double elapsed_s; /* of this process, all steps */
+  double balance;   /* mean balance loss of the routers, 1 when even; 0 without experts */
+  double idle_experts; /* share of the experts of all layers that no token of the step chose */
+  int64_t epoch;
+} ie_train_metrics;
+
+/* IE_INVALID_ARGUMENT names an option. IE_FORMAT when what is resumed was another run (model, data, optimiser). */
+ie_status ie_train_new(ie_model *model, const ie_train_options *options, ie_train **out, ie_error *error);
+void ie_train_free(ie_train *train);
+
+/* Steps done. */
+int64_t ie_train_position(const ie_train *train);
+
+/* One step, and a snapshot when it is due. IE_NUMERIC: the loss or a gradient is not finite; the message says what and
+ * where, nothing was changed by this step, and the newest snapshot is the one before. */
+ie_status ie_train_step(ie_train *train, ie_train_metrics *out, ie_error *error);
+
+typedef struct ie_train_evaluation {
+  double loss;           /* nats a target */
+  double bits_per_byte;  /* 0 where the bytes are not known */
+  int64_t targets, bytes;
+} ie_train_evaluation;
+/* The loss over options.valid, once. cancelled may be NULL. */
+ie_status ie_train_evaluate(ie_train *train, ie_train_evaluation *out, bool (*cancelled)(void *arg), void *arg,
+                            ie_error *error);
+
+/* A snapshot of now; nothing when there is one of this step. */
+ie_status ie_train_save(ie_train *train, ie_error *error);
+/* The trained model (or adapter) to OUT in the published layout. */
+ie_status ie_train_finish(ie_train *train, ie_error *error);
+
+/* What a run takes, in bytes. */
+typedef struct ie_train_plan {
+  size_t values, gradients, states, activations, data, other, peak;
+  int64_t parameters; /* that are trained */
+  double flop_per_step;
+} ie_train_plan;
+/* Of a model that was opened (plan_only is enough) and such options, before ie_train_new. */
+ie_status ie_train_plan_make(ie_model *model, const ie_train_options *options, ie_train_plan *out, ie_error *error);
+
+/* A new adapter for a model, A drawn by seed and B zero. targets: names of modules or their ends; count 0: all linear
+ * layers but the output matrix. base_model: what the adapter says that it is for. */
+typedef struct ie_lora_options {
+  int64_t r;
+  double alpha;
+  const char *const *targets;
+  size_t target_count;
+  const char *base_model;
+  uint64_t seed;
+} ie_lora_options;
+ie_status ie_adapter_for_model(const ie_model *model, const ie_lora_options *options, ie_adapter **out,
+                               ie_error *error);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+#ifdef __cplusplus
+}
+#endif
+#endif
