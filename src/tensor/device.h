@@ -31,8 +31,8 @@ typedef struct ie_ctx {
   int layer;                    /* for messages; -1 outside the layers */
   bool (*cancelled)(void *arg); /* asked between layers; may be NULL */
   void *cancelled_arg;
+  struct ie_route_balance *balance; /* (layers) of routers that name none of their own; NULL: none */
   ie_experts *experts;              /* who has the experts' bytes; NULL: they lie where their weights point */
-  struct ie_route_balance *balance; /* (layers) of a training loop, for routes that name none; NULL: none */
   ie_status status;                 /* the first failure, IE_OK until then */
   ie_error error;
   ie_tensor nodes[IE_CTX_NODES];
@@ -67,13 +67,12 @@ typedef struct ie_attention_options {
 } ie_attention_options;
 
 /* What keeps all experts of a router in use: the auxiliary loss of Fedus et al. 2021 as transformers'
- * load_balancing_loss_func computes it for one layer, E * sum over e of f_e P_e, with f_e the share of the tokens that
- * chose expert e and P_e the mean of its probability (softmax over all logits), both over the tokens of one forward: k
- * when all are used alike, E when k = 1 and one takes everything. f is a constant for the gradient.
+ * load_balancing_loss_func computes it, E * sum over e of f_e P_e, with f_e the tokens that chose expert e and P_e the
+ * mean of its probability (softmax over all logits), both over the tokens of one forward: k when all are used alike,
+ * E when k = 1 and one takes everything. f is a constant for the gradient.
  *
  * A struct is that of one router. Its numbers are added to in the backward of a route, which happens once for each
- * forward even where blocks are computed again; whoever reads them sets them to zero. A route has no backward where
- * nothing before it is trained. */
+ * forward even where blocks are computed again; whoever reads them sets them to zero. */
 typedef struct ie_route_balance {
   double coefficient; /* of the loss in what is minimised; 0: it is only reported */
   double loss;        /* += tokens of the forward * the loss, without the coefficient */
