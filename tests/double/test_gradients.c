@@ -174,6 +174,30 @@ static void route_run(grad_bench *b) {
   grad_output(b, ie_op_route(&b->ctx, grad_tensor(b, 0), &(ie_route_options){.top_k = 3}).weight);
 }
 
+/* The balance of layer 1, through the context. Its loss in double from the logits: E sum of f_e P_e, f a constant. */
+static double balance_loss(const ie_tensor *logits, const ie_tensor *expert) {
+  int64_t T = logits->shape[0], E = logits->shape[1], k = expert->shape[1];
+  double loss = 0;
+  for (int64_t t = 0; t < T; t++) {
+    const real *l = ie_tensor_f32(logits) + t * E;
+    double sum = 0;
+    for (int64_t e = 0; e < E; e++) sum += exp((double)l[e]);
+    for (int64_t i = 0; i < T * k; i++) loss += exp((double)l[ie_tensor_i32(expert)[i]]) / sum;
+  }
+  return loss * (double)E / (double)(T * T);
+}
+static void balance_run(grad_bench *b) {
+  enum { LAYER = 1 };
+  static ie_route_balance balance[LAYER + 1] = {[LAYER] = {.coefficient = 0.7}};
+  b->ctx.layer = LAYER;
+  b->ctx.balance = balance;
+  ie_tensor *logits = grad_tensor(b, 0);
+  ie_routing r = ie_op_route(&b->ctx, logits, &(ie_route_options){.top_k = 3});
+  if (!r.expert) return;
+  b->loss += 0.7 * balance_loss(logits, r.expert);
+  grad_output(b, r.weight);
+}
+
 /* A router of its own chooses; limit 1 is reached by some. */
 static void moe_setup(grad_bench *b) {
   grad_input(b, "x", 2, SHAPE(9, 6), 1);
@@ -265,6 +289,7 @@ static const grad_case cases[] = {
     {"attention, all", PREFIX | SINKS | WINDOW, ATTEND},
     {"attention, tiles", PREFIX | SINKS | WINDOW | TILES, ATTEND},
     {"route", 0, route_setup, route_run, {L(route), L(route_backward)}},
+    {"route, balance", 0, route_setup, balance_run, {L(route), L(route_backward)}},
     {"moe", 0, MOE},
     {"moe, limit", 1, MOE},
     {"cross_entropy", 0, LOSS},
