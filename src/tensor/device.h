@@ -31,8 +31,9 @@ typedef struct ie_ctx {
   int layer;                    /* for messages; -1 outside the layers */
   bool (*cancelled)(void *arg); /* asked between layers; may be NULL */
   void *cancelled_arg;
-  ie_experts *experts; /* who has the experts' bytes; NULL: they lie where their weights point */
-  ie_status status;    /* the first failure, IE_OK until then */
+  struct ie_route_balance *balance; /* (layers) of routers that name none of their own; NULL: none */
+  ie_experts *experts;              /* who has the experts' bytes; NULL: they lie where their weights point */
+  ie_status status;                 /* the first failure, IE_OK until then */
   ie_error error;
   ie_tensor nodes[IE_CTX_NODES];
   int node_count;
@@ -194,7 +195,7 @@ typedef struct ie_device_ops {
                         const ie_tensor *sin);
   void (*swiglu_backward)(ie_ctx *ctx, real *dgate, real *dup, const real *dy, const ie_tensor *gate,
                           const ie_tensor *up);
-  /* y (T, H D); lse (T, H): log of the softmax's denominator, the sink's share in it */
+  /* y (T, H D); lse (T, H): log of the softmax's denominator, the sink's share in it. f32 whatever the class. */
   void (*attention_train)(ie_ctx *ctx, ie_tensor *y, ie_tensor *lse, const ie_attention_inputs *in,
                           const ie_batch *batch, const ie_attention_options *options);
   void (*attention_backward)(ie_ctx *ctx, const ie_attention_grads *to, const real *dy, const ie_tensor *y,
