@@ -197,6 +197,7 @@ typedef struct figures {
   bench_spread tok_s;
   double step_s, bytes, flop; /* of one step: median seconds, mean work */
   double read_gb_s, floor_tok_s, ratio, p50_ms, p95_ms;
+  double ratio_mapped; /* to what the weights' own memory gives; 0: not measured */
   bool valid;
 } figures;
 
@@ -211,6 +212,9 @@ static figures figures_of(const bench *b, const bench_case *c) {
   double least_s = fmax(f.bytes / (f.read_gb_s * 1e9), f.flop / (matrix_ceiling(b, NULL) * 1e12));
   f.floor_tok_s = least_s > 0 ? (double)c->step_tok / least_s : 0;
   f.ratio = f.floor_tok_s > 0 ? f.tok_s.median / f.floor_tok_s : 0;
+  if (c->mapped_gb_s > 0 && f.step_s > 0)
+    f.ratio_mapped =
+        fmax(f.bytes / (c->mapped_gb_s * 1e9), f.flop / (matrix_ceiling(b, NULL) * 1e12)) / f.step_s;
   double scale = c->prompt ? 1e3 / (double)c->prompt : 1e3;
   f.p50_ms = scale * cli_quantile(c->token_s, c->steps, 0.5);
   f.p95_ms = scale * cli_quantile(c->token_s, c->steps, 0.95);
@@ -269,6 +273,8 @@ static json_t *case_json(const bench *b, const bench_case *c, const figures *f) 
   bool ok = o && speed && rest && json_object_update(o, speed) == 0 && json_object_update(o, rest) == 0;
   json_decref(speed);
   json_decref(rest);
+  if (ok && f->ratio_mapped > 0)
+    ok = json_object_set_new(o, "ratio_mapped", cli_json_number(f->ratio_mapped)) == 0;
   if (ok && c->neighbour >= 0)
     ok = json_object_set_new(o, "neighbour", json_integer(c->neighbour)) == 0 &&
          json_object_set_new(o, "neighbour_cpu_s", cli_json_number(c->neighbour_s)) == 0;

@@ -1,6 +1,7 @@
 #include "chat_session.h"
 
 #include "clocher/text.h"
+#include "tokenizer_ahead.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -49,11 +50,9 @@ static ie_status state_open(const cli_context *context, const chat_flags *flags,
   return status;
 }
 
-/* Before the weights: what is refused here is refused at once. */
 static ie_status format_open(const cli_context *context, const chat_flags *flags, chat_session *session,
-                             ie_error *error) {
-  ie_tokenizer_options how = {.cache_dir = cli_cache_dir(context)};
-  ie_status status = ie_tokenizer_open_dir(flags->model_dir, &how, &session->tokenizer, error);
+                             cli_tokenizer_ahead *ahead, ie_error *error) {
+  ie_status status = cli_tokenizer_ahead_take(ahead, &session->tokenizer, error);
   if (status == IE_OK)
     status = ie_chat_format_select(flags->chat_format, flags->model_dir, session->tokenizer, &session->format,
                                    error);
@@ -72,9 +71,11 @@ ie_status chat_session_open(const cli_context *context, const chat_flags *flags,
                             ie_error *error) {
   *out = (chat_session){0};
   date_set(out);
-  ie_status status = format_open(context, flags, out, error);
-  if (status == IE_OK)
-    status = cli_engine_open(context, flags->model_dir, /*plan_only=*/false, &out->engine, error);
+  cli_tokenizer_ahead ahead = {0};
+  cli_tokenizer_ahead_start(context, flags->model_dir, &ahead);
+  ie_status status = cli_engine_open(context, flags->model_dir, /*plan_only=*/false, &out->engine, error);
+  if (status == IE_OK) status = format_open(context, flags, out, &ahead, error);
+  cli_tokenizer_ahead_drop(&ahead);
   if (status == IE_OK) status = state_open(context, flags, out, error);
   return status;
 }

@@ -2,8 +2,9 @@
 # The speed gate: speed_gate.sh PROGRAM MODELS [update]
 #
 # Measures the rows of benchmarks/speed_gate.txt with `clocher bench`, and compares their shares of the ceiling with those
-# of the baseline of this machine's kind, benchmarks/speed_gate_ISA_THREADS.txt. A row fails when it reaches less than 95%
-# of its baseline. `update` writes the baseline instead.
+# of the baseline of this machine's kind, benchmarks/speed_gate_ISA_THREADS.txt: shares of what the memory gives in which
+# the weights lie (ratio_mapped). A row fails when it reaches less than 95% of its baseline. `update` writes the baseline
+# instead.
 #
 # A row is measured until TRIES (3) runs were valid, 3 times as often at most, and its result is the best of them: a
 # neighbour makes a run slower, nothing makes it faster. A row without a valid run has no result, and the gate says so with
@@ -23,7 +24,7 @@ measure() {
   for ((i = 0; i < 3 * tries && valid < tries; i++)); do
     line=$("$program" bench --model-dir "$models/$model" --json --quiet "$@") || exit 1
     kind=$(value isa "$line")_$(value threads "$line")
-    ratio=$(value ratio "$line")
+    ratio=$(value ratio_mapped "$line")
     if [ "$(value valid "$line")" != true ] && [ -z "${DISTURBED:-}" ]; then continue; fi
     valid=$((valid + 1))
     if [ $best = void ] || awk "BEGIN { exit !($ratio > $best) }"; then best=$ratio; fi

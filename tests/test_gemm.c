@@ -506,6 +506,42 @@ static void test_scratch(void **state) {
   close_bench(&b);
 }
 
+/* Decoded numbers are those of the scalar definition to the bit: all bytes, scales that are NaN or denormal too. */
+static void test_weight_cols(void **state) {
+  (void)state;
+  enum { ROWS = 9 };
+  ie_kernels scalar, other;
+  ie_kernels_fill(&scalar, IE_ISA_SCALAR);
+  for (int isa = IE_ISA_SCALAR + 1; isa <= (int)ie_isa_best(); isa++) {
+    ie_kernels_fill(&other, (ie_isa)isa);
+    for (int format = 0; format < IE_W_COUNT; format++)
+      for (int64_t cols = 32; cols <= 608; cols += format == IE_W_MXFP4 ? 32 : 31) {
+        ie_wview w = {.format = (ie_wformat)format, .rows = ROWS, .cols = cols};
+        uint8_t *part[2] = {NULL, NULL};
+        for (int i = 0; i < 2; i++) {
+          w.row_bytes[i] = ie_wformat_row_bytes(w.format, i, cols);
+          if (!w.row_bytes[i]) continue;
+          w.part[i] = part[i] = guard_alloc(ROWS * w.row_bytes[i]);
+          for (size_t n = 0; n < ROWS * w.row_bytes[i]; n++)
+            part[i][n] = (uint8_t)ie_rng_u64(1, (uint64_t)cols, n);
+        }
+        for (int64_t row = 0; row < ROWS; row++) {
+          int64_t col = row * 64 % (cols / 64 * 64 + 64), n = ie_max_i64(cols - col - row % 3, 1);
+          if (col >= cols) continue;
+          float *x = guard_alloc((size_t)n * sizeof *x), *y = guard_alloc((size_t)n * sizeof *y);
+          scalar.weight_cols(x, &w, row, col, n);
+          other.weight_cols(y, &w, row, col, n);
+          for (int64_t i = 0; i < n; i++)
+            assert_true(ie_f32_bits(x[i]) == ie_f32_bits(y[i]) || (isnan(x[i]) && isnan(y[i])));
+          guard_free(x);
+          guard_free(y);
+        }
+        for (int i = 0; i < 2; i++)
+          if (part[i]) guard_free(part[i]);
+      }
+  }
+}
+
 static void test_depth(void **state) {
   (void)state;
   for (int64_t K = 0; K < 20000; K++) {
@@ -525,11 +561,11 @@ static int teardown_fleet(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_depth),          cmocka_unit_test(test_matrices),
-      cmocka_unit_test(test_weights),        cmocka_unit_test(test_tiles),
-      cmocka_unit_test(test_many_slabs),     cmocka_unit_test(test_groups),
-      cmocka_unit_test(test_nothing_to_sum), cmocka_unit_test(test_rows_alone),
-      cmocka_unit_test(test_scratch),
+      cmocka_unit_test(test_depth),      cmocka_unit_test(test_weight_cols),
+      cmocka_unit_test(test_matrices),   cmocka_unit_test(test_weights),
+      cmocka_unit_test(test_tiles),      cmocka_unit_test(test_many_slabs),
+      cmocka_unit_test(test_groups),     cmocka_unit_test(test_nothing_to_sum),
+      cmocka_unit_test(test_rows_alone), cmocka_unit_test(test_scratch),
   };
   return cmocka_run_group_tests(tests, setup_fleet, teardown_fleet);
 }

@@ -365,13 +365,13 @@ static void bytes_are_planned(void **state) {
     if (ie_model_open(device, s->golden->dir, &o, &models[plan], &error) != IE_OK)
       fail_msg("%s", error.message);
   }
-  const ie_model_info *real = ie_model_describe(models[0]), *planned = ie_model_describe(models[1]);
-  assert_int_equal(real->weights_copied_bytes, planned->weights_copied_bytes);
-  assert_int_equal(real->weights_replaced_bytes, planned->weights_replaced_bytes);
-  assert_int_equal(real->weights_bytes, planned->weights_bytes);
-  assert_string_equal(real->weights, planned->weights);
-  assert_non_null(strstr(real->weights, ie_wformat_describe(formats[s->weights])->name));
-  assert_true(real->weights_copied_bytes > 0 && real->weights_replaced_bytes > 0);
+  const ie_model_info *opened = ie_model_describe(models[0]), *planned = ie_model_describe(models[1]);
+  assert_int_equal(opened->weights_copied_bytes, planned->weights_copied_bytes);
+  assert_int_equal(opened->weights_replaced_bytes, planned->weights_replaced_bytes);
+  assert_int_equal(opened->weights_bytes, planned->weights_bytes);
+  assert_string_equal(opened->weights, planned->weights);
+  assert_non_null(strstr(opened->weights, ie_wformat_describe(formats[s->weights])->name));
+  assert_true(opened->weights_copied_bytes > 0 && opened->weights_replaced_bytes > 0);
   ie_plan a, b;
   ie_plan_options o = {.context_tok = 64};
   assert_int_equal(ie_model_plan(models[0], &o, &a, &error), IE_OK);

@@ -53,10 +53,11 @@ typedef struct ie_memory_probe_options {
 ie_status ie_probe_memory(ie_device *device, const ie_memory_probe_options *options, ie_memory_probe *out,
                           ie_error *error);
 
-/* The same over the largest file of the model's weights, mapped as the model maps it (a mapping of its own, so that what
- * is resident does not change): buffer_bytes of it at most, read once before to have it in the page cache. What memory
- * the page cache got is not in our hands, so this may be less than the other. A file that is too small to measure gives
- * read_gb_s = 0. */
+/* The same over the model's weights where they lie: buffer_bytes at most, in pieces of 8 MiB that are spread evenly
+ * over all files, mapped as the model maps them (mappings of their own, so that what is resident does not change) and
+ * read once before to have them in the page cache. Which memory the page cache got is not in our hands, and memory need
+ * not be equally fast everywhere (docs/SPEED.md), so this may be less than the other. Files that are too small to
+ * measure give read_gb_s = 0. */
 ie_status ie_probe_weights(ie_model *model, const ie_memory_probe_options *options, ie_memory_probe *out,
                            ie_error *error);
 

@@ -74,8 +74,9 @@ typedef struct ie_train_options {
   bool recompute; /* clocher/gradients.h */
   /* The folder. */
   const char *out, *source; /* source: the model's folder: what is copied from it; for an adapter its name */
-  int64_t save_every, keep; /* snapshots OUT/step-NNNNNN every so many steps (0: none), the newest `keep` stay (0: all) */
-  bool resume;              /* go on from the newest snapshot where there is one */
+  int64_t save_every,
+      keep;    /* snapshots OUT/step-NNNNNN every so many steps (0: none), the newest `keep` stay (0: all) */
+  bool resume; /* go on from the newest snapshot where there is one */
   const ie_adapter *adapter; /* what is trained; NULL: the model */
 } ie_train_options;
 
@@ -87,11 +88,12 @@ typedef struct ie_train_metrics {
   double loss;  /* nats a target, of the global batch before the step */
   double rate;  /* learning rate of the step */
   double grad_norm;
-  int64_t tokens;   /* targets so far */
-  double tok_s;     /* of this step, all processes together */
-  double flop;      /* of the model's products in this step: three times a forward, recomputation not counted */
-  double elapsed_s; /* of this process, all steps */
-  double balance;   /* mean balance loss of the routers, 1 when even; 0 without experts */
+  int64_t tokens; /* targets so far */
+  double step_s;  /* seconds of this step */
+  double tok_s;   /* of this step, all processes together */
+  double flop;    /* of the model's products in this step: three times a forward, recomputation not counted */
+  double elapsed_s;    /* of this process, all steps */
+  double balance;      /* mean balance loss of the routers, 1 when even; 0 without experts */
   double idle_experts; /* share of the experts of all layers that no token of the step chose */
   int64_t epoch;
 } ie_train_metrics;
@@ -108,13 +110,13 @@ int64_t ie_train_position(const ie_train *train);
 ie_status ie_train_step(ie_train *train, ie_train_metrics *out, ie_error *error);
 
 typedef struct ie_train_evaluation {
-  double loss;           /* nats a target */
-  double bits_per_byte;  /* 0 where the bytes are not known */
+  double loss;          /* nats a target */
+  double bits_per_byte; /* 0 where the bytes are not known */
   int64_t targets, bytes;
 } ie_train_evaluation;
 /* The loss over options.valid, once. cancelled may be NULL. */
-ie_status ie_train_evaluate(ie_train *train, ie_train_evaluation *out, bool (*cancelled)(void *arg), void *arg,
-                            ie_error *error);
+ie_status ie_train_evaluate(ie_train *train, ie_train_evaluation *out, bool (*cancelled)(void *arg),
+                            void *arg, ie_error *error);
 
 /* A snapshot of now; nothing when there is one of this step. */
 ie_status ie_train_save(ie_train *train, ie_error *error);
@@ -128,7 +130,8 @@ typedef struct ie_train_plan {
   double flop_per_step;
 } ie_train_plan;
 /* Of a model that was opened (plan_only is enough) and such options, before ie_train_new. */
-ie_status ie_train_plan_make(ie_model *model, const ie_train_options *options, ie_train_plan *out, ie_error *error);
+ie_status ie_train_plan_make(ie_model *model, const ie_train_options *options, ie_train_plan *out,
+                             ie_error *error);
 
 /* A new adapter for a model, A drawn by seed and B zero. targets: names of modules or their ends; count 0: all linear
  * layers but the output matrix. base_model: what the adapter says that it is for. */

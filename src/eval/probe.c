@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -16,13 +17,19 @@
 
 /* --- Memory ------------------------------------------------------------------------------------------------ */
 
-enum { TOUCH_BYTES = 64 << 20 }; /* some ten milliseconds of page faults */
+enum {
+  TOUCH_BYTES = 64 << 20, /* some ten milliseconds of page faults */
+  PIECE_BYTES = 8 << 20,  /* of weights; less where no file has as much */
+};
 static const size_t probe_most_bytes = (size_t)2 << 30, probe_least_bytes = (size_t)1 << 30;
 
 typedef struct memory_job {
   const ie_probe_loops *loops;
   const uint8_t *buffer;
-  size_t part_bytes; /* of one thread */
+  size_t part_bytes;      /* of one thread */
+  const uint8_t **pieces; /* instead of a buffer: (piece_count) places, for whichever thread is free */
+  int64_t piece_count;
+  size_t piece_bytes;
   int streams;
   bool prefetch;
   int passes;
@@ -55,6 +62,21 @@ static void memory_read(void *arg, int thread, int threads) {
   job->digest[thread] = digest;
 }
 
+static void memory_pieces_read(void *arg, int thread, int64_t begin, int64_t end) {
+  memory_job *job = arg;
+  for (int64_t i = begin; i < end && !memory_cancelled(job); i++)
+    job->digest[thread] ^= job->loops->read(job->pieces[i], job->piece_bytes, job->streams, job->prefetch);
+}
+
+static void memory_pass(ie_team *team, memory_job *job) {
+  if (job->pieces == NULL) {
+    ie_team_run(team, memory_read, job);
+    return;
+  }
+  for (int pass = 0; pass < job->passes; pass++)
+    ie_team_for(team, job->piece_count, /*chunk=*/1, memory_pieces_read, job);
+}
+
 static ie_status memory_size(const ie_memory_probe_options *options, size_t *bytes, ie_error *error) {
   *bytes = options->buffer_bytes;
   if (*bytes > 0) return IE_OK;
@@ -67,16 +89,16 @@ static ie_status memory_size(const ie_memory_probe_options *options, size_t *byt
       available >> 20, 2 * probe_least_bytes >> 20);
 }
 
-/* Each pattern over the threads' parts of job->buffer; the best one is the result. */
-static ie_status memory_patterns(ie_team *team, memory_job *job, ie_memory_probe *out, ie_error *error) {
-  size_t bytes = job->part_bytes * (size_t)ie_team_size(team);
+/* Each pattern over what the job reads, `bytes` a pass; the best one is the result. */
+static ie_status memory_patterns(ie_team *team, memory_job *job, size_t bytes, ie_memory_probe *out,
+                                 ie_error *error) {
   size_t wanted = job->options->read_bytes ? job->options->read_bytes : (size_t)4 << 30;
   job->passes = (int)((wanted + bytes - 1) / bytes);
   for (int i = 0; i < IE_PROBE_PATTERNS && !memory_cancelled(job); i++) {
     job->streams = 1 << (i / 2);
     job->prefetch = i % 2;
     double start = ie_clock_s();
-    ie_team_run(team, memory_read, job);
+    memory_pass(team, job);
     double gb_s = 1e-9 * (double)bytes * job->passes / (ie_clock_s() - start);
     out->each[i].streams = job->streams, out->each[i].prefetch = job->prefetch, out->each[i].gb_s = gb_s;
     if (gb_s <= out->read_gb_s) continue;
@@ -116,41 +138,68 @@ ie_status ie_probe_memory(ie_device *device, const ie_memory_probe_options *opti
           MADV_HUGEPAGE); /* the ceiling is the best that reads can do; a refusal costs little */
   job.buffer = memory;
   ie_team_run(device->team, memory_touch, &job);
-  status = memory_patterns(device->team, &job, out, error);
+  status = memory_patterns(device->team, &job, bytes, out, error);
   munmap(memory, bytes);
+  return status;
+}
+
+static int64_t pieces_count(const ie_map *maps, size_t files, size_t piece_bytes) {
+  int64_t count = 0;
+  for (size_t i = 0; i < files; i++) count += (int64_t)(maps[i].size / piece_bytes);
+  return count;
+}
+
+/* The places to read: job->piece_count of `whole` ones, equally far apart. */
+static void pieces_spread(memory_job *job, const ie_map *maps, size_t files, int64_t whole) {
+  size_t file = 0;
+  int64_t first = 0; /* number of the file's first piece */
+  for (int64_t i = 0; i < job->piece_count; i++) {
+    int64_t at = i * whole / job->piece_count;
+    while (file + 1 < files && at - first >= (int64_t)(maps[file].size / job->piece_bytes))
+      first += (int64_t)(maps[file++].size / job->piece_bytes);
+    job->pieces[i] = maps[file].data + (size_t)(at - first) * job->piece_bytes;
+  }
+}
+
+static ie_status weights_probe(ie_team *team, const ie_map *maps, size_t files, memory_job *job,
+                               ie_memory_probe *out, ie_error *error) {
+  job->piece_bytes = PIECE_BYTES;
+  while (job->piece_bytes > IE_PROBE_STRIDE && pieces_count(maps, files, job->piece_bytes) == 0)
+    job->piece_bytes /= 2;
+  int64_t whole = pieces_count(maps, files, job->piece_bytes);
+  size_t most = job->options->buffer_bytes ? job->options->buffer_bytes : probe_most_bytes;
+  job->piece_count = ie_min_i64(whole, (int64_t)(most / job->piece_bytes));
+  if (job->piece_count == 0) return IE_OK;
+  job->pieces = malloc((size_t)job->piece_count * sizeof *job->pieces);
+  if (!job->pieces)
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "memory probe: no memory for %lld places",
+                        (long long)job->piece_count);
+  pieces_spread(job, maps, files, whole);
+  memory_pass(team, job); /* brings the pages in */
+  ie_status status = memory_patterns(team, job, (size_t)job->piece_count * job->piece_bytes, out, error);
+  free(job->pieces);
   return status;
 }
 
 ie_status ie_probe_weights(ie_model *model, const ie_memory_probe_options *options, ie_memory_probe *out,
                            ie_error *error) {
-  if (!options) options = &memory_defaults;
   memset(out, 0, sizeof *out);
-  const char *path = NULL;
-  size_t bytes = 0;
-  for (size_t i = 0; i < ie_checkpoint_file_count(model->checkpoint); i++) {
-    size_t size;
-    const char *file = ie_checkpoint_file_at(model->checkpoint, i, &size);
-    if (size > bytes) path = file, bytes = size;
+  size_t files = ie_checkpoint_file_count(model->checkpoint), open = 0;
+  ie_map *maps = calloc(files > 0 ? files : 1, sizeof *maps);
+  if (!maps) return ie_error_set(error, IE_OUT_OF_MEMORY, "memory probe: no memory for %zu files", files);
+  ie_status status = IE_OK;
+  for (; status == IE_OK && open < files; open += status == IE_OK) {
+    size_t bytes; /* what it was when the model was opened */
+    const char *path = ie_checkpoint_file_at(model->checkpoint, open, &bytes);
+    status = ie_map_open(path, &maps[open], error);
   }
-  size_t most = options->buffer_bytes ? options->buffer_bytes : probe_most_bytes;
-  size_t threads = (size_t)ie_team_size(model->device->team);
   ie_probe_loops loops;
   ie_probe_loops_fill(&loops, model->device->kernels.isa);
-  memory_job job = {.loops = &loops, .options = options, .passes = 1, .streams = 1};
-  job.part_bytes = (bytes < most ? bytes : most) / threads / IE_PROBE_STRIDE * IE_PROBE_STRIDE;
-  if (job.part_bytes == 0) return IE_OK;
-  ie_map map;
-  ie_status status = ie_map_open(path, &map, error);
-  if (status != IE_OK) return status;
-  if (map.size < bytes) {
-    status = ie_error_set(error, IE_IO, "%s: was %zu bytes when the model was opened, is %zu", path, bytes,
-                          map.size);
-  } else {
-    job.buffer = map.data;
-    ie_team_run(model->device->team, memory_read, &job);
-    status = memory_patterns(model->device->team, &job, out, error);
-  }
-  ie_map_close(&map);
+  memory_job job = {
+      .loops = &loops, .options = options ? options : &memory_defaults, .passes = 1, .streams = 1};
+  if (status == IE_OK) status = weights_probe(model->device->team, maps, files, &job, out, error);
+  for (size_t i = 0; i < open; i++) ie_map_close(&maps[i]);
+  free(maps);
   return status;
 }
 

@@ -31,8 +31,9 @@ typedef struct ie_ctx {
   int layer;                    /* for messages; -1 outside the layers */
   bool (*cancelled)(void *arg); /* asked between layers; may be NULL */
   void *cancelled_arg;
-  ie_experts *experts; /* who has the experts' bytes; NULL: they lie where their weights point */
-  ie_status status;    /* the first failure, IE_OK until then */
+  struct ie_route_balance *balance; /* (layers) of routers that name none of their own; NULL: none */
+  ie_experts *experts;              /* who has the experts' bytes; NULL: they lie where their weights point */
+  ie_status status;                 /* the first failure, IE_OK until then */
   ie_error error;
   ie_tensor nodes[IE_CTX_NODES];
   int node_count;

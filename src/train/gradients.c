@@ -11,13 +11,58 @@ struct ie_gradients {
   ie_model *model;
   ie_gradients_options options;
   ie_tape *tape;
-  ie_kv_layer *kv; /* (layers) shapes alone */
-  real *grads;     /* of all parameters, one after the other */
+  ie_kv_layer *kv;           /* (layers) shapes alone */
+  ie_route_balance *balance; /* (layers) */
+  int64_t *chosen;           /* of all layers' experts, one after the other */
+  real *grads;               /* of all parameters, one after the other */
   size_t grads_bytes;
   void (*ready)(void *arg, ie_param *param);
   void *ready_arg;
   ie_ctx ctx;
 };
+
+/* Counters of the routers. False when memory is out. */
+static bool balance_alloc(ie_gradients *g) {
+  const ie_model *m = g->model;
+  int64_t experts = 0;
+  for (int64_t i = 0; i < m->info.layers; i++) experts += m->moe[i].gate_up ? m->moe[i].gate_up->experts : 0;
+  g->balance = calloc((size_t)m->info.layers, sizeof *g->balance);
+  g->chosen = calloc((size_t)experts + 1, sizeof *g->chosen);
+  if (!g->balance || !g->chosen) return false;
+  int64_t *at = g->chosen;
+  for (int64_t i = 0; i < m->info.layers; i++) {
+    if (!m->moe[i].gate_up) continue;
+    g->balance[i].chosen = at;
+    at += m->moe[i].gate_up->experts;
+  }
+  g->ctx.balance = g->balance;
+  return true;
+}
+
+void ie_gradients_balance(ie_gradients *g, double coefficient) {
+  for (int64_t i = 0; i < g->model->info.layers; i++) g->balance[i].coefficient = coefficient;
+}
+
+void ie_gradients_balance_take(ie_gradients *g, double *loss, double *idle_share) {
+  double sum = 0;
+  int64_t routers = 0, experts = 0, idle = 0;
+  for (int64_t i = 0; i < g->model->info.layers; i++) {
+    ie_route_balance *b = &g->balance[i];
+    const ie_moe_layer *m = &g->model->moe[i];
+    if (!m->gate_up || b->tokens == 0) continue;
+    routers++;
+    sum += b->loss / (double)b->tokens / (double)m->top_k;
+    experts += m->gate_up->experts;
+    for (int64_t e = 0; e < m->gate_up->experts; e++) {
+      idle += b->chosen[e] == 0;
+      b->chosen[e] = 0;
+    }
+    b->loss = 0;
+    b->tokens = 0;
+  }
+  *loss = routers ? sum / (double)routers : 0;
+  *idle_share = experts ? (double)idle / (double)experts : 0;
+}
 
 static ie_status model_check(const ie_model *model, ie_error *error) {
   if (model->params.count == 0)
@@ -59,7 +104,7 @@ ie_status ie_gradients_new(ie_model *model, const ie_gradients_options *options,
   g->ctx.cls = model->cls;
   g->tape = ie_tape_new();
   g->kv = calloc((size_t)model->info.layers, sizeof *g->kv);
-  if (g->tape && g->kv)
+  if (g->tape && g->kv && balance_alloc(g))
     status = grads_alloc(g, error);
   else
     status = ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for gradients");
@@ -80,6 +125,8 @@ void ie_gradients_free(ie_gradients *g) {
   ie_arena_close(&g->ctx.arena);
   ie_tape_free(g->tape);
   free(g->kv);
+  free(g->balance);
+  free(g->chosen);
   free(g);
 }
 

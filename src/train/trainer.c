@@ -9,7 +9,7 @@
 #include "train/data.h"
 #include "train/export.h"
 #include "train/gradients.h"
-#include "train/optimiser.h"
+#include "train/options.h"
 #include "train/schedule.h"
 #include "train/snapshot.h"
 #include "train/stored.h"
@@ -63,7 +63,7 @@ static ie_status options_check(const ie_train_options *o, ie_error *error) {
   return IE_OK;
 }
 
-static ie_optimiser_group group_of(const ie_model *model, const ie_train_options *o) {
+ie_optimiser_group ie_train_group(const ie_model *model, const ie_train_options *o) {
   static const ie_optimiser_kind kinds[] = {[IE_TRAIN_ADAMW] = IE_OPTIMISER_ADAMW,
                                             [IE_TRAIN_MUON] = IE_OPTIMISER_MUON,
                                             [IE_TRAIN_ADAMW8BIT] = IE_OPTIMISER_ADAMW8BIT};
@@ -79,7 +79,7 @@ static ie_optimiser_group group_of(const ie_model *model, const ie_train_options
   return group;
 }
 
-static int64_t row_length(const ie_model *model, const ie_train_options *o) {
+int64_t ie_train_row_length(const ie_model *model, const ie_train_options *o) {
   return o->length_tok > 0 ? o->length_tok : ie_min_i64(model->info.context_tok, 1024);
 }
 
@@ -87,7 +87,7 @@ static ie_data_options data_options(const ie_model *model, const ie_train_option
   static const ie_data_layout layouts[] = {[IE_TRAIN_STREAM] = IE_DATA_STREAM,
                                            [IE_TRAIN_PACKED] = IE_DATA_PACKED,
                                            [IE_TRAIN_WHOLE] = IE_DATA_WHOLE};
-  int64_t length = row_length(model, o);
+  int64_t length = ie_train_row_length(model, o);
   return (ie_data_options){.path = o->data,
                            .data_ids = o->data_ids,
                            .tokenizer = o->tokenizer,
@@ -130,7 +130,7 @@ ie_status ie_train_new(ie_model *model, const ie_train_options *options, ie_trai
   t->saved = -1;
   const ie_data_options data = data_options(model, options);
   const ie_gradients_options gradients = {.recompute = options->recompute};
-  const ie_optimiser_group group = group_of(model, options);
+  const ie_optimiser_group group = ie_train_group(model, options);
   status = schedule_make(options, &t->schedule, error);
   if (status == IE_OK) status = ie_data_open(&data, &t->data, error);
   if (status == IE_OK) status = ie_gradients_new(model, &gradients, &t->gradients, error);
@@ -239,6 +239,7 @@ ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
   t->elapsed_s += took;
   out->step = t->step;
   out->tokens = t->tokens;
+  out->step_s = took;
   out->tok_s = took > 0 ? (double)b.global_targets / took : 0;
   out->elapsed_s = t->elapsed_s;
   out->epoch = position.epoch;
@@ -257,7 +258,7 @@ ie_status ie_train_evaluate(ie_train *t, ie_train_evaluation *out, bool (*cancel
   options.once = true;
   options.piece_tok = 0;
   options.rows = t->options.micro_rows > 0 ? t->options.micro_rows : t->options.rows;
-  if (options.length <= 0) options.length = row_length(t->model, &t->options);
+  if (options.length <= 0) options.length = ie_train_row_length(t->model, &t->options);
   ie_data *data;
   ie_status status = ie_data_open(&options, &data, error);
   if (status != IE_OK) return status;
@@ -314,13 +315,13 @@ static json_t *state_json(const ie_train *t) {
                    "tokens", (json_int_t)t->tokens, "elapsed_s", t->elapsed_s, "data", "epoch",
                    (json_int_t)at.epoch, "document", (json_int_t)at.document, "offset", (json_int_t)at.offset,
                    "run", "optimiser", (int)o->optimiser, "rows", (json_int_t)o->rows, "length",
-                   (json_int_t)row_length(t->model, o), "seed", (json_int_t)o->seed, "layout", (int)o->layout,
+                   (json_int_t)ie_train_row_length(t->model, o), "seed", (json_int_t)o->seed, "layout", (int)o->layout,
                    "adapter", o->adapter != NULL);
 }
 
 ie_status ie_train_save(ie_train *t, ie_error *error) {
   if (t->saved == t->step) return IE_OK;
-  size_t count;
+  size_t count = 0;
   if (t->stored) ie_stored_masters(t->stored);
   ie_state_tensor *tensors = state_tensors(t, &count);
   json_t *state = state_json(t);
@@ -351,13 +352,14 @@ static int64_t json_at(const json_t *object, const char *key) {
 static const char *run_differs(const json_t *then, const json_t *now) {
   const char *key;
   json_t *value;
-  json_object_foreach(json_object_get((json_t *)(uintptr_t)now, "run"), key, value)
-    if (!json_equal(value, json_object_get(json_object_get(then, "run"), key))) return key;
+  json_object_foreach(
+      json_object_get((json_t *)(uintptr_t)now, "run"), key,
+      value) if (!json_equal(value, json_object_get(json_object_get(then, "run"), key))) return key;
   return NULL;
 }
 
 static ie_status resume_from(ie_train *t, const char *path, ie_error *error) {
-  size_t count;
+  size_t count = 0;
   ie_state_tensor *tensors = state_tensors(t, &count);
   json_t *then = NULL, *now = state_json(t);
   ie_status status = tensors && now ? ie_snapshot_load(path, tensors, count, &then, error)

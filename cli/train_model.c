@@ -1,0 +1,402 @@
+/* clocher train base, sft and lora: one run of steps on a model's parameters or an adapter's. */
+#include "train_model.h"
+
+#include "train_report.h"
+
+#include "clocher/train.h"
+#include "out.h"
+#include "signals.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const optimisers[] = {"adamw", "muon", "adamw8bit", NULL};
+static const char *const schedules[] = {"constant", "linear", "cosine", "step", NULL};
+static const char *const layouts[] = {"auto", "stream", "packed", "whole", NULL};
+
+typedef train_settings settings;
+
+static const cli_option options[] = {
+    {"--model-dir", CLI_AS_PATH(settings, model_dir), .argument = "D", .required = true,
+     .meaning =
+         "The model. `train base` also takes a folder with config.json and a tokenizer alone: then the "
+         "parameters are made from --seed."},
+    {"--data", CLI_AS_PATH(settings, data), .argument = "F",
+     .meaning = "Text with documents separated by lines <|endoftext|>, or F.jsonl with text, prompt and "
+                "completion, or messages."},
+    {"--data-ids", CLI_AS_PATH(settings, data_ids), .argument = "F",
+     .meaning = "safetensors file with I32 `data` (steps,B,T), used in order."},
+    {"--valid", CLI_AS_PATH(settings, valid), .argument = "F",
+     .meaning = "Text or F.jsonl that is not trained on: its loss is reported."},
+    {"--tokenizer", CLI_AS_PATH(settings, tokenizer), .argument = "FILE",
+     .meaning = "The tokenizer; default: the model's."},
+    {"--out", CLI_AS_PATH(settings, out), .argument = "DIR", .required = true,
+     .meaning = "Where the model (or adapter), snapshots and tokenised data go."},
+    {"--steps", CLI_AS_INT(settings, steps), .argument = "N", .required = true, .min = 1, .max = 1 << 30,
+     .meaning = "Steps of the optimiser in all."},
+    {"--batch", CLI_AS_INT(settings, batch), .argument = "B", .required = true, .min = 1, .max = 1 << 20,
+     .meaning = "Rows of one step."},
+    {"--micro", CLI_AS_INT(settings, micro), .argument = "B", .max = 1 << 20,
+     .meaning = "Rows of one forward: less memory, the same step. Default: all of them."},
+    {"--seq", CLI_AS_INT(settings, seq), .argument = "T", .max = 1 << 24,
+     .meaning = "Tokens of a row. Default: the model's context, at most 1024."},
+    {"--layout", CLI_AS_CHOICE(settings, layout), .argument = "L", .fallback = "auto", .choices = layouts,
+     .meaning = "How documents fill rows: cut wherever a row ends, seen across (stream), each for itself "
+                "(packed), never cut (whole). auto: packed; whole for sft and .jsonl."},
+    {"--lr", CLI_AS_FLOAT(settings, lr), .argument = "F", .required = true, .min = 0, .max = 1e6,
+     .meaning = "Learning rate."},
+    {"--optimizer", CLI_AS_CHOICE(settings, optimiser), .argument = "O", .fallback = "adamw",
+     .choices = optimisers, .meaning = "adamw, muon (its matrices; the rest by AdamW) or adamw8bit."},
+    {"--betas", CLI_AS_STRING(settings, betas), .argument = "A,B", .fallback = "0.9,0.95",
+     .meaning = "Of AdamW."},
+    {"--eps", CLI_AS_FLOAT(settings, eps), .argument = "F", .fallback = "1e-8", .min = 0, .max = 1,
+     .meaning = "Of AdamW."},
+    {"--weight-decay", CLI_AS_FLOAT(settings, weight_decay), .argument = "F", .fallback = "0.1", .min = 0,
+     .max = 1e3, .meaning = "Decoupled, on every parameter."},
+    {"--clip", CLI_AS_FLOAT(settings, clip), .argument = "F", .fallback = "1", .min = 0, .max = 1e9,
+     .meaning = "Largest norm of all gradients together; 0: none."},
+    {"--schedule", CLI_AS_CHOICE(settings, schedule), .argument = "S", .fallback = "constant",
+     .choices = schedules, .meaning = "Of the learning rate, after the warm-up."},
+    {"--warmup", CLI_AS_INT(settings, warmup), .argument = "N", .max = 1 << 30,
+     .meaning = "Steps over which the rate rises from 0."},
+    {"--final-factor", CLI_AS_FLOAT(settings, final_factor), .argument = "F", .fallback = "0", .min = 0,
+     .max = 1, .meaning = "What linear and cosine end at, as a share of --lr."},
+    {"--step-every", CLI_AS_INT(settings, step_every), .argument = "N", .fallback = "1000", .min = 1,
+     .max = 1 << 30, .meaning = "Of --schedule step: steps between two falls."},
+    {"--step-gamma", CLI_AS_FLOAT(settings, step_gamma), .argument = "F", .fallback = "0.1", .min = 1e-9,
+     .max = 1, .meaning = "Of --schedule step: what the rate is multiplied by."},
+    {"--balance", CLI_AS_FLOAT(settings, balance), .argument = "F", .fallback = "0", .min = 0, .max = 1e3,
+     .meaning = "Weight of the routers' balance loss, for models with experts."},
+    {"--stored-steps", CLI_AS_INT(settings, stored_steps), .argument = "N", .max = 1 << 30,
+     .meaning = "The last N steps compute with the parameters as they will be stored (bf16, MXFP4)."},
+    {"--recompute", CLI_AS_FLAG(settings, recompute),
+     .meaning = "Keep each layer's input only and compute the layer again on the way back: less memory."},
+    {"--seed", CLI_AS_INT(settings, seed), .argument = "N", .max = 0x1p53,
+     .meaning = "Of the order of the data, and of parameters that are made."},
+    {"--lora", CLI_AS_STRING(settings, lora), .argument = "SPEC", .fallback = "r=8,alpha=16",
+     .meaning = "Of train lora: r=8,alpha=16,targets=a+b. Default targets: all linear layers."},
+    {"--adapter-in", CLI_AS_PATH(settings, adapter_in), .argument = "DIR",
+     .meaning = "Of train lora: begin with this adapter instead of a new one."},
+    {"--metrics", CLI_AS_PATH(settings, metrics), .argument = "F.jsonl",
+     .meaning = "One JSON object a step, appended. Default: DIR/metrics.jsonl."},
+    {"--eval-every", CLI_AS_INT(settings, eval_every), .argument = "N", .max = 1 << 30,
+     .meaning = "Steps between two evaluations of --valid; one is made at the end in any case."},
+    {"--sample-every", CLI_AS_INT(settings, sample_every), .argument = "N", .max = 1 << 30,
+     .meaning = "Steps between two samples, which are written to stderr; 0: none."},
+    {"--sample-prompt", CLI_AS_STRING(settings, sample_prompt), .argument = "T",
+     .fallback = "Once upon a time", .meaning = "What the samples go on from."},
+    {"--save-every", CLI_AS_INT(settings, save_every), .argument = "N", .max = 1 << 30,
+     .meaning = "Steps between two snapshots DIR/step-NNNNNN; 0: none."},
+    {"--keep", CLI_AS_INT(settings, keep), .argument = "K", .fallback = "2", .max = 1 << 20,
+     .meaning = "Snapshots that stay; 0: all."},
+    {"--resume", CLI_AS_FLAG(settings, resume), .meaning = "Go on from the newest snapshot in DIR."},
+    {"--plot", CLI_AS_PATH(settings, plot), .argument = "F.png",
+     .meaning =
+         "Draw the losses at the end, with gnuplot. Default: DIR/loss.png where gnuplot is installed."},
+    {"--dry-run", CLI_AS_FLAG(settings, dry_run),
+     .meaning = "Print what the run would be and take, and stop."},
+    {0},
+};
+
+typedef struct job {
+  cli_context *context;
+  const settings *s;
+  train_kind kind;
+  cli_engine engine;
+  ie_tokenizer *tokenizer;
+  const ie_chat_format *format;
+  ie_train_options options;
+  ie_train *train;
+  train_report report;
+  cli_progress tokenising;
+  bool shown;
+} job;
+
+static void job_free(job *j) {
+  train_report_close(&j->report);
+  ie_train_free(j->train);
+  ie_tokenizer_free(j->tokenizer);
+  cli_engine_close(&j->engine);
+}
+
+static bool tokenising_shown(void *user, uint64_t done, uint64_t total) {
+  job *j = user;
+  if (!j->shown) cli_progress_start(&j->tokenising, j->context, "tokenising", total, "B");
+  j->shown = true;
+  cli_progress_set(&j->tokenising, done);
+  return !cli_interrupted();
+}
+
+/* "0.9,0.95" */
+static ie_status betas_parse(const char *text, double *a, double *b, ie_error *error) {
+  char *end = NULL;
+  *a = strtod(text, &end);
+  bool ok = end != text && *end == ',';
+  const char *second = ok ? end + 1 : text;
+  *b = ok ? strtod(second, &end) : 0;
+  if (ok && end != second && *end == '\0' && *a >= 0 && *a < 1 && *b >= 0 && *b < 1) return IE_OK;
+  return ie_error_set(error, IE_INVALID_ARGUMENT,
+                      "--betas '%s': expected two numbers from 0 to below 1, as in 0.9,0.95", text);
+}
+
+enum { LORA_TARGETS = 64 };
+
+typedef struct lora_spec {
+  char text[1024];
+  int64_t r;
+  double alpha;
+  const char *targets[LORA_TARGETS];
+  size_t target_count;
+} lora_spec;
+
+static ie_status lora_refuse(const char *text, ie_error *error) {
+  return ie_error_set(error, IE_INVALID_ARGUMENT,
+                      "--lora '%s': expected r=8,alpha=16,targets=a+b with r 1 or more", text);
+}
+
+/* "r=8,alpha=16,targets=q_proj+v_proj" */
+static ie_status lora_parse(const char *text, lora_spec *out, ie_error *error) {
+  *out = (lora_spec){.r = 8, .alpha = 16};
+  if (strlen(text) >= sizeof out->text) return lora_refuse("(long)", error);
+  memcpy(out->text, text, strlen(text) + 1);
+  char *rest = out->text;
+  for (char *part; (part = strsep(&rest, ",")) != NULL;) {
+    char *value = strchr(part, '='), *end = NULL;
+    if (!value || !value[1]) return lora_refuse(text, error);
+    *value++ = '\0';
+    if (!strcmp(part, "r")) {
+      out->r = strtoll(value, &end, 10);
+    } else if (!strcmp(part, "alpha")) {
+      out->alpha = strtod(value, &end);
+    } else if (!strcmp(part, "targets")) {
+      for (char *target; (target = strsep(&value, "+")) != NULL;) {
+        if (!*target || out->target_count == LORA_TARGETS) return lora_refuse(text, error);
+        out->targets[out->target_count++] = target;
+      }
+      continue;
+    } else {
+      return lora_refuse(text, error);
+    }
+    if (end == value || *end != '\0') return lora_refuse(text, error);
+  }
+  if (out->r < 1 || out->r > 1 << 16 || !isfinite(out->alpha)) return lora_refuse(text, error);
+  bool all = out->target_count == 1 && !strcmp(out->targets[0], "all-linear");
+  if (all) out->target_count = 0;
+  return IE_OK;
+}
+
+static ie_status adapter_open(job *j, ie_error *error) {
+  const settings *s = j->s;
+  if (s->adapter_in) return cli_engine_adapt(&j->engine, s->adapter_in, /*train=*/true, error);
+  lora_spec spec;
+  ie_status status = lora_parse(s->lora, &spec, error);
+  const ie_lora_options o = {.r = spec.r,
+                             .alpha = spec.alpha,
+                             .targets = spec.targets,
+                             .target_count = spec.target_count,
+                             .base_model = s->model_dir,
+                             .seed = (uint64_t)s->seed};
+  if (status == IE_OK) status = ie_adapter_for_model(j->engine.model, &o, &j->engine.adapter, error);
+  if (status == IE_OK) status = ie_model_attach(j->engine.model, j->engine.adapter, /*train=*/true, error);
+  return status;
+}
+
+static ie_status model_open(job *j, ie_error *error) {
+  const settings *s = j->s;
+  ie_model_options o = {.train = j->kind != TRAIN_LORA, .seed = (uint64_t)s->seed, .plan_only = s->dry_run};
+  bool present = true;
+  ie_status status = IE_OK;
+  if (j->kind == TRAIN_BASE) status = ie_model_present(s->model_dir, &present, error);
+  o.create = !present;
+  if (status == IE_OK) status = cli_engine_open_as(j->context, s->model_dir, o, &j->engine, error);
+  if (status == IE_OK && j->kind == TRAIN_LORA) status = adapter_open(j, error);
+  return status;
+}
+
+static ie_status tokenizer_open(job *j, ie_error *error) {
+  const settings *s = j->s;
+  if (!s->data && !s->valid && !s->tokenizer && s->sample_every == 0) return IE_OK;
+  ie_status status = s->tokenizer ? ie_tokenizer_open(s->tokenizer, NULL, &j->tokenizer, error)
+                                  : ie_tokenizer_open_dir(s->model_dir, NULL, &j->tokenizer, error);
+  if (status == IE_OK && !j->tokenizer)
+    status = ie_error_set(error, IE_IO, "%s: no tokenizer in it; --tokenizer names one", s->model_dir);
+  if (status != IE_OK) return status;
+  ie_error none = {0};
+  if (ie_chat_format_detect(s->model_dir, j->tokenizer, &j->format, &none) != IE_OK) j->format = NULL;
+  return IE_OK;
+}
+
+static bool is_jsonl(const char *path) {
+  size_t n = path ? strlen(path) : 0;
+  return n > 6 && !strcmp(path + n - 6, ".jsonl");
+}
+
+static ie_status options_fill(job *j, ie_error *error) {
+  const settings *s = j->s;
+  ie_train_layout layout = s->layout > 0                               ? (ie_train_layout)(s->layout - 1)
+                           : j->kind == TRAIN_SFT || is_jsonl(s->data) ? IE_TRAIN_WHOLE
+                                                                       : IE_TRAIN_PACKED;
+  j->options = (ie_train_options){.data = s->data,
+                                  .data_ids = s->data_ids,
+                                  .valid = s->valid,
+                                  .tokenizer = j->tokenizer,
+                                  .format = j->format,
+                                  .layout = layout,
+                                  .progress = tokenising_shown,
+                                  .user = j,
+                                  .steps = s->steps,
+                                  .rows = s->batch,
+                                  .length_tok = s->seq,
+                                  .micro_rows = s->micro,
+                                  .optimiser = (ie_train_optimiser)s->optimiser,
+                                  .rate = s->lr,
+                                  .eps = s->eps,
+                                  .weight_decay = s->weight_decay,
+                                  .clip = s->clip,
+                                  .schedule = (ie_train_schedule)s->schedule,
+                                  .warmup = s->warmup,
+                                  .final_factor = s->final_factor,
+                                  .step_every = s->step_every,
+                                  .step_gamma = s->step_gamma,
+                                  .seed = (uint64_t)s->seed,
+                                  .balance = s->balance,
+                                  .stored_steps = s->stored_steps,
+                                  .recompute = s->recompute,
+                                  .out = s->out,
+                                  .source = s->model_dir,
+                                  .save_every = s->save_every,
+                                  .keep = s->keep,
+                                  .resume = s->resume,
+                                  .adapter = j->engine.adapter};
+  return betas_parse(s->betas, &j->options.beta1, &j->options.beta2, error);
+}
+
+static bool due(int64_t every, int64_t step) {
+  return every > 0 && step % every == 0;
+}
+
+static bool stop_asked(void *arg) {
+  (void)arg;
+  return cli_interrupted();
+}
+
+static ie_status evaluate(job *j, ie_error *error) {
+  ie_train_evaluation e;
+  ie_status status = ie_train_evaluate(j->train, &e, stop_asked, NULL, error);
+  if (status == IE_OK) train_report_evaluation(&j->report, ie_train_position(j->train), &e);
+  return status;
+}
+
+/* Steps until the end or Ctrl-C. After either, and after a failure, what was learned is on the disk. */
+static ie_status steps_run(job *j, ie_error *error) {
+  const settings *s = j->s;
+  ie_status status = IE_OK;
+  while (status == IE_OK && ie_train_position(j->train) < s->steps && !cli_interrupted()) {
+    ie_train_metrics m;
+    status = ie_train_step(j->train, &m, error);
+    if (status != IE_OK) break;
+    status = train_report_step(&j->report, &m, error);
+    bool last = m.step == s->steps;
+    if (status == IE_OK && s->valid && (last || due(s->eval_every, m.step))) status = evaluate(j, error);
+    if (status == IE_OK && due(s->sample_every, m.step))
+      status =
+          train_report_sample(&j->report, j->engine.model, j->tokenizer, s->sample_prompt, m.step, error);
+  }
+  if (status == IE_CANCELLED && cli_interrupted()) status = IE_OK;
+  return status;
+}
+
+static ie_status job_run(job *j, ie_error *error) {
+  const settings *s = j->s;
+  ie_status status = model_open(j, error);
+  if (status == IE_OK) status = tokenizer_open(j, error);
+  if (status == IE_OK) status = options_fill(j, error);
+  if (status != IE_OK) return status;
+  if (s->dry_run) return train_report_plan(j->context, j->engine.model, &j->options, error);
+  cli_signals_poll();
+  status = ie_train_new(j->engine.model, &j->options, &j->train, error);
+  if (j->shown) cli_progress_end(&j->tokenising);
+  if (status == IE_OK)
+    status = train_report_open(&j->report, j->context, s, &j->engine, ie_train_position(j->train), error);
+  if (status != IE_OK) return status;
+  status = steps_run(j, error);
+  if (status != IE_OK) return status;
+  if (ie_train_position(j->train) < s->steps) { /* Ctrl-C */
+    if (s->save_every > 0) status = ie_train_save(j->train, error);
+    if (status == IE_OK)
+      cli_log(j->context, "clocher: stopped after step %lld%s", (long long)ie_train_position(j->train),
+              s->save_every > 0 ? "; --resume goes on from there" : "");
+    return status;
+  }
+  status = ie_train_finish(j->train, error);
+  if (status == IE_OK) train_report_end(&j->report);
+  return status;
+}
+
+static int train_run(cli_context *context, const settings *s, train_kind kind) {
+  if (!s->data == !s->data_ids) return cli_usage(context, "one of --data and --data-ids is needed");
+  if (kind != TRAIN_LORA && (s->adapter_in || cli_given(context, "--lora")))
+    return cli_usage(context, "--lora and --adapter-in are for `train lora`");
+  if (s->adapter_in && cli_given(context, "--lora"))
+    return cli_usage(context, "--adapter-in brings its own settings: leave --lora out");
+  if (s->stored_steps > s->steps) return cli_usage(context, "--stored-steps is more than --steps");
+  job j = {.context = context, .s = s, .kind = kind};
+  ie_error error = {0};
+  ie_status status = job_run(&j, &error);
+  bool stopped = j.train && ie_train_position(j.train) < s->steps && cli_interrupted();
+  job_free(&j);
+  if (status != IE_OK && status == IE_CANCELLED && cli_interrupted()) return CLI_INTERRUPTED;
+  if (status != IE_OK) return cli_fail(context, status, &error);
+  return stopped ? CLI_INTERRUPTED : CLI_OK;
+}
+
+static int base_run(cli_context *context, void *opaque) {
+  return train_run(context, opaque, TRAIN_BASE);
+}
+static int sft_run(cli_context *context, void *opaque) {
+  return train_run(context, opaque, TRAIN_SFT);
+}
+static int lora_run(cli_context *context, void *opaque) {
+  return train_run(context, opaque, TRAIN_LORA);
+}
+
+#define USAGE "--model-dir D (--data F | --data-ids F) --out DIR --steps N --batch B --lr F [flags]"
+
+const cli_command cmd_train_base = {
+    .name = "train base",
+    .summary = "Train all parameters of a model on text, from nothing or further",
+    .usage = USAGE,
+    .help = "A folder with config.json and a tokenizer is enough to begin from nothing. Products are bf16 "
+            "with f32\n"
+            "sums (--precision fp32: f32), masters and optimiser f32. DIR ends in the published layout.",
+    .options = options,
+    .settings_bytes = sizeof(settings),
+    .common = CLI_USES_MODEL,
+    .run = base_run,
+};
+
+const cli_command cmd_train_sft = {
+    .name = "train sft",
+    .summary = "Train all parameters of a model on conversations or prompts with answers",
+    .usage = USAGE,
+    .help = "Rows are {\"messages\": [...]} in the model's own chat format, where the assistant's tokens are "
+            "learned,\n"
+            "{\"prompt\", \"completion\"}, where the completion is, or {\"text\"}.",
+    .options = options,
+    .settings_bytes = sizeof(settings),
+    .common = CLI_USES_MODEL,
+    .run = sft_run,
+};
+
+const cli_command cmd_train_lora = {
+    .name = "train lora",
+    .summary = "Train a low-rank adapter; the model stays as it is",
+    .usage = USAGE " [--lora r=8,alpha=16,targets=a+b]",
+    .help = "The model's weights are used where they lie, in any encoding. DIR ends with PEFT's two files.",
+    .options = options,
+    .settings_bytes = sizeof(settings),
+    .common = CLI_USES_MODEL,
+    .run = lora_run,
+};

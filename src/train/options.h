@@ -1,0 +1,14 @@
+/* What follows from a run's options; shared by the run and its plan. */
+#ifndef CLOCHER_TRAIN_OPTIONS_H
+#define CLOCHER_TRAIN_OPTIONS_H
+
+#include "clocher/train.h"
+#include "models/arch.h"
+#include "train/optimiser.h"
+
+/* Tokens of a row. */
+int64_t ie_train_row_length(const ie_model *model, const ie_train_options *options);
+/* All parameters, with the options' settings. */
+ie_optimiser_group ie_train_group(const ie_model *model, const ie_train_options *options);
+
+#endif

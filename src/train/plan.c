@@ -1,0 +1,82 @@
+/* What a run takes before it is begun, and the adapter that it may begin with. */
+#include "clocher/train.h"
+
+#include "base/size.h"
+#include "models/adapter.h"
+#include "models/decoder.h"
+#include "train/gradients.h"
+#include "train/options.h"
+#include "train/work.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { OTHER_BYTES = 12 << 20 }; /* program, libraries, stacks, what the dry run does not see */
+
+/* Bytes of activations for one forward of such rows. */
+static ie_status activations(ie_model *model, bool recompute, int64_t rows, int64_t length, size_t *bytes,
+                             ie_error *error) {
+  int64_t T = rows * length;
+  int32_t *memory = calloc((size_t)T * 2 + 1, sizeof *memory);
+  if (!memory) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a plan");
+  for (int64_t t = 0; t < T; t++) {
+    memory[t] = (int32_t)(t % length);
+    memory[T + t] = (int32_t)(t / length);
+  }
+  int32_t *ids = calloc((size_t)T + 1, sizeof *ids);
+  ie_gradients *g = NULL;
+  const ie_gradients_options options = {.recompute = recompute};
+  ie_status status = ids ? ie_gradients_new(model, &options, &g, error)
+                         : ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a plan");
+  const ie_token_rows batch = {
+      .tokens = T, .ids = ids, .target = ids, .position = memory, .sequence = memory + T};
+  if (status == IE_OK) status = ie_gradients_measure(g, &batch, bytes, error);
+  ie_gradients_free(g);
+  free(ids);
+  free(memory);
+  return status;
+}
+
+ie_status ie_train_plan_make(ie_model *model, const ie_train_options *o, ie_train_plan *out,
+                             ie_error *error) {
+  *out = (ie_train_plan){0};
+  int64_t length = ie_train_row_length(model, o);
+  int64_t micro = o->micro_rows > 0 ? ie_min_i64(o->micro_rows, o->rows) : o->rows;
+  const ie_optimiser_group group = ie_train_group(model, o);
+  size_t scratch;
+  ie_status status = ie_optimiser_bytes(model->device, &group, 1, &out->states, &scratch, error);
+  if (status == IE_OK) status = activations(model, o->recompute, micro, length, &out->activations, error);
+  if (status != IE_OK) return status;
+  for (int64_t i = 0; i < model->params.count; i++) out->parameters += model->params.item[i]->count;
+  out->values = (size_t)out->parameters * sizeof(real);
+  out->gradients = out->values;
+  out->states += scratch;
+  if (o->stored_steps > 0) out->states += out->values;
+  out->data = (size_t)(o->rows * length) * 5 * sizeof(int32_t);
+  out->other = OTHER_BYTES;
+  if (o->adapter) out->other += model->info.weights_bytes; /* the frozen model, where it is mapped */
+  out->peak = out->values + out->gradients + out->states + out->activations + out->data + out->other;
+  out->flop_per_step = 3.0 * ie_model_flop_rows(model, o->rows, length);
+  return IE_OK;
+}
+
+ie_status ie_adapter_for_model(const ie_model *model, const ie_lora_options *options, ie_adapter **out,
+                               ie_error *error) {
+  *out = NULL;
+  size_t count = model->linears.count;
+  ie_adapter_weight *weights = calloc(count + 1, sizeof *weights);
+  if (!weights) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for an adapter");
+  for (size_t i = 0; i < count; i++) {
+    const ie_linear *l = &model->linears.item[i];
+    weights[i] = (ie_adapter_weight){l->name, l->weight->rows, l->weight->cols, l->output};
+  }
+  const ie_adapter_options o = {.r = options->r,
+                                .alpha = options->alpha,
+                                .targets = options->targets,
+                                .target_count = options->target_count,
+                                .base_model = options->base_model,
+                                .seed = options->seed};
+  ie_status status = ie_adapter_create(&o, weights, count, out, error);
+  free(weights);
+  return status;
+}

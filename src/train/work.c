@@ -1,0 +1,47 @@
+#include "train/work.h"
+
+#include "base/size.h"
+#include "models/decoder.h"
+
+/* Multiply-adds of all matrices for one token. */
+static double matrix_madds(const ie_model *model) {
+  const ie_decoder *d = model->net;
+  double madds = 0;
+  for (size_t i = 0; i < model->linears.count; i++) {
+    const ie_weight *w = model->linears.item[i].weight;
+    madds += (double)w->rows * (double)w->cols;
+    if (w->low_rank) madds += (double)w->low_rank->a.rows * (double)(w->rows + w->cols);
+  }
+  bool tied = d->head.part[0] == d->embed.part[0] && d->head.part[0] != NULL;
+  if (tied) madds += (double)d->head.rows * (double)d->head.cols;
+  for (int64_t i = 0; i < model->info.layers; i++) {
+    const ie_moe_layer *m = &model->moe[i];
+    if (!m->gate_up) continue;
+    double one = (double)(m->gate_up->rows * m->gate_up->cols) + (double)(m->down->rows * m->down->cols);
+    madds += one * (double)m->top_k + (double)m->gate_up->experts * (double)d->C;
+  }
+  return madds;
+}
+
+/* Multiply-adds of attention for the token at `position` of its sequence. */
+static double attention_madds(const ie_model *model, int64_t position) {
+  const ie_decoder *d = model->net;
+  double keys = 0;
+  for (int64_t i = 0; i < model->info.layers; i++) {
+    int64_t window = model->kv[i].window;
+    keys += (double)(window > 0 ? ie_min_i64(window, position + 1) : position + 1);
+  }
+  return keys * 2.0 * (double)(d->H * d->D);
+}
+
+double ie_model_flop(const ie_model *model, const ie_data_batch *b) {
+  double madds = matrix_madds(model) * (double)(b->rows * b->length);
+  for (int64_t t = 0; t < b->rows * b->length; t++) madds += attention_madds(model, b->position[t]);
+  return 2.0 * madds;
+}
+
+double ie_model_flop_rows(const ie_model *model, int64_t rows, int64_t length) {
+  double madds = matrix_madds(model) * (double)length;
+  for (int64_t t = 0; t < length; t++) madds += attention_madds(model, t);
+  return 2.0 * madds * (double)rows;
+}
