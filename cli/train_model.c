@@ -340,7 +340,7 @@ static int train_run(cli_context *context, const settings *s, train_kind kind) {
   if (kind != TRAIN_LORA && (s->adapter_in || cli_given(context, "--lora")))
     return cli_usage(context, "--lora and --adapter-in are for `train lora`");
   if (s->adapter_in && cli_given(context, "--lora"))
-    return cli_usage(context, "--adapter-in brings its own settings: leave --lora out");
+    cli_log(context, "clocher: --lora is ignored: the adapter of --adapter-in has settings of its own");
   if (s->stored_steps > s->steps) return cli_usage(context, "--stored-steps is more than --steps");
   job j = {.context = context, .s = s, .kind = kind};
   ie_error error = {0};

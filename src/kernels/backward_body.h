@@ -92,8 +92,8 @@ INLINE vf slope_lanes(vf x, ie_activation activation) {
   const vf zero = vf_set1(0.0f), one = vf_set1(1.0f);
   if (activation == IE_RELU2) return vf_select_less(x, zero, zero, vf_add(x, x));
   if (activation == IE_GELU) {
-    vf tail = vf_normal_tail(x);
-    vf bell = vf_mul(vf_set1((float)0.39894228040143267794), vf_exp(vf_mul(vf_mul(x, x), vf_set1(-0.5f))));
+    vf bell, tail = vf_normal_tail_bell(x, &bell);
+    bell = vf_mul(vf_set1((float)0.39894228040143267794), bell);
     return vf_add(vf_select_less(x, zero, tail, vf_sub(one, tail)), vf_mul(x, bell));
   }
   vf square = vf_mul(vf_mul(vf_set1(0.044715f), x), x), k = vf_set1(1.5957691216057308f);

@@ -83,15 +83,21 @@ INLINE vf polynomial(vf u, const float *c, int n) {
   return p;
 }
 
-/* ie_normal_tail, bit for bit. */
-INLINE vf vf_normal_tail(vf x) {
+/* ie_normal_tail, bit for bit; *bell = e^(-x^2 / 2), which it is made of. */
+INLINE vf vf_normal_tail_bell(vf x, vf *bell) {
   static const float c[] = {IE_TAIL_C0, IE_TAIL_C1, IE_TAIL_C2, IE_TAIL_C3, IE_TAIL_C4,
                             IE_TAIL_C5, IE_TAIL_C6, IE_TAIL_C7, IE_TAIL_C8, IE_TAIL_C9};
-  vf a = vf_min(vf_set1(IE_TAIL_MOST), vf_abs(x));
+  vf a = vf_min(vf_set1(IE_TAIL_MOST), vf_abs(x)); /* beyond, e^(-x^2 / 2) is 0 */
   vf t = vf_mul(a, vf_set1(IE_TAIL_SQRT2)), two = vf_set1(2.0f);
   vf p = polynomial(vf_div(vf_sub(t, two), vf_add(t, two)), c, 10);
-  vf q = vf_mul(vf_mul(vf_exp(vf_mul(vf_mul(a, a), vf_set1(-0.5f))), p), vf_set1(0.5f));
+  *bell = vf_exp(vf_mul(vf_mul(a, a), vf_set1(-0.5f)));
+  vf q = vf_mul(vf_mul(*bell, p), vf_set1(0.5f));
   return vf_div(q, vf_add(vf_add(t, t), vf_set1(1.0f)));
+}
+
+INLINE vf vf_normal_tail(vf x) {
+  vf bell;
+  return vf_normal_tail_bell(x, &bell);
 }
 
 /* ie_tanhf, bit for bit. */

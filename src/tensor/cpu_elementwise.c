@@ -127,12 +127,25 @@ static void cpu_activate(ie_ctx *ctx, ie_tensor *x, ie_activation activation) {
   ie_team_for(ctx->device->team, job.n, ACTIVATE_CHUNK, activate_part, &job);
 }
 
+typedef struct split_job {
+  ie_tensor *const *y;
+  const real *x;
+  int64_t heads, dim;
+} split_job;
+
+static void split_rows(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  const split_job *job = arg;
+  int64_t D = job->dim;
+  for (int64_t row = begin * job->heads; row < end * job->heads; row++)
+    for (int i = 0; i < 3; i++)
+      memcpy(ie_tensor_f32(job->y[i]) + row * D, job->x + (3 * row + i) * D, (size_t)D * sizeof(real));
+}
+
 static void cpu_split_heads(ie_ctx *ctx, ie_tensor *const *y, const ie_tensor *x) {
   if (ctx->dry) return;
-  int64_t T = y[0]->shape[0], H = y[0]->shape[1], D = y[0]->shape[2];
-  for (int64_t row = 0; row < T * H; row++)
-    for (int i = 0; i < 3; i++)
-      memcpy(ie_tensor_f32(y[i]) + row * D, ie_tensor_f32(x) + (3 * row + i) * D, (size_t)D * sizeof(real));
+  split_job job = {y, ie_tensor_f32(x), y[0]->shape[1], y[0]->shape[2]};
+  ie_team_for(ctx->device->team, y[0]->shape[0], rows_per_chunk(3 * job.heads * job.dim), split_rows, &job);
 }
 
 typedef struct soft_cap_job {
@@ -153,19 +166,40 @@ static void cpu_soft_cap(ie_ctx *ctx, ie_tensor *x, float cap) {
   ie_team_for(ctx->device->team, ie_tensor_count(x), ACTIVATE_CHUNK, soft_cap_part, &job);
 }
 
+typedef struct table_job {
+  real *cos, *sin;
+  const int32_t *position;
+  const float *inv_freq;
+  int64_t half;
+  float scale;
+  bool bf16;
+} table_job;
+
 /* Cosine and sine in double, rounded once: what every libm agrees on. */
+static void table_rows(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  const table_job *job = arg;
+  for (int64_t t = begin; t < end; t++) {
+    for (int64_t i = 0; i < job->half; i++) {
+      float angle = (float)job->position[t] * job->inv_freq[i];
+      float c = (float)cos((double)angle) * job->scale, s = (float)sin((double)angle) * job->scale;
+      job->cos[t * job->half + i] = job->bf16 ? ie_f32_round_bf16(c) : c;
+      job->sin[t * job->half + i] = job->bf16 ? ie_f32_round_bf16(s) : s;
+    }
+  }
+}
+
 static void cpu_rope_table(ie_ctx *ctx, ie_tensor *cos_out, ie_tensor *sin_out, const ie_batch *batch,
                            const float *inv_freq, float scale, bool bf16) {
   if (ctx->dry) return;
-  int64_t half = cos_out->shape[1];
-  for (int64_t t = 0; t < batch->tokens; t++) {
-    for (int64_t i = 0; i < half; i++) {
-      float angle = (float)batch->position[t] * inv_freq[i];
-      float c = (float)cos((double)angle) * scale, s = (float)sin((double)angle) * scale;
-      ie_tensor_f32(cos_out)[t * half + i] = bf16 ? ie_f32_round_bf16(c) : c;
-      ie_tensor_f32(sin_out)[t * half + i] = bf16 ? ie_f32_round_bf16(s) : s;
-    }
-  }
+  table_job job = {ie_tensor_f32(cos_out),
+                   ie_tensor_f32(sin_out),
+                   batch->position,
+                   inv_freq,
+                   cos_out->shape[1],
+                   scale,
+                   bf16};
+  ie_team_for(ctx->device->team, batch->tokens, /*chunk=*/8, table_rows, &job);
 }
 
 typedef struct rope_job {

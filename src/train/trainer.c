@@ -315,8 +315,8 @@ static json_t *state_json(const ie_train *t) {
                    "tokens", (json_int_t)t->tokens, "elapsed_s", t->elapsed_s, "data", "epoch",
                    (json_int_t)at.epoch, "document", (json_int_t)at.document, "offset", (json_int_t)at.offset,
                    "run", "optimiser", (int)o->optimiser, "rows", (json_int_t)o->rows, "length",
-                   (json_int_t)ie_train_row_length(t->model, o), "seed", (json_int_t)o->seed, "layout", (int)o->layout,
-                   "adapter", o->adapter != NULL);
+                   (json_int_t)ie_train_row_length(t->model, o), "seed", (json_int_t)o->seed, "layout",
+                   (int)o->layout, "adapter", o->adapter != NULL);
 }
 
 ie_status ie_train_save(ie_train *t, ie_error *error) {
