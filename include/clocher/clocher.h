@@ -6,6 +6,7 @@
 #include "clocher/chat.h"
 #include "clocher/conversation.h"
 #include "clocher/device.h"
+#include "clocher/eval.h"
 #include "clocher/generate.h"
 #include "clocher/model.h"
 #include "clocher/sample.h"
