@@ -395,6 +395,7 @@ static int train_run(cli_context *context, settings *s, train_kind kind) {
   train_config config = {0};
   int code = s->config ? train_config_read(&config, context, s->config, s) : -1;
   if (code < 0) code = flags_check(context, s, kind, &config);
+  if (kind != TRAIN_LORA || s->adapter_in) s->lora = NULL; /* it says nothing, and is not written down */
   if (code < 0) {
     job j = {.context = context, .s = s, .kind = kind};
     ie_error error = {0};

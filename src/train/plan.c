@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OTHER_BYTES = 12 << 20 }; /* program, libraries, stacks, what the dry run does not see */
+enum { OTHER_BYTES = 6 << 20 }; /* program, libraries, stacks: what the dry run does not see */
 
 /* Bytes of activations for one forward of such rows. */
 static ie_status activations(ie_model *model, bool recompute, int64_t rows, int64_t length, size_t *bytes,
