@@ -58,6 +58,11 @@ int train_folder_check(const cli_context *context, const char *out, const char *
       name);
 }
 
+ie_status train_folder_make(const char *out, ie_error *error) {
+  if (mkdir(out, 0777) == 0 || errno == EEXIST) return IE_OK;
+  return ie_error_set(error, IE_IO, "%s: cannot make the folder: %s", out, strerror(errno));
+}
+
 /* The line's step, or -1 where it is none of ours. */
 static int64_t line_step(const char *line) {
   json_t *object = json_loads(line, 0, NULL);

@@ -277,7 +277,6 @@ static ie_status options_fill(job *j, ie_error *error) {
                                   .recompute = s->recompute,
                                   .out = s->out,
                                   .source = s->model_dir,
-                                  .save_every = s->save_every,
                                   .keep = s->keep,
                                   .resume = s->resume,
                                   .adapter = j->engine.adapter};
@@ -314,6 +313,8 @@ static ie_status steps_run(job *j, ie_error *error) {
     if (status == IE_OK && due(s->sample_every, m.step))
       status =
           train_report_sample(&j->report, j->engine.model, j->tokenizer, s->sample_prompt, m.step, error);
+    /* Last of all, so that what is resumed from has its lines in the metrics whenever the process is killed. */
+    if (status == IE_OK && due(s->save_every, m.step)) status = ie_train_save(j->train, error);
   }
   if (status == IE_CANCELLED && cli_interrupted()) status = IE_OK;
   return status;
@@ -357,7 +358,6 @@ static ie_status job_run(job *j, ie_error *error) {
   cli_signals_poll();
   status = ie_train_new(j->engine.model, &j->options, &j->train, error);
   if (j->shown) cli_progress_end(&j->tokenising);
-  if (status == IE_OK) status = train_config_write(j->context, s, s->out, error);
   if (status == IE_OK)
     status = train_report_open(&j->report, j->context, s, &j->engine, ie_train_position(j->train), error);
   if (status != IE_OK) return status;

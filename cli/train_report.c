@@ -2,6 +2,7 @@
 
 #include "clocher/bench.h"
 #include "out.h"
+#include "train_config.h"
 #include "train_folder.h"
 
 #include <errno.h>
@@ -9,7 +10,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 ie_status train_report_open(train_report *r, cli_context *context, const train_settings *s,
@@ -22,8 +22,9 @@ ie_status train_report_open(train_report *r, cli_context *context, const train_s
   if (!context->common.quiet)
     cli_log(context, "clocher: %s, ceiling %.3f TFLOP/s (%s), precision %s", engine->info->architecture,
             probe.matrix_tflop_s, probe.matrix_kind, ie_precision_name(engine->info->precision));
-  if (mkdir(s->out, 0777) != 0 && errno != EEXIST)
-    return ie_error_set(error, IE_IO, "%s: cannot make the folder: %s", s->out, strerror(errno));
+  ie_status made = train_folder_make(s->out, error);
+  if (made == IE_OK) made = train_config_write(context, s, s->out, error);
+  if (made != IE_OK) return made;
   r->metrics_path = s->metrics ? strdup(s->metrics) : cli_path_join(s->out, "metrics.jsonl");
   r->plot_path = s->plot ? strdup(s->plot) : cli_path_join(s->out, "loss.png");
   if (!r->metrics_path || !r->plot_path) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory");

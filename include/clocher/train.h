@@ -91,7 +91,8 @@ typedef struct ie_train_metrics {
   int64_t tokens; /* targets so far */
   double step_s;  /* seconds of this step */
   double tok_s;   /* of this step, all processes together */
-  double flop;    /* of the model's products in this step: three times a forward, recomputation not counted */
+  double flop; /* of the model's products in this step: three times a forward, twice where weights are frozen;
+                     recomputation is not counted */
   double elapsed_s;               /* of this process, all steps */
   double balance;                 /* mean balance loss of the routers, 1 when even; 0 without experts */
   double idle_experts;            /* share of the experts of all layers that no token of the step chose */

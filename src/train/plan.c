@@ -77,7 +77,7 @@ ie_status ie_train_plan_make(ie_model *model, const ie_train_options *o, ie_trai
   out->other = OTHER_BYTES;
   if (o->adapter) out->other += model->info.weights_bytes; /* the frozen model, where it is mapped */
   out->peak = out->values + out->gradients + out->states + out->activations + out->data + out->other;
-  out->flop_per_step = 3.0 * ie_model_flop_rows(model, o->rows, length);
+  out->flop_per_step = ie_model_step_flop_rows(model, o->rows, length);
   return IE_OK;
 }
 

@@ -262,7 +262,7 @@ ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
     return step_failed(t, status, error);
   }
   out->rate = t->options.rate * ie_schedule_factor(&t->schedule, t->step);
-  out->flop = ie_model_flop(t->model, &b) * 3.0;
+  out->flop = ie_model_step_flop(t->model, &b);
   status = step_apply(t, out->grad_norm, error);
   if (status != IE_OK) return status;
   t->step++;
