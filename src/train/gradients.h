@@ -15,6 +15,13 @@ void ie_gradients_balance(ie_gradients *g, double coefficient);
 /* Since it was asked last: the mean over routers and forwards of the balance loss over the experts a token chooses (1 when
  * all are used alike), and the share of experts that no token chose. Zeros without routers. */
 void ie_gradients_balance_take(ie_gradients *g, double *loss, double *idle_share);
+/* The counters behind that as `ie_gradients_counter_count` numbers that can be added up over forwards and processes. take
+ * writes them to out and zeroes them; add adds to them. */
+size_t ie_gradients_counter_count(const ie_gradients *g);
+void ie_gradients_counters_take(ie_gradients *g, double *out);
+void ie_gradients_counters_add(ie_gradients *g, const double *counters);
+/* The gradients of all parameters, one after the other (with zeros between): *count numbers. */
+real *ie_gradients_block(ie_gradients *g, size_t *count);
 /* What the forwards and backwards computed since it was asked last: 2 per multiply-add. */
 uint64_t ie_gradients_flop_take(ie_gradients *g);
 
