@@ -1,6 +1,7 @@
 /* clocher train base, sft and lora: one run of steps on a model's parameters or an adapter's. */
 #include "train_model.h"
 
+#include "train_ranks.h"
 #include "train_report.h"
 
 #include "clocher/train.h"
@@ -95,6 +96,11 @@ static const cli_option options[] = {
     {"--plot", CLI_AS_PATH(settings, plot), .argument = "F.png",
      .meaning =
          "Draw the losses at the end, with gnuplot. Default: DIR/loss.png where gnuplot is installed."},
+    {"--ranks", CLI_AS_CHOICE(settings, ranks), .argument = "R", .fallback = "auto",
+     .choices = train_ranks_names,
+     .meaning =
+         "Processes that train together: those that mpirun has started (mpi), this one alone (none). auto: "
+         "mpi under mpirun."},
     {"--dry-run", CLI_AS_FLAG(settings, dry_run),
      .meaning = "Print what the run would be and take, and stop."},
     {0},
@@ -104,6 +110,7 @@ typedef struct job {
   cli_context *context;
   const settings *s;
   train_kind kind;
+  ie_ranks *ranks; /* NULL: one process */
   cli_engine engine;
   ie_tokenizer *tokenizer;
   const ie_chat_format *format;
@@ -112,6 +119,7 @@ typedef struct job {
   train_report report;
   cli_progress tokenising;
   bool shown;
+  bool leads; /* rank 0: reports, samples */
 } job;
 
 static void job_free(job *j) {
@@ -119,6 +127,7 @@ static void job_free(job *j) {
   ie_train_free(j->train);
   ie_tokenizer_free(j->tokenizer);
   cli_engine_close(&j->engine);
+  ie_ranks_close(j->ranks);
 }
 
 static bool tokenising_shown(void *user, uint64_t done, uint64_t total) {
@@ -269,7 +278,9 @@ static ie_status options_fill(job *j, ie_error *error) {
                                   .save_every = s->save_every,
                                   .keep = s->keep,
                                   .resume = s->resume,
-                                  .adapter = j->engine.adapter};
+                                  .adapter = j->engine.adapter,
+                                  .ranks = j->ranks,
+                                  .deterministic = j->context->common.deterministic};
   return betas_parse(s->betas, &j->options.beta1, &j->options.beta2, error);
 }
 
@@ -285,7 +296,7 @@ static bool stop_asked(void *arg) {
 static ie_status evaluate(job *j, ie_error *error) {
   ie_train_evaluation e;
   ie_status status = ie_train_evaluate(j->train, &e, stop_asked, NULL, error);
-  if (status == IE_OK) train_report_evaluation(&j->report, ie_train_position(j->train), &e);
+  if (status == IE_OK && j->leads) train_report_evaluation(&j->report, ie_train_position(j->train), &e);
   return status;
 }
 
@@ -293,35 +304,50 @@ static ie_status evaluate(job *j, ie_error *error) {
 static ie_status steps_run(job *j, ie_error *error) {
   const settings *s = j->s;
   ie_status status = IE_OK;
-  while (status == IE_OK && ie_train_position(j->train) < s->steps && !cli_interrupted()) {
+  while (status == IE_OK && ie_train_position(j->train) < s->steps &&
+         !ie_ranks_any(j->ranks, cli_interrupted())) {
     ie_train_metrics m;
     status = ie_train_step(j->train, &m, error);
     if (status != IE_OK) break;
-    status = train_report_step(&j->report, &m, error);
+    if (j->leads) status = train_report_step(&j->report, &m, error);
+    status = ie_ranks_agree(j->ranks, status, error);
     bool last = m.step == s->steps;
     if (status == IE_OK && s->valid && (last || due(s->eval_every, m.step))) status = evaluate(j, error);
-    if (status == IE_OK && due(s->sample_every, m.step))
+    if (status == IE_OK && j->leads && due(s->sample_every, m.step))
       status =
           train_report_sample(&j->report, j->engine.model, j->tokenizer, s->sample_prompt, m.step, error);
+    if (due(s->sample_every, m.step)) status = ie_ranks_agree(j->ranks, status, error);
   }
-  if (status == IE_CANCELLED && cli_interrupted()) status = IE_OK;
+  if (status == IE_CANCELLED && ie_ranks_any(j->ranks, cli_interrupted())) status = IE_OK;
   return status;
+}
+
+static ie_status job_open(job *j, ie_error *error) {
+  ie_status status = model_open(j, error);
+  if (status == IE_OK) status = tokenizer_open(j, error);
+  return status == IE_OK ? options_fill(j, error) : status;
+}
+
+/* Metrics and messages are those of the first process, about all. */
+static ie_status report_open(job *j, ie_error *error) {
+  ie_status status = IE_OK;
+  if (j->leads)
+    status = train_report_open(&j->report, j->context, j->s, &j->engine, ie_train_position(j->train), error);
+  j->report.peak_flop_s *= ie_ranks_size(j->ranks);
+  return ie_ranks_agree(j->ranks, status, error);
 }
 
 static ie_status job_run(job *j, ie_error *error) {
   const settings *s = j->s;
-  ie_status status = model_open(j, error);
-  if (status == IE_OK) status = tokenizer_open(j, error);
-  if (status == IE_OK) status = options_fill(j, error);
+  ie_status status = ie_ranks_agree(j->ranks, job_open(j, error), error);
   if (status != IE_OK) return status;
-  if (s->dry_run) return train_report_plan(j->context, j->engine.model, &j->options, error);
+  if (s->dry_run)
+    return j->leads ? train_report_plan(j->context, j->engine.model, &j->options, error) : IE_OK;
   cli_signals_poll();
   status = ie_train_new(j->engine.model, &j->options, &j->train, error);
   if (j->shown) cli_progress_end(&j->tokenising);
-  if (status == IE_OK)
-    status = train_report_open(&j->report, j->context, s, &j->engine, ie_train_position(j->train), error);
-  if (status != IE_OK) return status;
-  status = steps_run(j, error);
+  if (status == IE_OK) status = report_open(j, error);
+  if (status == IE_OK) status = steps_run(j, error);
   if (status != IE_OK) return status;
   if (ie_train_position(j->train) < s->steps) { /* Ctrl-C */
     if (s->save_every > 0) status = ie_train_save(j->train, error);
@@ -331,7 +357,7 @@ static ie_status job_run(job *j, ie_error *error) {
     return status;
   }
   status = ie_train_finish(j->train, error);
-  if (status == IE_OK) train_report_end(&j->report);
+  if (status == IE_OK && j->leads) train_report_end(&j->report);
   return status;
 }
 
@@ -344,12 +370,16 @@ static int train_run(cli_context *context, const settings *s, train_kind kind) {
   if (s->stored_steps > s->steps) return cli_usage(context, "--stored-steps is more than --steps");
   job j = {.context = context, .s = s, .kind = kind};
   ie_error error = {0};
-  ie_status status = job_run(&j, &error);
-  bool stopped = j.train && ie_train_position(j.train) < s->steps && cli_interrupted();
+  ie_status status = train_ranks_open(context, s->ranks, &j.ranks, &error);
+  j.leads = ie_ranks_rank(j.ranks) == 0;
+  if (status == IE_OK) status = job_run(&j, &error);
+  bool interrupted = ie_ranks_any(j.ranks, cli_interrupted());
+  bool stopped = j.train && ie_train_position(j.train) < s->steps && interrupted;
+  int code = stopped || (status == IE_CANCELLED && interrupted) ? CLI_INTERRUPTED : CLI_OK;
+  if (status != IE_OK && code == CLI_OK)
+    code = ie_ranks_reports(j.ranks) ? cli_fail(context, status, &error) : cli_exit_code(status);
   job_free(&j);
-  if (status != IE_OK && status == IE_CANCELLED && cli_interrupted()) return CLI_INTERRUPTED;
-  if (status != IE_OK) return cli_fail(context, status, &error);
-  return stopped ? CLI_INTERRUPTED : CLI_OK;
+  return code;
 }
 
 static int base_run(cli_context *context, void *opaque) {

@@ -179,7 +179,12 @@ ie_status ie_train_new(ie_model *model, const ie_train_options *options, ie_trai
   ie_status status = options_check(options, error);
   if (status != IE_OK) return status;
   ie_train *t = calloc(1, sizeof *t);
-  if (!t) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a training run");
+  if (!t) status = ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a training run");
+  status = ie_ranks_agree(options->ranks, status, error);
+  if (!t || status != IE_OK) {
+    free(t);
+    return status;
+  }
   t->model = model;
   t->options = *options;
   t->saved = -1;
@@ -249,6 +254,12 @@ static ie_status step_apply(ie_train *t, double norm, ie_error *error) {
   return IE_OK;
 }
 
+static ie_status norm_get(ie_train *t, double *norm, ie_error *error) {
+  const ie_param_list *params = &t->model->params;
+  ie_status status = ie_grad_norm(t->model->device, params->item, params->count, norm, error);
+  return ie_ranks_agree(t->options.ranks, status, error);
+}
+
 ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
   *out = (ie_train_metrics){0};
   double start = ie_clock_s();
@@ -261,9 +272,7 @@ ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
   }
   ie_status status = batch_next(t, &b, error);
   if (status == IE_OK) status = ie_global_compute(t->global, &b, &out->loss, error);
-  if (status == IE_OK)
-    status =
-        ie_grad_norm(t->model->device, t->model->params.item, t->model->params.count, &out->grad_norm, error);
+  if (status == IE_OK) status = norm_get(t, &out->grad_norm, error);
   if (status != IE_OK) {
     ie_error ignored = {0};
     if (b.rows > 0) ie_data_seek(t->data, position, &ignored); /* the step was not made */
