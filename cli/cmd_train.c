@@ -3,7 +3,8 @@
 #include "train_model.h"
 #include "train_tokenizer.h"
 
-static const cli_command *const parts[] = {&cmd_train_base, &cmd_train_sft, &cmd_train_lora, &cmd_train_tokenizer, NULL};
+static const cli_command *const parts[] = {&cmd_train_base, &cmd_train_sft, &cmd_train_lora,
+                                           &cmd_train_tokenizer, NULL};
 
 const cli_command cmd_train = {
     .name = "train",

@@ -45,7 +45,7 @@ struct ie_model {
   ie_owned *owned;
   ie_linear_list linears; /* owned */
   ie_low_rank *low_rank;  /* of an adapter, owned; NULL: none */
-  ie_param_list params; /* of a model that is opened for training; owned */
+  ie_param_list params;   /* of a model that is opened for training; owned */
   bool plan_only;
   uint8_t config_digest[IE_SHA256_BYTES]; /* of config.json, for saved states */
   ie_kv_spec *kv;                         /* (info.layers), owned */

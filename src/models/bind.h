@@ -42,11 +42,11 @@ typedef struct ie_binder {
       *params; /* training: every tensor becomes a parameter of this list (models/bind_train.h); else NULL */
   bool create; /* there are no weights: parameters are made from the seed */
   uint64_t seed;
-  ie_dtype create_dtype; /* what they will be stored as: IE_F32, IE_F16 or IE_BF16 */
-  int64_t layers;        /* of the model that is bound */
+  ie_dtype create_dtype;   /* what they will be stored as: IE_F32, IE_F16 or IE_BF16 */
+  int64_t layers;          /* of the model that is bound */
   ie_linear_list *linears; /* those that were bound are added; the model's */
-  const int64_t *dims;   /* the model's dimensions, by the model's own index; dims[0] = 1 */
-  ie_owned *owned;       /* handed to the model */
+  const int64_t *dims;     /* the model's dimensions, by the model's own index; dims[0] = 1 */
+  ie_owned *owned;         /* handed to the model */
   size_t owned_bytes, bound_bytes;
   size_t replaced_bytes;  /* of bound_bytes: read once and quantised */
   size_t quantised_bytes; /* of owned_bytes: what they became */
