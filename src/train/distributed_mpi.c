@@ -20,10 +20,20 @@ bool ie_ranks_mpi_built(void) {
 }
 
 #define FUNCTIONS(F)                                                                                         \
-  F(Init_thread)                                                                                             \
-  F(Initialized)                                                                                             \
-  F(Finalize) F(Finalized) F(Comm_rank) F(Comm_size) F(Comm_dup) F(Comm_split_type) F(Comm_free)             \
-      F(Comm_set_errhandler) F(Reduce) F(Bcast) F(Send) F(Recv)
+  F(Init_thread);                                                                                            \
+  F(Initialized);                                                                                            \
+  F(Finalize);                                                                                               \
+  F(Finalized);                                                                                              \
+  F(Comm_rank);                                                                                              \
+  F(Comm_size);                                                                                              \
+  F(Comm_dup);                                                                                               \
+  F(Comm_split_type);                                                                                        \
+  F(Comm_free);                                                                                              \
+  F(Comm_set_errhandler);                                                                                    \
+  F(Reduce);                                                                                                 \
+  F(Bcast);                                                                                                  \
+  F(Send);                                                                                                   \
+  F(Recv);
 
 typedef struct mpi {
   void *library;
@@ -32,7 +42,7 @@ typedef struct mpi {
   MPI_Datatype type[3];
   MPI_Op sum;
   MPI_Errhandler returns;
-#define DECLARE(name) __typeof__(MPI_##name) *name;
+#define DECLARE(name) __typeof__(MPI_##name) *name
   FUNCTIONS(DECLARE)
 } mpi;
 
@@ -49,7 +59,7 @@ static bool function_find(const mpi *m, const char *name, void *out) {
 
 static bool symbols_find(mpi *m) {
   bool found = true;
-#define FIND(name) found = function_find(m, "MPI_" #name, &m->name) && found;
+#define FIND(name) found = function_find(m, "MPI_" #name, &m->name) && found
   FUNCTIONS(FIND)
   m->world = dlsym(m->library, "ompi_mpi_comm_world");
   m->type[IE_RANK_REAL] =
