@@ -33,7 +33,7 @@ CXX := g++
 endif
 
 LIBS_REQUIRED := jansson libpcre2-8 libutf8proc nettle
-LIBS_OPTIONAL := liburing hwloc libedit libcurl
+LIBS_OPTIONAL := liburing hwloc libedit libcurl ompi-c
 
 # Installs what is missing (for demo and the tests only), then writes $(B)/config.mk: ARCH, PKG_CFLAGS, PKG_LIBS,
 # OPTIONAL_FOUND, OPTIONAL_CFLAGS.

@@ -114,6 +114,7 @@ typedef struct cli_env {
   bool out_color;  /* the same of stdout */
   bool out_terminal;
   bool in_terminal; /* stdin is a terminal */
+  int ranks;        /* processes that mpirun or the like has started together; 0 where nothing says so */
   const char *const
       *engine; /* values of infer_variables (inference_engine.h), NULL where unset; NULL under the
                                 name clocher, which reads none of them */

@@ -1,4 +1,6 @@
 #include "engine.h"
+
+#include "clocher/ranks.h"
 #include "out.h"
 
 #include <string.h>
@@ -23,7 +25,7 @@ enum { WITH_URING = 1 };
 enum { WITH_URING = 0 };
 #endif
 
-/* Of the others no feature has code yet, whatever libraries the build found. */
+/* Those that are 0 below have no code yet, whatever libraries the build found. */
 static int version_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   ie_device *device;
@@ -36,10 +38,11 @@ static int version_run(cli_context *context, void *opaque) {
     json_t *names = json_array();
     for (const char *const *isa = ie_device_isa_list(); names && *isa; isa++)
       json_array_append_new(names, json_string(*isa));
-    code = cli_out_json(context, json_pack("{s:s, s:s, s:o, s:s, s:{s:b, s:b, s:b, s:b, s:b, s:b}}",
-                                           "version", cli_version(), "commit", cli_commit(), "isa", names,
-                                           "isa_used", ie_device_isa(device), "features", "cuda", 0, "mpi", 0,
-                                           "nccl", 0, "uring", WITH_URING, "curl", 0, "edit", WITH_EDIT));
+    code = cli_out_json(context,
+                        json_pack("{s:s, s:s, s:o, s:s, s:{s:b, s:b, s:b, s:b, s:b, s:b}}", "version",
+                                  cli_version(), "commit", cli_commit(), "isa", names, "isa_used",
+                                  ie_device_isa(device), "features", "cuda", 0, "mpi", ie_ranks_mpi_built(),
+                                  "nccl", 0, "uring", WITH_URING, "curl", 0, "edit", WITH_EDIT));
   } else {
     cli_out_printf(context, "clocher %s (%s)\nkernel sets:", cli_version(), cli_commit());
     for (const char *const *isa = ie_device_isa_list(); *isa; isa++)

@@ -19,6 +19,14 @@ static char *xdg_dir_make(const char *variable, const char *fallback) {
   return NULL;
 }
 
+/* How many processes mpirun (Open MPI) or another starter (PMI) has started with this one. */
+static int ranks_read(void) {
+  const char *text = getenv("OMPI_COMM_WORLD_SIZE");
+  int64_t ranks;
+  if (!text) text = getenv("PMI_SIZE");
+  return text && cli_parse_int(text, 1, INT32_MAX, &ranks) ? (int)ranks : 0;
+}
+
 static cli_env env_read(void) {
   const char *no_color = getenv("NO_COLOR"), *isa = getenv("CLOCHER_ISA");
   bool terminal = isatty(STDERR_FILENO) == 1, out_terminal = isatty(STDOUT_FILENO) == 1;
@@ -32,6 +40,7 @@ static cli_env env_read(void) {
       .out_color = out_terminal && color,
       .out_terminal = out_terminal,
       .in_terminal = isatty(STDIN_FILENO) == 1,
+      .ranks = ranks_read(),
   };
 }
 

@@ -3,6 +3,7 @@
 
 #include "train_config.h"
 #include "train_folder.h"
+#include "train_ranks.h"
 #include "train_report.h"
 
 #include "clocher/train.h"
@@ -100,6 +101,11 @@ static const cli_option options[] = {
      .meaning =
          "An object of flags, {\"steps\": 100, \"lr\": 3e-4, \"recompute\": true}; those of the command line "
          "win. A run writes its own to DIR/train_config.json."},
+    {"--ranks", CLI_AS_CHOICE(settings, ranks), .argument = "R", .fallback = "auto",
+     .choices = train_ranks_names,
+     .meaning =
+         "Processes that train together: those that mpirun has started (mpi), this one alone (none). auto: "
+         "mpi under mpirun."},
     {"--dry-run", CLI_AS_FLAG(settings, dry_run),
      .meaning = "Print what the run would be and take, and stop."},
     {0},
@@ -109,6 +115,7 @@ typedef struct job {
   cli_context *context;
   const settings *s;
   train_kind kind;
+  ie_ranks *ranks; /* NULL: one process */
   cli_engine engine;
   ie_tokenizer *tokenizer;
   const ie_chat_format *format;
@@ -117,6 +124,7 @@ typedef struct job {
   train_report report;
   cli_progress tokenising;
   bool shown;
+  bool leads; /* rank 0: reports, samples */
 } job;
 
 static void job_free(job *j) {
@@ -124,6 +132,7 @@ static void job_free(job *j) {
   ie_train_free(j->train);
   ie_tokenizer_free(j->tokenizer);
   cli_engine_close(&j->engine);
+  ie_ranks_close(j->ranks);
 }
 
 static bool tokenising_shown(void *user, uint64_t done, uint64_t total) {
@@ -279,7 +288,9 @@ static ie_status options_fill(job *j, ie_error *error) {
                                   .source = s->model_dir,
                                   .keep = s->keep,
                                   .resume = s->resume,
-                                  .adapter = j->engine.adapter};
+                                  .adapter = j->engine.adapter,
+                                  .ranks = j->ranks,
+                                  .deterministic = j->context->common.deterministic};
   return betas_parse(s->betas, &j->options.beta1, &j->options.beta2, error);
 }
 
@@ -295,7 +306,7 @@ static bool stop_asked(void *arg) {
 static ie_status evaluate(job *j, ie_error *error) {
   ie_train_evaluation e;
   ie_status status = ie_train_evaluate(j->train, &e, stop_asked, NULL, error);
-  if (status == IE_OK) train_report_evaluation(&j->report, ie_train_position(j->train), &e);
+  if (status == IE_OK && j->leads) train_report_evaluation(&j->report, ie_train_position(j->train), &e);
   return status;
 }
 
@@ -303,20 +314,23 @@ static ie_status evaluate(job *j, ie_error *error) {
 static ie_status steps_run(job *j, ie_error *error) {
   const settings *s = j->s;
   ie_status status = IE_OK;
-  while (status == IE_OK && ie_train_position(j->train) < s->steps && !cli_interrupted()) {
+  while (status == IE_OK && ie_train_position(j->train) < s->steps &&
+         !ie_ranks_any(j->ranks, cli_interrupted())) {
     ie_train_metrics m;
     status = ie_train_step(j->train, &m, error);
     if (status != IE_OK) break;
-    status = train_report_step(&j->report, &m, error);
+    if (j->leads) status = train_report_step(&j->report, &m, error);
+    status = ie_ranks_agree(j->ranks, status, error);
     bool last = m.step == s->steps;
     if (status == IE_OK && s->valid && (last || due(s->eval_every, m.step))) status = evaluate(j, error);
-    if (status == IE_OK && due(s->sample_every, m.step))
+    if (status == IE_OK && j->leads && due(s->sample_every, m.step))
       status =
           train_report_sample(&j->report, j->engine.model, j->tokenizer, s->sample_prompt, m.step, error);
     /* Last of all, so that what is resumed from has its lines in the metrics whenever the process is killed. */
+    if (due(s->sample_every, m.step)) status = ie_ranks_agree(j->ranks, status, error);
     if (status == IE_OK && due(s->save_every, m.step)) status = ie_train_save(j->train, error);
   }
-  if (status == IE_CANCELLED && cli_interrupted()) status = IE_OK;
+  if (status == IE_CANCELLED && ie_ranks_any(j->ranks, cli_interrupted())) status = IE_OK;
   return status;
 }
 
@@ -338,34 +352,46 @@ static ie_status memory_check(const job *j, ie_error *error) {
 /* Ctrl-C came: what was learned is kept where snapshots are. */
 static ie_status stopped(job *j, ie_error *error) {
   bool keep = j->s->save_every > 0;
-  train_report_line_end(&j->report);
+  if (j->leads) train_report_line_end(&j->report);
   ie_status status = keep ? ie_train_save(j->train, error) : IE_OK;
-  if (status == IE_OK)
+  if (status == IE_OK && j->leads)
     cli_log(j->context, "clocher: stopped after step %lld; %s", (long long)ie_train_position(j->train),
             keep ? "--resume goes on from there" : "nothing is kept, as --save-every was not given");
   return status;
 }
 
-static ie_status job_run(job *j, ie_error *error) {
-  const settings *s = j->s;
+static ie_status job_open(job *j, ie_error *error) {
   ie_status status = model_open(j, error);
   if (status == IE_OK) status = tokenizer_open(j, error);
-  if (status == IE_OK) status = options_fill(j, error);
+  return status == IE_OK ? options_fill(j, error) : status;
+}
+
+/* Metrics and messages are those of the first process, about all. */
+static ie_status report_open(job *j, ie_error *error) {
+  ie_status status = IE_OK;
+  if (j->leads)
+    status = train_report_open(&j->report, j->context, j->s, &j->engine, ie_train_position(j->train), error);
+  j->report.peak_flop_s *= ie_ranks_size(j->ranks);
+  return ie_ranks_agree(j->ranks, status, error);
+}
+
+static ie_status job_run(job *j, ie_error *error) {
+  const settings *s = j->s;
+  ie_status status = ie_ranks_agree(j->ranks, job_open(j, error), error);
   if (status != IE_OK) return status;
-  if (s->dry_run) return train_report_plan(j->context, j->engine.model, &j->options, error);
-  status = memory_check(j, error);
+  if (s->dry_run)
+    return j->leads ? train_report_plan(j->context, j->engine.model, &j->options, error) : IE_OK;
+  status = ie_ranks_agree(j->ranks, memory_check(j, error), error);
   if (status != IE_OK) return status;
   cli_signals_poll();
   status = ie_train_new(j->engine.model, &j->options, &j->train, error);
   if (j->shown) cli_progress_end(&j->tokenising);
-  if (status == IE_OK)
-    status = train_report_open(&j->report, j->context, s, &j->engine, ie_train_position(j->train), error);
-  if (status != IE_OK) return status;
-  status = steps_run(j, error);
+  if (status == IE_OK) status = report_open(j, error);
+  if (status == IE_OK) status = steps_run(j, error);
   if (status != IE_OK) return status;
   if (ie_train_position(j->train) < s->steps) return stopped(j, error);
   status = ie_train_finish(j->train, error);
-  if (status == IE_OK) train_report_end(&j->report);
+  if (status == IE_OK && j->leads) train_report_end(&j->report);
   return status;
 }
 
@@ -391,23 +417,28 @@ static int flags_check(cli_context *context, const settings *s, train_kind kind,
   return code < 0 ? train_folder_check(context, s->out, s->model_dir, s->resume) : code;
 }
 
+/* The run itself, by all its processes; the exit code. */
+static int job_main(cli_context *context, const settings *s, train_kind kind) {
+  job j = {.context = context, .s = s, .kind = kind};
+  ie_error error = {0};
+  ie_status status = train_ranks_open(context, s->ranks, &j.ranks, &error);
+  j.leads = ie_ranks_rank(j.ranks) == 0;
+  if (status == IE_OK) status = job_run(&j, &error);
+  bool interrupted = ie_ranks_any(j.ranks, cli_interrupted());
+  bool ended = j.train && ie_train_position(j.train) < s->steps && interrupted;
+  int code = ended || (status == IE_CANCELLED && interrupted) ? CLI_INTERRUPTED : CLI_OK;
+  if (status != IE_OK && code == CLI_OK)
+    code = ie_ranks_reports(j.ranks) ? cli_fail(context, status, &error) : cli_exit_code(status);
+  job_free(&j);
+  return code;
+}
+
 static int train_run(cli_context *context, settings *s, train_kind kind) {
   train_config config = {0};
   int code = s->config ? train_config_read(&config, context, s->config, s) : -1;
   if (code < 0) code = flags_check(context, s, kind, &config);
   if (kind != TRAIN_LORA || s->adapter_in) s->lora = NULL; /* it says nothing, and is not written down */
-  if (code < 0) {
-    job j = {.context = context, .s = s, .kind = kind};
-    ie_error error = {0};
-    ie_status status = job_run(&j, &error);
-    bool stopped = j.train && ie_train_position(j.train) < s->steps && cli_interrupted();
-    job_free(&j);
-    if (status == IE_OK)
-      code = stopped ? CLI_INTERRUPTED : CLI_OK;
-    else
-      code =
-          status == IE_CANCELLED && cli_interrupted() ? CLI_INTERRUPTED : cli_fail(context, status, &error);
-  }
+  if (code < 0) code = job_main(context, s, kind);
   train_config_free(&config);
   return code;
 }

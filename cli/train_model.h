@@ -12,7 +12,7 @@ typedef struct train_settings {
   int64_t steps, batch, micro, seq, warmup, step_every, stored_steps, seed, eval_every, sample_every,
       save_every, keep;
   double lr, eps, weight_decay, clip, final_factor, step_gamma, balance;
-  int optimiser, schedule, layout;
+  int optimiser, schedule, layout, ranks;
   bool recompute, resume, dry_run;
 } train_settings;
 

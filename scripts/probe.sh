@@ -19,16 +19,20 @@ for library in $REQUIRED; do
   "$PKG_CONFIG" --exists "$library" || fail "the library $library is missing"
 done
 
-# liburing -> uring, libcurl -> curl, hwloc -> hwloc; the macro is CLOCHER_WITH_URING and so on.
+# liburing -> uring, libcurl -> curl, hwloc -> hwloc; the macro is CLOCHER_WITH_URING and so on. Open MPI (ompi-c ->
+# mpi) gives its headers alone: the library is loaded when it is used.
 names=
 defines=
+linked=$REQUIRED
 for library in $OPTIONAL; do
   name=${library#lib}
+  [[ $library != ompi-c ]] || name=mpi
   if [[ " $WITHOUT " == *" $name "* ]]; then
     say "$library: left out"
   elif "$PKG_CONFIG" --exists "$library"; then
     say "$library $("$PKG_CONFIG" --modversion "$library")"
     found+=" $library"
+    [[ $name == mpi ]] || linked+=" $library"
     names+=" $name"
     defines+=" -DCLOCHER_WITH_${name^^}=1"
   else
@@ -45,5 +49,5 @@ LIBS_FOUND := $found
 OPTIONAL_FOUND :=$names
 OPTIONAL_CFLAGS :=$defines
 PKG_CFLAGS := $("$PKG_CONFIG" --cflags $found)
-PKG_LIBS := $("$PKG_CONFIG" --libs $found)
+PKG_LIBS := $("$PKG_CONFIG" --libs $linked)
 END

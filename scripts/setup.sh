@@ -49,6 +49,8 @@ optional_missing() {
   need libhwloc-dev has_library hwloc
   need libedit-dev has_library libedit
   need libcurl4-openssl-dev has_library libcurl
+  need libopenmpi-dev has_library ompi-c
+  need openmpi-bin has_command mpirun
 }
 required=("${missing[@]}")
 optional_missing

@@ -10,6 +10,7 @@
 #include "clocher/generate.h"
 #include "clocher/gradients.h"
 #include "clocher/model.h"
+#include "clocher/ranks.h"
 #include "clocher/sample.h"
 #include "clocher/scheduler.h"
 #include "clocher/status.h"

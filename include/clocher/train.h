@@ -9,7 +9,7 @@
  *
  * Numbers: masters, gradients, optimiser and attention are f32, products bf16 or f32 by the model's precision
  * (clocher/gradients.h). A run is a function of its options, the model and the data: the same for any number of
- * threads; a run that is stopped and resumed from a snapshot ends with the same bits as one that was not stopped.
+ * threads (of processes: to rounding, or with `deterministic` to the bit); a run that is stopped and resumed from a snapshot ends with the same bits as one that was not stopped.
  *
  * Ownership: a run borrows its model (opened with ie_model_options.train, or carrying an adapter that is trained) and
  * tokenizer. One thread at a time. */
@@ -19,6 +19,7 @@
 #include "clocher/adapter.h"
 #include "clocher/chat.h"
 #include "clocher/gradients.h"
+#include "clocher/ranks.h"
 #include "clocher/text.h"
 
 #ifdef __cplusplus
@@ -78,6 +79,14 @@ typedef struct ie_train_options {
       keep;    /* snapshots OUT/step-NNNNNN every so many steps (0: none), the newest `keep` stay (0: all) */
   bool resume; /* go on from the newest snapshot where there is one */
   const ie_adapter *adapter; /* what is trained; NULL: the model */
+  /* Processes. With ranks, each opens the same model with the same options and makes the same calls; every step is that
+   * of the global batch, and the parameters are the same in all of them, which is checked. Rank 0 tokenises and writes;
+   * the folder and the data are where all find them. Failures are agreed on. Borrowed. */
+  ie_ranks *ranks; /* NULL: this process alone */
+  bool
+      deterministic; /* gradients are added up in an order that does not depend on the processes: the same bits for any
+                         number of them, at the cost of micro_rows (0: single rows) a forward, and of a copy of the
+                         gradients for each doubling of the forwards of a step */
 } ie_train_options;
 
 /* AdamW with betas 0.9 and 0.95, eps 1e-8, decay 0.1, clip 1, rate 3e-4, constant, 1 row, keep 2. */

@@ -76,6 +76,43 @@ void ie_gradients_balance_take(ie_gradients *g, ie_route_report *out) {
   out->mean = (double)chosen / (double)experts;
 }
 
+size_t ie_gradients_counter_count(const ie_gradients *g) {
+  size_t count = 0;
+  for (int64_t i = 0; i < g->model->info.layers; i++)
+    if (g->model->moe[i].gate_up) count += 2 + (size_t)g->model->moe[i].gate_up->experts;
+  return count;
+}
+
+void ie_gradients_counters_take(ie_gradients *g, double *out) {
+  for (int64_t i = 0; i < g->model->info.layers; i++) {
+    ie_route_balance *b = &g->balance[i];
+    if (!g->model->moe[i].gate_up) continue;
+    *out++ = b->loss;
+    *out++ = (double)b->tokens;
+    b->loss = 0;
+    b->tokens = 0;
+    for (int64_t e = 0; e < g->model->moe[i].gate_up->experts; e++) {
+      *out++ = (double)b->chosen[e];
+      b->chosen[e] = 0;
+    }
+  }
+}
+
+void ie_gradients_counters_add(ie_gradients *g, const double *counters) {
+  for (int64_t i = 0; i < g->model->info.layers; i++) {
+    ie_route_balance *b = &g->balance[i];
+    if (!g->model->moe[i].gate_up) continue;
+    b->loss += *counters++;
+    b->tokens += (int64_t)*counters++;
+    for (int64_t e = 0; e < g->model->moe[i].gate_up->experts; e++) b->chosen[e] += (int64_t)*counters++;
+  }
+}
+
+real *ie_gradients_block(ie_gradients *g, size_t *count) {
+  *count = g->grads_bytes / sizeof(real);
+  return g->grads;
+}
+
 static ie_status model_check(const ie_model *model, ie_error *error) {
   if (model->params.count == 0)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "%s: the model was not opened for training",

@@ -22,6 +22,13 @@ typedef struct ie_route_report {
   double mean;
 } ie_route_report;
 void ie_gradients_balance_take(ie_gradients *g, ie_route_report *out);
+/* The counters behind that as `ie_gradients_counter_count` numbers that can be added up over forwards and processes. take
+ * writes them to out and zeroes them; add adds to them. */
+size_t ie_gradients_counter_count(const ie_gradients *g);
+void ie_gradients_counters_take(ie_gradients *g, double *out);
+void ie_gradients_counters_add(ie_gradients *g, const double *counters);
+/* The gradients of all parameters, one after the other (with zeros between): *count numbers. */
+real *ie_gradients_block(ie_gradients *g, size_t *count);
 /* What the forwards and backwards computed since it was asked last: 2 per multiply-add. */
 uint64_t ie_gradients_flop_take(ie_gradients *g);
 

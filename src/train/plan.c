@@ -5,6 +5,7 @@
 #include "clocher/tensor.h"
 #include "models/adapter.h"
 #include "models/decoder.h"
+#include "train/global.h"
 #include "train/gradients.h"
 #include "train/options.h"
 #include "train/work.h"
@@ -62,7 +63,8 @@ ie_status ie_train_plan_make(ie_model *model, const ie_train_options *o, ie_trai
   int64_t length;
   ie_status status = length_find(model, o, &length, error);
   if (status != IE_OK) return status;
-  int64_t micro = o->micro_rows > 0 ? ie_min_i64(o->micro_rows, o->rows) : o->rows;
+  int64_t own = ie_div_up(o->rows, ie_ranks_size(o->ranks)); /* rows of this process */
+  int64_t micro = o->micro_rows > 0 ? ie_min_i64(o->micro_rows, own) : o->deterministic ? 1 : own;
   const ie_optimiser_group group = ie_train_group(model, o);
   size_t scratch;
   status = ie_optimiser_bytes(model->device, &group, 1, &out->states, &scratch, error);
@@ -71,6 +73,8 @@ ie_status ie_train_plan_make(ie_model *model, const ie_train_options *o, ie_trai
   for (int64_t i = 0; i < model->params.count; i++) out->parameters += model->params.item[i]->count;
   out->values = (size_t)out->parameters * sizeof(real);
   out->gradients = out->values;
+  if (o->deterministic)
+    out->gradients *= 1 + (size_t)ie_global_levels(ie_global_shares(o->rows, o->micro_rows));
   out->states += scratch;
   if (o->stored_steps > 0) out->states += out->values;
   out->data = (size_t)(o->rows * length) * 5 * sizeof(int32_t);

@@ -1,6 +1,7 @@
 #include "clocher/train.h"
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/size.h"
 #include "blocks/mxfp4.h"
 #include "models/adapter.h"
@@ -8,6 +9,7 @@
 #include "train/clip.h"
 #include "train/data.h"
 #include "train/export.h"
+#include "train/global.h"
 #include "train/gradients.h"
 #include "train/options.h"
 #include "train/schedule.h"
@@ -16,6 +18,7 @@
 #include "train/work.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,6 +26,7 @@ struct ie_train {
   ie_model *model;
   ie_train_options options;
   ie_gradients *gradients;
+  ie_global *global;
   ie_optimiser *optimiser;
   ie_data *data;
   ie_stored *stored; /* the masters while the parameters hold what will be stored; NULL: not yet, or never */
@@ -88,7 +92,10 @@ static ie_data_options data_options(const ie_model *model, const ie_train_option
                                            [IE_TRAIN_PACKED] = IE_DATA_PACKED,
                                            [IE_TRAIN_WHOLE] = IE_DATA_WHOLE};
   int64_t length = ie_train_row_length(model, o);
-  return (ie_data_options){.path = o->data,
+  bool own = !o->deterministic; /* else a process picks its shares from the rows of all */
+  return (ie_data_options){.rank = own ? ie_ranks_rank(o->ranks) : 0,
+                           .ranks = own ? ie_ranks_size(o->ranks) : 1,
+                           .path = o->data,
                            .data_ids = o->data_ids,
                            .tokenizer = o->tokenizer,
                            .format = o->format,
@@ -138,26 +145,76 @@ static ie_status data_check(const ie_train *t, ie_error *error) {
   return IE_OK;
 }
 
+/* The first process tokenises; the others find its file. */
+static ie_status data_open(ie_ranks *ranks, const ie_data_options *options, ie_data **out, ie_error *error) {
+  bool first = ie_ranks_rank(ranks) == 0;
+  *out = NULL;
+  ie_status status = first ? ie_data_open(options, out, error) : IE_OK;
+  status = ie_ranks_agree(ranks, status, error);
+  if (status == IE_OK && !first) status = ie_data_open(options, out, error);
+  status = ie_ranks_agree(ranks, status, error);
+  if (status == IE_OK) return IE_OK;
+  ie_data_free(*out);
+  *out = NULL;
+  return status;
+}
+
+/* All processes have the same parameters, and have made as many steps. */
+static ie_status params_check(const ie_train *t, ie_error *error) {
+  if (ie_ranks_size(t->options.ranks) == 1) return IE_OK;
+  uint8_t digest[IE_SHA256_BYTES];
+  struct sha256_ctx hash;
+  sha256_init(&hash);
+  sha256_update(&hash, sizeof t->step, (const uint8_t *)&t->step);
+  for (int64_t i = 0; i < t->model->params.count; i++) {
+    const ie_param *p = t->model->params.item[i];
+    sha256_update(&hash, (size_t)p->count * sizeof *p->value, (const uint8_t *)p->value);
+  }
+  sha256_digest(&hash, sizeof digest, digest);
+  char what[64];
+  snprintf(what, sizeof what, "parameters after step %lld", (long long)t->step);
+  return ie_ranks_equal(t->options.ranks, digest, sizeof digest, what, error);
+}
+
 static ie_status train_resume(ie_train *t, ie_error *error);
+
+static ie_status parts_make(ie_train *t, ie_error *error) {
+  const ie_train_options *o = &t->options;
+  const ie_gradients_options gradients = {.recompute = o->recompute};
+  const ie_optimiser_group group = ie_train_group(t->model, o);
+  const ie_global_options global = {.ranks = o->ranks,
+                                    .deterministic = o->deterministic,
+                                    .rows = ie_data_get_info(t->data).rows,
+                                    .micro_rows = o->micro_rows,
+                                    .balance = o->balance};
+  ie_device *device = t->model->device;
+  ie_status status = ie_gradients_new(t->model, &gradients, &t->gradients, error);
+  if (status == IE_OK) status = ie_global_new(t->gradients, device, &global, &t->global, error);
+  if (status == IE_OK) status = ie_optimiser_new(device, &group, 1, &t->optimiser, error);
+  if (status == IE_OK && o->resume) status = train_resume(t, error);
+  return status;
+}
 
 ie_status ie_train_new(ie_model *model, const ie_train_options *options, ie_train **out, ie_error *error) {
   *out = NULL;
   ie_status status = options_check(options, error);
   if (status != IE_OK) return status;
   ie_train *t = calloc(1, sizeof *t);
-  if (!t) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a training run");
+  if (!t) status = ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a training run");
+  status = ie_ranks_agree(options->ranks, status, error);
+  if (!t || status != IE_OK) {
+    free(t);
+    return status;
+  }
   t->model = model;
   t->options = *options;
   t->saved = -1;
   const ie_data_options data = data_options(model, options);
-  const ie_gradients_options gradients = {.recompute = options->recompute};
-  const ie_optimiser_group group = ie_train_group(model, options);
-  status = schedule_make(options, &t->schedule, error);
-  if (status == IE_OK) status = ie_data_open(&data, &t->data, error);
-  if (status == IE_OK) status = data_check(t, error);
-  if (status == IE_OK) status = ie_gradients_new(model, &gradients, &t->gradients, error);
-  if (status == IE_OK) status = ie_optimiser_new(model->device, &group, 1, &t->optimiser, error);
-  if (status == IE_OK && options->resume) status = train_resume(t, error);
+  status = ie_ranks_agree(options->ranks, schedule_make(options, &t->schedule, error), error);
+  if (status == IE_OK) status = data_open(options->ranks, &data, &t->data, error);
+  if (status == IE_OK) status = data_check(t, error); /* the same in all processes */
+  if (status == IE_OK) status = ie_ranks_agree(options->ranks, parts_make(t, error), error);
+  if (status == IE_OK) status = params_check(t, error);
   if (status != IE_OK) {
     ie_train_free(t);
     return status;
@@ -170,6 +227,7 @@ void ie_train_free(ie_train *t) {
   if (!t) return;
   ie_stored_free(t->stored);
   ie_optimiser_free(t->optimiser);
+  ie_global_free(t->global);
   ie_gradients_free(t->gradients);
   ie_data_free(t->data);
   free(t);
@@ -178,6 +236,8 @@ void ie_train_free(ie_train *t) {
 int64_t ie_train_position(const ie_train *t) {
   return t->step;
 }
+
+enum { CHECK_STEPS = 100 }; /* between two checks that the processes have the same parameters */
 
 /* --- A step ----------------------------------------------------------------------------------------------------- */
 
@@ -199,22 +259,6 @@ static ie_status batch_next(ie_train *t, ie_data_batch *b, ie_error *error) {
   if (status == IE_OK && b->global_targets == 0)
     return ie_error_set(error, IE_FORMAT, "step %lld: no token of the batch has a target",
                         (long long)t->step + 1);
-  return status;
-}
-
-/* Loss and gradients of the global batch. */
-static ie_status batch_add(ie_train *t, const ie_data_batch *b, double *loss, ie_error *error) {
-  int64_t micro = t->options.micro_rows > 0 ? t->options.micro_rows : b->rows;
-  double scale = 1.0 / (double)b->global_targets;
-  ie_status status = IE_OK;
-  *loss = 0;
-  ie_gradients_zero(t->gradients);
-  for (int64_t first = 0; first < b->rows && status == IE_OK; first += micro) {
-    const ie_token_rows rows = batch_rows(b, first, ie_min_i64(micro, b->rows - first));
-    double share = (double)rows.tokens / (double)(b->rows * b->length);
-    ie_gradients_balance(t->gradients, t->options.balance * share);
-    status = ie_gradients_add(t->gradients, &rows, scale, loss, error);
-  }
   return status;
 }
 
@@ -242,6 +286,12 @@ static ie_status step_failed(const ie_train *t, ie_status status, ie_error *erro
   return ie_error_set(error, status, "step %lld: %s", (long long)t->step + 1, what.message);
 }
 
+static ie_status norm_get(ie_train *t, double *norm, ie_error *error) {
+  const ie_param_list *params = &t->model->params;
+  ie_status status = ie_grad_norm(t->model->device, params->item, params->count, norm, error);
+  return ie_ranks_agree(t->options.ranks, status, error);
+}
+
 ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
   *out = (ie_train_metrics){0};
   double start = ie_clock_s();
@@ -249,13 +299,12 @@ ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
   ie_data_position position = ie_data_get_position(t->data);
   if (t->options.stored_steps == t->options.steps && !t->stored) {
     ie_status made = ie_stored_new(&t->model->params, &t->stored, error);
+    made = ie_ranks_agree(t->options.ranks, made, error);
     if (made != IE_OK) return made;
   }
   ie_status status = batch_next(t, &b, error);
-  if (status == IE_OK) status = batch_add(t, &b, &out->loss, error);
-  if (status == IE_OK)
-    status =
-        ie_grad_norm(t->model->device, t->model->params.item, t->model->params.count, &out->grad_norm, error);
+  if (status == IE_OK) status = ie_global_compute(t->global, &b, &out->loss, error);
+  if (status == IE_OK) status = norm_get(t, &out->grad_norm, error);
   if (status != IE_OK) {
     ie_error ignored = {0};
     if (b.rows > 0) ie_data_seek(t->data, position, &ignored); /* the step was not made */
@@ -263,7 +312,9 @@ ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
   }
   out->rate = t->options.rate * ie_schedule_factor(&t->schedule, t->step);
   out->flop = ie_model_step_flop(t->model, &b);
-  status = step_apply(t, out->grad_norm, error);
+  if (!t->options.deterministic) status = ie_ranks_sum_doubles(t->options.ranks, &out->flop, 1, error);
+  if (status != IE_OK) return status;
+  status = ie_ranks_agree(t->options.ranks, step_apply(t, out->grad_norm, error), error);
   if (status != IE_OK) return status;
   t->step++;
   t->tokens += b.global_targets;
@@ -283,40 +334,61 @@ ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
   out->expert_max = routes.most;
   out->expert_mean = routes.mean;
   bool due = t->options.save_every > 0 && t->step % t->options.save_every == 0;
-  return due ? ie_train_save(t, error) : IE_OK;
+  if (due) return ie_train_save(t, error);
+  return t->step % CHECK_STEPS == 0 ? params_check(t, error) : IE_OK;
+}
+
+typedef struct evaluation {
+  double sum; /* of the losses */
+  double targets, bytes;
+} evaluation;
+
+/* Of the rows of this process. */
+static ie_status rows_evaluate(ie_train *t, ie_data *data, bool (*cancelled)(void *arg), void *arg,
+                               evaluation *e, ie_error *error) {
+  ie_data_batch b;
+  ie_status status;
+  while ((status = ie_data_next(data, &b, error)) == IE_OK && b.rows > 0) {
+    const ie_token_rows rows = batch_rows(&b, 0, b.rows);
+    if (b.target_count > 0) status = ie_gradients_loss(t->gradients, &rows, /*scale=*/1.0, &e->sum, error);
+    if (status != IE_OK) break;
+    e->targets += (double)b.target_count;
+    if (cancelled && cancelled(arg)) return ie_error_set(error, IE_CANCELLED, "cancelled");
+  }
+  return status;
 }
 
 ie_status ie_train_evaluate(ie_train *t, ie_train_evaluation *out, bool (*cancelled)(void *arg), void *arg,
                             ie_error *error) {
   *out = (ie_train_evaluation){0};
   if (!t->options.valid) return ie_error_set(error, IE_INVALID_ARGUMENT, "there is no validation data");
+  ie_ranks *ranks = t->options.ranks;
   ie_data_options options = data_options(t->model, &t->options);
   options.path = t->options.valid;
   options.data_ids = NULL;
   options.once = true;
   options.piece_tok = 0;
-  options.rows = t->options.micro_rows > 0 ? t->options.micro_rows : t->options.rows;
+  options.rows =
+      t->options.micro_rows > 0 ? t->options.micro_rows * ie_max_i64(1, options.ranks) : t->options.rows;
   if (options.length <= 0) options.length = ie_train_row_length(t->model, &t->options);
   ie_data *data;
-  ie_status status = ie_data_open(&options, &data, error);
+  evaluation e = {0};
+  ie_status status = data_open(ranks, &options, &data, error);
   if (status != IE_OK) return status;
-  double sum = 0;
-  ie_data_batch b;
-  while ((status = ie_data_next(data, &b, error)) == IE_OK && b.rows > 0) {
-    const ie_token_rows rows = batch_rows(&b, 0, b.rows);
-    if (b.target_count > 0) status = ie_gradients_loss(t->gradients, &rows, /*scale=*/1.0, &sum, error);
-    if (status != IE_OK) break;
-    out->targets += b.target_count;
-    if (cancelled && cancelled(arg)) {
-      status = ie_error_set(error, IE_CANCELLED, "cancelled");
-      break;
-    }
-  }
-  out->bytes = ie_data_get_info(data).bytes;
-  out->loss = out->targets ? sum / (double)out->targets : 0;
-  out->bits_per_byte = out->bytes ? sum / 0.69314718055994530942 / (double)out->bytes : 0;
+  /* Deterministic: one process adds everything up, in the order of the rows. */
+  bool first = ie_ranks_rank(ranks) == 0;
+  if (first) e.bytes = (double)ie_data_get_info(data).bytes;
+  if (first || !t->options.deterministic) status = rows_evaluate(t, data, cancelled, arg, &e, error);
   ie_data_free(data);
-  return status;
+  status = ie_ranks_agree(ranks, status, error);
+  double sums[] = {e.sum, e.targets, e.bytes};
+  if (status == IE_OK) status = ie_ranks_sum_doubles(ranks, sums, 3, error);
+  if (status != IE_OK) return status;
+  out->targets = (int64_t)sums[1];
+  out->bytes = (int64_t)sums[2];
+  out->loss = out->targets ? sums[0] / sums[1] : 0;
+  out->bits_per_byte = out->bytes ? sums[0] / 0.69314718055994530942 / sums[2] : 0;
+  return IE_OK;
 }
 
 /* --- The folder -------------------------------------------------------------------------------------------------- */
@@ -365,8 +437,7 @@ static ie_status stored_again(ie_train *t, ie_status written, ie_error *error) {
   return written == IE_OK ? status : written;
 }
 
-ie_status ie_train_save(ie_train *t, ie_error *error) {
-  if (t->saved == t->step) return IE_OK;
+static ie_status snapshot_write(ie_train *t, ie_error *error) {
   size_t count = 0;
   if (t->stored) ie_stored_masters(t->stored);
   ie_state_tensor *tensors = state_tensors(t, &count);
@@ -386,6 +457,16 @@ ie_status ie_train_save(ie_train *t, ie_error *error) {
   json_decref(state);
   free(tensors);
   if (t->stored) status = stored_again(t, status, error);
+  return status;
+}
+
+ie_status ie_train_save(ie_train *t, ie_error *error) {
+  if (t->saved == t->step) return IE_OK;
+  ie_ranks *ranks = t->options.ranks;
+  ie_status status = params_check(t, error);
+  if (status != IE_OK) return status;
+  if (ie_ranks_rank(ranks) == 0) status = snapshot_write(t, error);
+  status = ie_ranks_agree(ranks, status, error);
   if (status == IE_OK) t->saved = t->step;
   return status;
 }
@@ -447,7 +528,13 @@ static ie_status train_resume(ie_train *t, ie_error *error) {
 }
 
 ie_status ie_train_finish(ie_train *t, ie_error *error) {
-  if (t->stored) ie_stored_masters(t->stored);
-  ie_status status = model_write(t, t->options.out, error);
-  return t->stored ? stored_again(t, status, error) : status;
+  ie_ranks *ranks = t->options.ranks;
+  ie_status status = params_check(t, error);
+  if (status != IE_OK) return status;
+  if (ie_ranks_rank(ranks) == 0) {
+    if (t->stored) ie_stored_masters(t->stored);
+    status = model_write(t, t->options.out, error);
+    if (t->stored) status = stored_again(t, status, error);
+  }
+  return ie_ranks_agree(ranks, status, error);
 }
