@@ -70,11 +70,11 @@ INLINE void panel_product(const tile_product *p, int64_t n, product_mode mode, i
 INLINE void product(const tile_product *p, product_mode mode) {
   int64_t n = 0;
   for (; n + BLOCK_VECS * VF_LANES <= p->N; n += BLOCK_VECS * VF_LANES) panel_product(p, n, mode, BLOCK_VECS);
-  if (BLOCK_VECS == 4 && n + 2 * VF_LANES <= p->N) {
-    panel_product(p, n, mode, /*vecs=*/2);
-    n += 2 * VF_LANES;
-  }
-  if (BLOCK_VECS == 4 && n < p->N) panel_product(p, n, mode, /*vecs=*/1);
+  if (BLOCK_VECS == 2) return;
+  int64_t rest = (p->N - n) / VF_LANES;
+  if (rest == 3) panel_product(p, n, mode, /*vecs=*/3);
+  if (rest == 2) panel_product(p, n, mode, /*vecs=*/2);
+  if (rest == 1) panel_product(p, n, mode, /*vecs=*/1);
 }
 
 static void product_set(const tile_product *p) {
@@ -87,29 +87,109 @@ static void product_keep(const tile_product *p) {
   product(p, PRODUCT_KEEP);
 }
 
-/* Queries rounded up to whole vectors of every instruction set. */
-static int64_t lanes_used(const ie_attend_tile *t) {
-  return ie_div_up(t->N, IE_ATTEND_PAD) * IE_ATTEND_PAD;
-}
+/* --- What is seen of a tile ----------------------------------------------------------------------------------- */
 
-/* x (S, LANES) = rows (S, D) columns (D, LANES) */
-static void rows_times_columns(float *x, const ie_attend_tile *t, const float *rows, const float *columns) {
-  product_set(&(tile_product){.a = rows,
-                              .a_row = t->width,
-                              .a_step = 1,
-                              .b = columns,
-                              .b_row = LANES,
-                              .c = x,
-                              .c_row = LANES,
-                              .M = t->S,
-                              .N = lanes_used(t),
-                              .K = t->D});
+/* A tile that is not seen as a whole is computed by patches of PATCH keys and PATCH queries: those of which no query
+ * sees a key are skipped in every product. Rounded so, what a patch of keys needs of the queries is what they need of
+ * it. */
+enum { PATCH = IE_ATTEND_PAD };
+
+typedef struct part {
+  int64_t from, to;
+} part;
+
+static int64_t patch_floor(int64_t x) {
+  return x & -(int64_t)PATCH;
 }
 
 /* Every query sees every key. */
 static bool sees_all(const ie_attend_tile *t) {
   return t->S - 1 <= t->ahead && t->N <= t->window - t->ahead;
 }
+
+/* Queries, whole patches of them, that see keys of the patch at s; with `all`, every query. */
+static part queries_of(const ie_attend_tile *t, int64_t s, bool all) {
+  int64_t lanes = ie_div_up(t->N, PATCH) * PATCH;
+  if (all) return (part){0, lanes};
+  int64_t from = ie_max_i64(0, patch_floor(s - t->ahead));
+  int64_t to = ie_min_i64(lanes, patch_floor(s - t->ahead + t->window + PATCH - 2) + PATCH);
+  return (part){from, ie_max_i64(from, to)};
+}
+
+/* Keys, whole patches up to the last, that queries of the patch at n see; with `all`, every key. */
+static part keys_of(const ie_attend_tile *t, int64_t n, bool all) {
+  if (all) return (part){0, t->S};
+  int64_t from = ie_max_i64(0, patch_floor(n + t->ahead - t->window + 1));
+  int64_t to = ie_min_i64(t->S, patch_floor(n + t->ahead + PATCH - 1) + PATCH);
+  return (part){from, ie_max_i64(from, to)};
+}
+
+/* --- Products of a tile ------------------------------------------------------------------------------------------ */
+
+/* x (S, LANES) = rows (S, D) columns (D, LANES) where it is seen */
+static void rows_times_columns(float *x, const ie_attend_tile *t, const float *rows, const float *columns) {
+  bool all = sees_all(t);
+  int64_t step = all ? IE_ATTEND_KEYS : PATCH;
+  for (int64_t s = 0; s < t->S; s += step) {
+    part queries = queries_of(t, s, all);
+    product_set(&(tile_product){.a = rows + s * t->width,
+                                .a_row = t->width,
+                                .a_step = 1,
+                                .b = columns + queries.from,
+                                .b_row = LANES,
+                                .c = x + s * LANES + queries.from,
+                                .c_row = LANES,
+                                .M = ie_min_i64(step, t->S - s),
+                                .N = queries.to - queries.from,
+                                .K = t->D});
+  }
+}
+
+/* to (S, width) += x (S, N) rows (N, width) */
+static void keys_add(const ie_attend_tile *t, float *to, const float *x, const float *rows) {
+  bool all = sees_all(t);
+  int64_t step = all ? IE_ATTEND_KEYS : PATCH;
+  for (int64_t s = 0; s < t->S; s += step) {
+    part queries = queries_of(t, s, all);
+    product_add(&(tile_product){.a = x + s * LANES + queries.from,
+                                .a_row = LANES,
+                                .a_step = 1,
+                                .b = rows + queries.from * t->width,
+                                .b_row = t->width,
+                                .c = to + s * t->width,
+                                .c_row = t->width,
+                                .M = ie_min_i64(step, t->S - s),
+                                .N = t->width,
+                                .K = ie_min_i64(queries.to, t->N) - queries.from});
+  }
+}
+
+/* to (N, width) = keep to + x^T (N, S) rows (S, width); keep NULL: ones */
+static void queries_add(const ie_attend_tile *t, float *to, const float *x, const float *rows,
+                        const float *keep) {
+  bool all = sees_all(t);
+  int64_t step = all ? IE_ATTEND_QUERIES : PATCH;
+  for (int64_t n = 0; n < t->N; n += step) {
+    part keys = keys_of(t, n, all);
+    tile_product p = {.a = x + keys.from * LANES + n,
+                      .a_row = 1,
+                      .a_step = LANES,
+                      .b = rows + keys.from * t->width,
+                      .b_row = t->width,
+                      .c = to + n * t->width,
+                      .c_row = t->width,
+                      .M = ie_min_i64(step, t->N - n),
+                      .N = t->width,
+                      .K = keys.to - keys.from,
+                      .keep = keep ? keep + n : NULL};
+    if (keep)
+      product_keep(&p);
+    else
+      product_add(&p);
+  }
+}
+
+/* --- Softmax ------------------------------------------------------------------------------------------------------- */
 
 /* Where query `lane` .. lane + VF_LANES sees key s, x; else `other`. */
 INLINE vf seen(const ie_attend_tile *t, int64_t s, int64_t lane, vf x, vf other) {
@@ -122,11 +202,12 @@ INLINE void lanes_softmax(const ie_attend_tile *t, const ie_attend_sums *sums, f
                           int64_t lane, bool all) {
   const vf least = vf_set1(-3.402823466e38f), zero = vf_set1(0.0f);
   vf before = vf_load(sums->m + lane), most = before, sum = zero;
-  for (int64_t s = 0; s < t->S; s++) {
+  part keys = keys_of(t, patch_floor(lane), all);
+  for (int64_t s = keys.from; s < keys.to; s++) {
     vf x = vf_load(p + s * LANES + lane);
     most = vf_max(most, all ? x : seen(t, s, lane, x, least));
   }
-  for (int64_t s = 0; s < t->S; s++) {
+  for (int64_t s = keys.from; s < keys.to; s++) {
     vf x = weight_exp(vf_sub(vf_load(p + s * LANES + lane), most));
     if (!all) x = seen(t, s, lane, x, zero);
     sum = vf_add(sum, x);
@@ -148,17 +229,7 @@ static void KERNEL(attend_tile)(const ie_attend_tile *t, const ie_attend_sums *s
     else
       lanes_softmax(t, sums, p, keep, lane, /*all=*/false);
   }
-  product_keep(&(tile_product){.a = p,
-                               .a_row = 1,
-                               .a_step = LANES,
-                               .b = t->v,
-                               .b_row = t->width,
-                               .c = sums->acc,
-                               .c_row = t->width,
-                               .M = t->N,
-                               .N = t->width,
-                               .K = t->S,
-                               .keep = keep});
+  queries_add(t, sums->acc, p, t->v, keep);
 }
 
 /* Logits become weights, gradients of weights those of logits: dS = P (dP - delta). */
@@ -166,26 +237,13 @@ INLINE void lanes_flow(const ie_attend_tile *t, const ie_attend_tile_grads *g, f
                        int64_t lane, bool all) {
   const vf zero = vf_set1(0.0f);
   vf lse = vf_load(g->lse + lane), delta = vf_load(g->delta + lane);
-  for (int64_t s = 0; s < t->S; s++) {
+  part keys = keys_of(t, patch_floor(lane), all);
+  for (int64_t s = keys.from; s < keys.to; s++) {
     int64_t at = s * LANES + lane;
     vf x = weight_exp(vf_sub(vf_load(p + at), lse)), flow = vf_mul(x, vf_sub(vf_load(ds + at), delta));
     vf_store(p + at, all ? x : seen(t, s, lane, x, zero));
     vf_store(ds + at, all ? flow : seen(t, s, lane, flow, zero));
   }
-}
-
-/* to (S, width) += x (S, N) rows (N, width) */
-static void keys_add(const ie_attend_tile *t, float *to, const float *x, const float *rows) {
-  product_add(&(tile_product){.a = x,
-                              .a_row = LANES,
-                              .a_step = 1,
-                              .b = rows,
-                              .b_row = t->width,
-                              .c = to,
-                              .c_row = t->width,
-                              .M = t->S,
-                              .N = t->width,
-                              .K = t->N});
 }
 
 static void KERNEL(attend_tile_backward)(const ie_attend_tile *t, const ie_attend_tile_grads *g) {
@@ -201,16 +259,7 @@ static void KERNEL(attend_tile_backward)(const ie_attend_tile *t, const ie_atten
   }
   keys_add(t, g->dv, p, g->dy);
   keys_add(t, g->dk, ds, g->q);
-  product_add(&(tile_product){.a = ds,
-                              .a_row = 1,
-                              .a_step = LANES,
-                              .b = t->k,
-                              .b_row = t->width,
-                              .c = g->dq,
-                              .c_row = t->width,
-                              .M = t->N,
-                              .N = t->width,
-                              .K = t->S});
+  queries_add(t, g->dq, ds, t->k, /*keep=*/NULL);
 }
 
 /* columns of VF_LANES rows, four at a time: rows i, i + 4, ... of the 4 loads stand in the 128-bit parts. */

@@ -29,9 +29,9 @@ ie_routing ie_op_route(ie_ctx *ctx, ie_tensor *logits, const ie_route_options *o
   if (!out.expert || !out.weight) return (ie_routing){0};
   ctx->device->ops.route(ctx, out.expert, out.weight, logits, options);
   route_closure *c = ie_tape_record(ctx, route_backward, out.weight, sizeof *c, ie_tape_needs(logits));
-  if (c && OP_LAUNCHER(ctx, route_backward)) *c = (route_closure){logits, out, *options};
-  if (c && !c->options.balance && ctx->balance && ctx->layer >= 0)
-    c->options.balance = &ctx->balance[ctx->layer];
+  if (!c || !OP_LAUNCHER(ctx, route_backward)) return out;
+  *c = (route_closure){logits, out, *options};
+  if (!options->balance && ctx->balance && ctx->layer >= 0) c->options.balance = &ctx->balance[ctx->layer];
   return out;
 }
 

@@ -40,8 +40,9 @@ typedef struct train_job {
   /* Of the backward: */
   const real *dy, *y_in, *lse_in;
   const ie_attention_grads *to;
-  real *delta;        /* (H, T) */
-  real *dk, *dv;      /* (parts, HK, T, width) */
+  real *delta;   /* (H, T) */
+  real *dk, *dv; /* (parts, HK, T, width); local: (threads, T, width) */
+  bool local;
   real *dpk, *dpv;    /* (PREFIX_WAVE, parts, HK, P, width) */
   int64_t wave_first; /* the sequence with which the wave begins */
   real *scratch;      /* per thread */
@@ -158,13 +159,15 @@ static size_t backward_reals(int64_t width) {
   return (size_t)(5 * QUERIES * width + 2 * QUERIES);
 }
 
-/* The buffers of one unit: rows by position, the prefix in its own. */
+/* The buffers of one unit: rows by position, the prefix in its own. Where no other unit adds to the same tokens, they
+ * are the thread's and stay in its cache. */
 typedef struct unit_buffers {
   real *dk, *dv, *dpk, *dpv;
 } unit_buffers;
 
-static unit_buffers unit_buffers_of(const train_job *job, int64_t sequence, int64_t head, int64_t part) {
-  int64_t own = (part * job->HK + head) * job->T + job->spans[sequence].first;
+static unit_buffers unit_buffers_of(const train_job *job, int thread, int64_t sequence, int64_t head,
+                                    int64_t part) {
+  int64_t own = job->local ? thread * job->T : (part * job->HK + head) * job->T + job->spans[sequence].first;
   int64_t prefix = (((sequence - job->wave_first) * job->parts + part) * job->HK + head) * job->P;
   return (unit_buffers){.dk = job->dk + own * job->width,
                         .dv = job->dv + own * job->width,
@@ -216,6 +219,15 @@ static void tile_backward(const train_job *job, const span *q, int64_t head, con
     kernels->axpy(job->to->q + from + n * stride, dq + n * job->width, (real)job->options->scale, job->D);
 }
 
+/* Adds a unit's gradients of `count` tokens from `first` on. */
+static void unit_add(const train_job *job, const real *dk, const real *dv, int64_t head, const span *s) {
+  for (int64_t i = 0; i < s->count; i++) {
+    int64_t from = i * job->width, to = ((s->first + i) * job->HK + head) * job->D;
+    if (job->to->k) job->kernels->axpy(job->to->k + to, dk + from, /*a=*/1, job->D);
+    if (job->to->v) job->kernels->axpy(job->to->v + to, dv + from, /*a=*/1, job->D);
+  }
+}
+
 static void backward_units(void *arg, int thread, int64_t begin, int64_t end) {
   const train_job *job = arg;
   real *scratch = job->scratch + (size_t)thread * job->per_thread;
@@ -223,7 +235,7 @@ static void backward_units(void *arg, int thread, int64_t begin, int64_t end) {
     int64_t part = unit % job->parts, head = unit / job->parts % job->HK;
     int64_t sequence = job->wave_first + unit / job->parts / job->HK;
     const span *s = &job->spans[sequence];
-    unit_buffers b = unit_buffers_of(job, sequence, head, part);
+    unit_buffers b = unit_buffers_of(job, thread, sequence, head, part);
     buffers_clear(job, &b, s->count);
     for (int64_t offset = part * QUERIES; offset < s->count; offset += job->parts * QUERIES) {
       span q = {.first = (int32_t)(s->first + offset),
@@ -231,6 +243,7 @@ static void backward_units(void *arg, int thread, int64_t begin, int64_t end) {
                 .offset = (int32_t)offset};
       for (int64_t g = 0; g < job->G; g++) tile_backward(job, &q, head * job->G + g, &b, scratch);
     }
+    if (job->local) unit_add(job, b.dk, b.dv, head, s);
   }
 }
 
@@ -238,14 +251,11 @@ static void backward_units(void *arg, int thread, int64_t begin, int64_t end) {
 static void tokens_add(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   const train_job *job = arg;
+  const span tokens = {.first = (int32_t)begin, .count = (int32_t)(end - begin)};
   for (int64_t head = 0; head < job->HK; head++) {
     for (int64_t part = 0; part < job->parts; part++) {
-      for (int64_t t = begin; t < end; t++) {
-        int64_t from = ((part * job->HK + head) * job->T + t) * job->width;
-        int64_t to = (t * job->HK + head) * job->D;
-        if (job->to->k) job->kernels->axpy(job->to->k + to, job->dk + from, /*a=*/1, job->D);
-        if (job->to->v) job->kernels->axpy(job->to->v + to, job->dv + from, /*a=*/1, job->D);
-      }
+      int64_t from = ((part * job->HK + head) * job->T + begin) * job->width;
+      unit_add(job, job->dk + from, job->dv + from, head, &tokens);
     }
   }
 }
@@ -363,7 +373,9 @@ static void cpu_attention_train(ie_ctx *ctx, ie_tensor *y, ie_tensor *lse, const
 
 /* The buffers of the backward; false in a dry run or after a failure. */
 static bool buffers_take(ie_ctx *ctx, train_job *job, bool begun) {
-  int64_t own = job->parts * job->HK * job->T * job->width;
+  int threads = ie_team_size(ctx->device->team);
+  job->local = job->parts == 1 && threads <= job->HK;
+  int64_t own = (job->local ? threads : job->parts * job->HK) * job->T * job->width;
   int64_t prefix = ie_min_i64(PREFIX_WAVE, job->T) * job->parts * job->HK * job->P * job->width;
   return reals_take(ctx, job->H * job->T, &job->delta) && reals_take(ctx, own, &job->dk) &&
          reals_take(ctx, own, &job->dv) && reals_take(ctx, prefix, &job->dpk) &&
@@ -396,7 +408,7 @@ static void cpu_attention_backward(ie_ctx *ctx, const ie_attention_grads *to, co
   if (buffers_take(ctx, &job, begun)) {
     ie_team *team = ctx->device->team;
     sequences_backward(ctx, &job);
-    if (to->k || to->v) ie_team_for(team, job.T, /*chunk=*/16, tokens_add, &job);
+    if (!job.local) ie_team_for(team, job.T, /*chunk=*/16, tokens_add, &job);
     if (to->sinks && options->sinks.data) ie_team_for(team, job.H, /*chunk=*/1, sinks_add, &job);
     work_count(ctx, &job, /*products=*/5);
   }

@@ -195,7 +195,7 @@ typedef struct ie_device_ops {
                         const ie_tensor *sin);
   void (*swiglu_backward)(ie_ctx *ctx, real *dgate, real *dup, const real *dy, const ie_tensor *gate,
                           const ie_tensor *up);
-  /* y (T, H D); lse (T, H): log of the softmax's denominator, the sink's share in it */
+  /* y (T, H D); lse (T, H): log of the softmax's denominator, the sink's share in it. f32 whatever the class. */
   void (*attention_train)(ie_ctx *ctx, ie_tensor *y, ie_tensor *lse, const ie_attention_inputs *in,
                           const ie_batch *batch, const ie_attention_options *options);
   void (*attention_backward)(ie_ctx *ctx, const ie_attention_grads *to, const real *dy, const ie_tensor *y,

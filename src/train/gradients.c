@@ -40,7 +40,10 @@ static bool balance_alloc(ie_gradients *g) {
 }
 
 void ie_gradients_balance(ie_gradients *g, double coefficient) {
-  for (int64_t i = 0; i < g->model->info.layers; i++) g->balance[i].coefficient = coefficient;
+  int64_t routers = 0;
+  for (int64_t i = 0; i < g->model->info.layers; i++) routers += g->model->moe[i].gate_up != NULL;
+  for (int64_t i = 0; i < g->model->info.layers; i++)
+    g->balance[i].coefficient = coefficient / (double)ie_max_i64(1, routers);
 }
 
 void ie_gradients_balance_take(ie_gradients *g, ie_route_report *out) {

@@ -133,16 +133,22 @@ static void rope_run(grad_bench *b) {
   grad_output(b, ie_op_rope(&b->ctx, grad_tensor(b, 0), table));
 }
 
-enum { WINDOW = 1, SINKS = 2, PREFIX = 4 };
+enum {
+  WINDOW = 1,
+  SINKS = 2,
+  PREFIX = 4,
+  TILES = 8
+}; /* TILES: more than one tile of queries, keys and prefix */
 static void attention_setup(grad_bench *b) {
   bool prefix = b->variant & PREFIX;
-  grad_batch(b, 2, 6, prefix ? 3 : 0, 2);
-  grad_input(b, "q", 3, SHAPE(12, 4, 5), 2);
-  grad_input(b, "k", 3, SHAPE(12, 2, 5), 2);
-  grad_input(b, "v", 3, SHAPE(12, 2, 5), 1);
+  int64_t length = b->variant & TILES ? 67 : 6, P = b->variant & TILES ? 66 : 3;
+  grad_batch(b, 2, length, prefix ? (int32_t)P : 0, 2);
+  grad_input(b, "q", 3, SHAPE(2 * length, 4, 5), 2);
+  grad_input(b, "k", 3, SHAPE(2 * length, 2, 5), 2);
+  grad_input(b, "v", 3, SHAPE(2 * length, 2, 5), 1);
   if (prefix) {
-    grad_input(b, "prefix k", 3, SHAPE(3, 2, 5), 2);
-    grad_input(b, "prefix v", 3, SHAPE(3, 2, 5), 1);
+    grad_input(b, "prefix k", 3, SHAPE(P, 2, 5), 2);
+    grad_input(b, "prefix v", 3, SHAPE(P, 2, 5), 1);
   }
   if (b->variant & SINKS) grad_vector(b, "sinks", 4);
 }
@@ -151,7 +157,8 @@ static void attention_run(grad_bench *b) {
   b->kv = (ie_kv_layer){.dtype = IE_F32, .heads = 2, .dim = 5};
   b->kv.prefix_k = prefix ? grad_tensor(b, 3) : NULL;
   b->kv.prefix_v = prefix ? grad_tensor(b, 4) : NULL;
-  ie_attention_options options = {.scale = 0.6f, .window = b->variant & WINDOW ? 4 : 0};
+  int64_t window = b->variant & TILES ? 70 : 4;
+  ie_attention_options options = {.scale = 0.6f, .window = b->variant & WINDOW ? window : 0};
   if (b->variant & SINKS) options.sinks = b->vector[0];
   ie_tensor *q = grad_tensor(b, 0);
   ie_op_kv_append(&b->ctx, &b->kv, grad_tensor(b, 1), grad_tensor(b, 2), &b->batch);
@@ -165,6 +172,30 @@ static void route_setup(grad_bench *b) {
 }
 static void route_run(grad_bench *b) {
   grad_output(b, ie_op_route(&b->ctx, grad_tensor(b, 0), &(ie_route_options){.top_k = 3}).weight);
+}
+
+/* The balance of layer 1, through the context. Its loss in double from the logits: E sum of f_e P_e, f a constant. */
+static double balance_loss(const ie_tensor *logits, const ie_tensor *expert) {
+  int64_t T = logits->shape[0], E = logits->shape[1], k = expert->shape[1];
+  double loss = 0;
+  for (int64_t t = 0; t < T; t++) {
+    const real *l = ie_tensor_f32(logits) + t * E;
+    double sum = 0;
+    for (int64_t e = 0; e < E; e++) sum += exp((double)l[e]);
+    for (int64_t i = 0; i < T * k; i++) loss += exp((double)l[ie_tensor_i32(expert)[i]]) / sum;
+  }
+  return loss * (double)E / (double)(T * T);
+}
+static void balance_run(grad_bench *b) {
+  enum { LAYER = 1 };
+  static ie_route_balance balance[LAYER + 1] = {[LAYER] = {.coefficient = 0.7}};
+  b->ctx.layer = LAYER;
+  b->ctx.balance = balance;
+  ie_tensor *logits = grad_tensor(b, 0);
+  ie_routing r = ie_op_route(&b->ctx, logits, &(ie_route_options){.top_k = 3});
+  if (!r.expert) return;
+  b->loss += 0.7 * balance_loss(logits, r.expert);
+  grad_output(b, r.weight);
 }
 
 /* A router of its own chooses; limit 1 is reached by some. */
@@ -256,7 +287,9 @@ static const grad_case cases[] = {
     {"attention, sinks", SINKS | WINDOW, ATTEND},
     {"attention, prefix", PREFIX, ATTEND},
     {"attention, all", PREFIX | SINKS | WINDOW, ATTEND},
+    {"attention, tiles", PREFIX | SINKS | WINDOW | TILES, ATTEND},
     {"route", 0, route_setup, route_run, {L(route), L(route_backward)}},
+    {"route, balance", 0, route_setup, balance_run, {L(route), L(route_backward)}},
     {"moe", 0, MOE},
     {"moe, limit", 1, MOE},
     {"cross_entropy", 0, LOSS},
