@@ -249,6 +249,7 @@ static void every_launcher(ie_ctx *ctx, void *arg) {
   q.shape[0] = ROWS / 3;
   ops->split_heads_backward(ctx, dx, (const real *const[3]){e->dy, NULL, e->dy + WIDTH}, &q);
   ie_tensor to = tensor_of(dx2, 1, WIDTH);
+  ops->zero(ctx, dtable + WIDTH, (VOCABULARY - 2) * WIDTH);
   ops->copy(ctx, &to, &(ie_tensor){.rank = 2, .shape = {1, WIDTH, 1, 1}, .data = e->dy});
 }
 

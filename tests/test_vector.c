@@ -1,5 +1,6 @@
 /* Vector kernels: every instruction set gives the bits of the scalar definition, and the definition the numbers of a
  * double-precision reference. Arrays end at a page without rights, and start at odd places. */
+#include "base/float.h"
 #include "base/rng.h"
 #include "base/special.h"
 #include "kernels/kern.h"
@@ -594,8 +595,37 @@ static void test_adamw(void **state) {
   for (int i = 0; i < LENGTHS; i++) adamw_check(lengths[i], &args);
 }
 
+/* --- bf16_mix ------------------------------------------------------------------------------------------------ */
+
+/* By the definition, in place over each operand and without the second one. */
+static void mix_check(const ie_kernels *k, int64_t n) {
+  float *x = numbers(64, n), *z = numbers(65, n), *both = copy(x, n), *one = copy(x, n);
+  for (int64_t j = 0; j < n; j++) {
+    one[j] = ie_f32_round_bf16(-4.775f * x[j]);
+    both[j] = ie_f32_round_bf16(one[j] + ie_f32_round_bf16(z[j]));
+  }
+  float *over_x = copy(x, n), *over_z = copy(z, n), *alone = copy(x, n);
+  k->bf16_mix(over_x, over_x, -4.775f, z, n);
+  k->bf16_mix(over_z, x, -4.775f, over_z, n);
+  k->bf16_mix(alone, alone, -4.775f, NULL, n);
+  assert_same(both, over_x, n, "bf16_mix", k->isa);
+  assert_same(both, over_z, n, "bf16_mix", k->isa);
+  assert_same(one, alone, n, "bf16_mix", k->isa);
+  guard_free(x), guard_free(z), guard_free(both), guard_free(one);
+  guard_free(over_x), guard_free(over_z), guard_free(alone);
+}
+
+static void test_bf16_mix(void **state) {
+  (void)state;
+  for (int i = 0; i < LENGTHS; i++) {
+    mix_check(&scalar, lengths[i]);
+    for (int k = 0; k < other_count; k++) mix_check(&others[k], lengths[i]);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_bf16_mix),
       cmocka_unit_test(test_exp),
       cmocka_unit_test(test_rms_norm),
       cmocka_unit_test(test_layer_norm),

@@ -254,6 +254,8 @@ typedef struct ie_kernels {
                           int64_t n);
   /* y[i] += a * x[i]. */
   void (*axpy)(real *y, const real *x, real a, int64_t n);
+  /* y[i] = R(R(a * x[i]) + R(z[i])) with R the rounding to bf16; z NULL: R(a * x[i]). y may be x or z. */
+  void (*bf16_mix)(real *y, const real *x, real a, const real *z, int64_t n);
   /* One step of AdamW over parameters p (n), gradients g (n) and both moments m, v (n). */
   void (*adamw)(real *p, const real *g, real *m, real *v, int64_t n, const ie_adamw_args *args);
   /* f32 to kv_dtype (IE_F32, IE_F16, IE_BF16), round to nearest even; and back, exact. */

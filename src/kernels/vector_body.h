@@ -144,6 +144,16 @@ static void KERNEL(axpy)(float *y, const float *x, float a, int64_t n) {
   }
 }
 
+static void KERNEL(bf16_mix)(float *y, const float *x, float a, const float *z, int64_t n) {
+  vf factor = vf_set1(a);
+  for (int64_t i = 0; i < n; i += VF_LANES) {
+    const int64_t lanes = n - i < VF_LANES ? n - i : VF_LANES;
+    vf value = vf_round_bf16(vf_mul(factor, vf_load_n(x + i, lanes)));
+    if (z != NULL) value = vf_round_bf16(vf_add(value, vf_round_bf16(vf_load_n(z + i, lanes))));
+    vf_store_n(y + i, value, lanes);
+  }
+}
+
 typedef struct adamw_vectors {
   vf grad_scale, decay, weight1, beta2, weight2, root2, eps, step_size;
 } adamw_vectors;
@@ -267,6 +277,7 @@ void KERNEL(ie_kernels_fill_vector)(ie_kernels *out) {
   out->swiglu_clamped = KERNEL(swiglu_clamped);
   out->swiglu = KERNEL(swiglu);
   out->axpy = KERNEL(axpy);
+  out->bf16_mix = KERNEL(bf16_mix);
   out->adamw = KERNEL(adamw);
   out->store = KERNEL(store);
   out->load = KERNEL(load);

@@ -1,6 +1,7 @@
 #include "models/bind_train.h"
 
 #include "base/float.h"
+#include "base/pages.h"
 #include "base/rng.h"
 #include "base/size.h"
 #include "blocks/mxfp4.h"
@@ -59,6 +60,7 @@ static ie_param *param_new(ie_binder *b, const char *name, const char *hf, int r
   }
   b->owned_bytes += (size_t)p->count * sizeof(real);
   if (!b->plan_only) p->value = ie_bind_alloc(b, (size_t)p->count * sizeof(real));
+  ie_pages_huge(p->value, (size_t)p->count * sizeof(real));
   return b->status == IE_OK ? p : NULL;
 }
 

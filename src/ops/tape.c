@@ -110,7 +110,7 @@ real *ie_tape_grad(ie_ctx *ctx, const ie_tensor *x) {
   if (!t->has_place && !ie_ctx_scratch(ctx, bytes, &memory)) return NULL;
   t->grad = memory;
   t->has_grad = true;
-  if (memory) memset(memory, 0, bytes);
+  ctx->device->ops.zero(ctx, memory, ie_tensor_count(t));
   return t->grad;
 }
 

@@ -55,23 +55,25 @@ static void cpu_linear_train(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, cons
 /* --- Sums over rows -------------------------------------------------------------------------------------------- */
 
 typedef struct rows_sum_job {
+  const ie_kernels *kernels;
   real *to;
   const real *x;
   int64_t rows, cols;
 } rows_sum_job;
 
-/* Columns begin .. end, rows in ascending order. */
+/* Columns begin .. end, rows in ascending order. Wide parts: the machine foresees long runs of memory only. */
 static void rows_sum_part(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   const rows_sum_job *job = arg;
   for (int64_t t = 0; t < job->rows; t++)
-    for (int64_t c = begin; c < end; c++) job->to[c] += job->x[t * job->cols + c];
+    job->kernels->axpy(job->to + begin, job->x + t * job->cols + begin, 1.0f, end - begin);
 }
 
 void ie_cpu_rows_sum(ie_ctx *ctx, real *to, const real *x, int64_t rows, int64_t cols) {
   if (ctx->dry || !to) return;
-  rows_sum_job job = {to, x, rows, cols};
-  ie_team_for(ctx->device->team, cols, /*chunk=*/64, rows_sum_part, &job);
+  rows_sum_job job = {&ctx->device->kernels, to, x, rows, cols};
+  int64_t share = ie_div_up(cols, (int64_t)ie_team_size(ctx->device->team) * 64) * 64;
+  ie_team_for(ctx->device->team, cols, /*chunk=*/share, rows_sum_part, &job);
 }
 
 /* --- Gradients -------------------------------------------------------------------------------------------------- */

@@ -16,7 +16,7 @@ static int64_t rows_per_chunk(int64_t width) {
   return ie_max_i64(1, CHUNK / ie_max_i64(1, width));
 }
 
-/* --- y += x and y = x ---------------------------------------------------------------------------------------- */
+/* --- y += x, y = x and x = 0 ---------------------------------------------------------------------------------------- */
 
 typedef struct pair_job {
   const ie_kernels *kernels;
@@ -46,6 +46,15 @@ static void cpu_copy(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x) {
   if (ctx->dry) return;
   pair_job job = {&ctx->device->kernels, ie_tensor_f32(y), ie_tensor_f32(x)};
   ie_team_for(ctx->device->team, ie_tensor_count(x), CHUNK, copy_part, &job);
+}
+
+static void zero_part(void *arg, int thread, int64_t begin, int64_t end) {
+  (void)thread;
+  memset((real *)arg + begin, 0, (size_t)(end - begin) * sizeof(real));
+}
+
+static void cpu_zero(ie_ctx *ctx, real *x, int64_t n) {
+  if (!ctx->dry) ie_team_for(ctx->device->team, n, CHUNK, zero_part, x);
 }
 
 /* --- Rows added where an index says -------------------------------------------------------------------------- */
@@ -254,6 +263,7 @@ static void cpu_rope_backward(ie_ctx *ctx, real *dx, const ie_tensor *x, const i
 }
 
 void ie_cpu_fill_train_elementwise(ie_device_ops *ops) {
+  ops->zero = cpu_zero;
   ops->add = cpu_add;
   ops->copy = cpu_copy;
   ops->embed_backward = cpu_embed_backward;

@@ -172,6 +172,8 @@ typedef struct ie_device_ops {
    * class bf16; `exact` weights (routers) in f32. */
   void (*linear_train)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *x, const ie_weight *w, bool add);
   void (*linear_backward)(ie_ctx *ctx, real *dx, const real *dy, const ie_tensor *x, const ie_weight *w);
+  /* x (n) = 0 */
+  void (*zero)(ie_ctx *ctx, real *x, int64_t n);
   /* x (n) *= factor */
   void (*scale)(ie_ctx *ctx, real *x, int64_t n, float factor);
   /* y (n) += x (n) */

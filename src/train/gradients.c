@@ -1,5 +1,6 @@
 #include "train/gradients.h"
 
+#include "base/pages.h"
 #include "base/size.h"
 #include "models/decoder.h"
 
@@ -132,6 +133,7 @@ static ie_status grads_alloc(ie_gradients *g, ie_error *error) {
   g->grads = g->model->device->alloc(g->model->device, g->grads_bytes);
   if (!g->grads)
     return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %zu bytes of gradients", g->grads_bytes);
+  ie_pages_huge(g->grads, g->grads_bytes);
   real *at = g->grads;
   for (int64_t i = 0; i < list->count; i++) {
     list->item[i]->grad = at;
@@ -195,7 +197,7 @@ uint64_t ie_gradients_flop_take(ie_gradients *g) {
 }
 
 void ie_gradients_zero(ie_gradients *g) {
-  memset(g->grads, 0, g->grads_bytes);
+  g->ctx.device->ops.zero(&g->ctx, g->grads, (int64_t)(g->grads_bytes / sizeof(real)));
 }
 
 /* --- Forward and backward --------------------------------------------------------------------------------------- */
@@ -269,7 +271,9 @@ static ie_status reserve(ie_gradients *g, const ie_token_rows *rows, bool backwa
                         (long long)rows->tokens, bytes, g->grads_bytes, limit);
   if (bytes <= g->ctx.arena.capacity) return IE_OK;
   ie_arena_close(&g->ctx.arena);
-  return ie_arena_open(bytes, &g->ctx.arena, error);
+  status = ie_arena_open(bytes, &g->ctx.arena, error);
+  if (status == IE_OK) ie_pages_huge(g->ctx.arena.base, bytes);
+  return status;
 }
 
 static ie_status compute(ie_gradients *g, const ie_token_rows *rows, double scale, bool backward,

@@ -33,6 +33,7 @@ typedef struct lerp_weight {
 } lerp_weight;
 
 typedef struct muon_run {
+  const ie_kernels *kernels;
   int64_t R, K, M, N;
   bool turned; /* X is the transpose: R > K */
   /* of the update */
@@ -59,18 +60,11 @@ static real rounded(real x) {
   return ie_f32_round_bf16((float)x);
 }
 
-static void product_rows(void *arg, int thread, int64_t begin, int64_t end) {
-  (void)thread;
-  const ie_gemm *gemm = arg;
-  for (int64_t i = begin * gemm->N; i < end * gemm->N; i++) gemm->c[i] = rounded(gemm->c[i]);
-}
-
-/* The one place where matrices are multiplied: out (M, N) = a b, contiguous. */
+/* The one place where matrices are multiplied: out (M, N) = a b, contiguous. The loop that follows rounds it. */
 static void product(ie_ctx *ctx, real *out, int64_t M, int64_t N, int64_t K, ie_gemm_matrix a,
                     ie_gemm_matrix b) {
   ie_gemm gemm = {.M = M, .N = N, .K = K, .a = a, .b = b, .c = out, .c_stride = N, .bf16 = true};
   ie_cpu_gemm(ctx, &gemm, 1);
-  ie_team_for(ctx->device->team, M, ROWS, product_rows, &gemm);
 }
 
 /* Momentum, and the update into X, rounded. */
@@ -100,27 +94,29 @@ static void divide_rows(void *arg, int thread, int64_t begin, int64_t end) {
   for (int64_t i = begin * run->N; i < end * run->N; i++) run->X[i] = rounded(run->X[i] / run->norm);
 }
 
-/* C = c A. */
+/* A is rounded; C = c A. */
 static void scale_rows(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   const muon_run *run = arg;
-  for (int64_t i = begin * run->M; i < end * run->M; i++) run->C[i] = rounded(ns_c * run->A[i]);
+  real *A = run->A + begin * run->M, *C = run->C + begin * run->M;
+  run->kernels->bf16_mix(A, A, 1.0f, NULL, (end - begin) * run->M);
+  run->kernels->bf16_mix(C, A, ns_c, NULL, (end - begin) * run->M);
 }
 
 /* D = b A + D. */
 static void square_rows(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   const muon_run *run = arg;
-  for (int64_t i = begin * run->M; i < end * run->M; i++)
-    run->D[i] = rounded(rounded(ns_b * run->A[i]) + run->D[i]);
+  real *D = run->D + begin * run->M;
+  run->kernels->bf16_mix(D, run->A + begin * run->M, ns_b, D, (end - begin) * run->M);
 }
 
 /* X = a X + Y. */
 static void next_rows(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   const muon_run *run = arg;
-  for (int64_t i = begin * run->N; i < end * run->N; i++)
-    run->X[i] = rounded(rounded(ns_a * run->X[i]) + run->Y[i]);
+  real *X = run->X + begin * run->N;
+  run->kernels->bf16_mix(X, X, ns_a, run->Y + begin * run->N, (end - begin) * run->N);
 }
 
 static void value_rows(void *arg, int thread, int64_t begin, int64_t end) {
@@ -173,7 +169,8 @@ void ie_muon_step(ie_ctx *ctx, const ie_muon_options *options, ie_param *param, 
                   float grad_scale) {
   const int64_t R = param->shape[param->rank - 2], K = param->shape[param->rank - 1];
   const double shape = sqrt(fmax(1.0, (double)R / (double)K));
-  muon_run run = {.R = R,
+  muon_run run = {.kernels = &ctx->device->kernels,
+                  .R = R,
                   .K = K,
                   .M = ie_min_i64(R, K),
                   .N = ie_max_i64(R, K),

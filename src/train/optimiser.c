@@ -1,6 +1,7 @@
 #include "train/optimiser.h"
 
 #include "base/buf.h"
+#include "base/pages.h"
 #include "base/size.h"
 #include "train/adamw8bit.h"
 #include "train/pieces.h"
@@ -178,6 +179,7 @@ static ie_status state_new(entry *e, const state_shape *shape, ie_error *error) 
   /* Zeros that the system gives: each thread touches its own part first, in the first step. */
   state->data = calloc(count ? count : 1, ie_dtype_bytes(state->dtype));
   if (!name || !state->data) return out_of_memory(e->param, error);
+  ie_pages_huge(state->data, count * ie_dtype_bytes(state->dtype));
   snprintf(name, length, "%s.%s", shape->name, e->param->name);
   return IE_OK;
 }
@@ -245,6 +247,7 @@ ie_status ie_optimiser_new(ie_device *device, const ie_optimiser_group *groups, 
   o->ctx.device = device, o->ctx.layer = -1;
   if (!o->entries || !o->param) status = ie_error_set(error, IE_OUT_OF_MEMORY, "optimiser: out of memory");
   if (status == IE_OK && scratch_bytes > 0) status = ie_arena_open(scratch_bytes, &o->ctx.arena, error);
+  ie_pages_huge(o->ctx.arena.base, o->ctx.arena.capacity);
   if (status == IE_OK) status = entries_fill(o, groups, count, error);
   if (status == IE_OK) status = ie_pieces_new(o->param, o->count, &o->pieces, error);
   if (status != IE_OK) {

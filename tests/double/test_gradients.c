@@ -274,7 +274,7 @@ static const grad_case cases[] = {
     {"linear", 0, linear_setup, linear_run, LINEAR},
     {"linear, bias", 1, linear_setup, linear_run, LINEAR},
     {"linear_residual", 2, linear_setup, linear_residual_run, {L(linear_train), L(add), L(copy)}},
-    {"adapter", 0, adapter_setup, linear_run, {L(linear_train), L(linear_backward), L(scale)}},
+    {"adapter", 0, adapter_setup, linear_run, {L(linear_train), L(linear_backward), L(scale), L(zero)}},
     {"gelu", 10 + IE_GELU, ACT},
     {"gelu tanh", 10 + IE_GELU_TANH, ACT},
     {"relu2", 10 + IE_RELU2, ACT},

@@ -75,6 +75,14 @@ static void axpy__scalar(real *y, const real *x, real a, int64_t n) {
   for (int64_t i = 0; i < n; i++) y[i] += a * x[i];
 }
 
+static real bf16(real x) {
+  return ie_f32_round_bf16((float)x);
+}
+
+static void bf16_mix__scalar(real *y, const real *x, real a, const real *z, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] = z ? bf16(bf16(a * x[i]) + bf16(z[i])) : bf16(a * x[i]);
+}
+
 static void adamw__scalar(real *p, const real *g, real *m, real *v, int64_t n, const ie_adamw_args *args) {
   for (int64_t i = 0; i < n; i++) {
     real x = g[i] * args->grad_scale;
@@ -128,6 +136,7 @@ void ie_kernels_fill_vector__scalar(ie_kernels *out) {
   out->swiglu_clamped = swiglu_clamped__scalar;
   out->swiglu = swiglu__scalar;
   out->axpy = axpy__scalar;
+  out->bf16_mix = bf16_mix__scalar;
   out->adamw = adamw__scalar;
   out->store = store__scalar;
   out->load = load__scalar;
