@@ -18,6 +18,7 @@
   X(synth) \
   X(merge) \
   X(train) \
+  X(eval) \
   X(version) \
 
 /* Of later milestones: they answer "not built yet". Whoever builds one moves its line. */
@@ -30,7 +31,6 @@
   X(convert,      "convert",      "Convert between containers") \
   X(report,       "report",       "Write a benchmark report") \
   X(verify,       "verify",       "Check tokens against a reference trace") \
-  X(eval,         "eval",         "Perplexity, multiple choice, generation tasks") \
   X(ocr,          "ocr",          "Documents to text") \
   X(c2c,          "c2c",          "Two models that share their caches") \
 

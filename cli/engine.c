@@ -41,8 +41,8 @@ ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error 
   return status;
 }
 
-ie_status cli_engine_open_as(const cli_context *context, const char *dir, ie_model_options options,
-                             cli_engine *out, ie_error *error) {
+static ie_status model_open(const cli_context *context, ie_device *device, const char *dir,
+                            ie_model_options options, cli_engine *out, ie_error *error) {
   static const ie_precision precisions[] = {[CLI_FP32] = IE_PRECISION_FP32,
                                             [CLI_BF16] = IE_PRECISION_BF16,
                                             [CLI_FP16] = IE_PRECISION_FP16,
@@ -50,19 +50,31 @@ ie_status cli_engine_open_as(const cli_context *context, const char *dir, ie_mod
   static const ie_weights weights[] = {[CLI_WEIGHTS_PUBLISHED] = IE_WEIGHTS_PUBLISHED,
                                        [CLI_WEIGHTS_INT8] = IE_WEIGHTS_INT8,
                                        [CLI_WEIGHTS_INT4] = IE_WEIGHTS_INT4};
-  *out = (cli_engine){0};
   double start = cli_clock_s();
-  ie_status status = cli_device_open(context, &out->device, error);
-  if (status != IE_OK) return status;
   options.precision = precisions[context->common.precision];
   options.dense_weights = weights[context->common.weights];
   options.deterministic = context->common.deterministic;
   options.limited = context->common.memory > 0;
-  status = ie_model_open(out->device, dir, &options, &out->model, error);
+  ie_status status = ie_model_open(device, dir, &options, &out->model, error);
   if (status != IE_OK) return status;
   out->info = ie_model_describe(out->model);
-  out->load_s = cli_clock_s() - start;
+  out->load_s += cli_clock_s() - start;
   return IE_OK;
+}
+
+ie_status cli_engine_open_as(const cli_context *context, const char *dir, ie_model_options options,
+                             cli_engine *out, ie_error *error) {
+  *out = (cli_engine){0};
+  double start = cli_clock_s();
+  ie_status status = cli_device_open(context, &out->device, error);
+  out->load_s = cli_clock_s() - start;
+  return status == IE_OK ? model_open(context, out->device, dir, options, out, error) : status;
+}
+
+ie_status cli_engine_open_beside(const cli_context *context, const char *dir, const cli_engine *first,
+                                 cli_engine *out, ie_error *error) {
+  *out = (cli_engine){0};
+  return model_open(context, first->device, dir, (ie_model_options){0}, out, error);
 }
 
 ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,

@@ -28,6 +28,9 @@ ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan
 /* The same with more options of the model; those that are common flags are set here. */
 ie_status cli_engine_open_as(const cli_context *context, const char *dir, ie_model_options options,
                              cli_engine *out, ie_error *error);
+/* A second model on the first one's device, which is closed after it; out->device stays NULL. */
+ie_status cli_engine_open_beside(const cli_context *context, const char *dir, const cli_engine *first,
+                                 cli_engine *out, ie_error *error);
 /* Reads an adapter and puts it on the model; dir NULL: nothing. train: its factors are what is trained. */
 ie_status cli_engine_adapt(cli_engine *engine, const char *dir, bool train, ie_error *error);
 void cli_engine_close(cli_engine *engine);

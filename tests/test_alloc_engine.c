@@ -97,6 +97,33 @@ static ie_status run_together(void *arg, ie_error *error) {
   return status;
 }
 
+/* Windows over a text, by two states of one model. */
+static ie_status run_perplexity(void *arg, ie_error *error) {
+  (void)arg;
+  ie_device *device;
+  ie_model *model = NULL;
+  ie_state *state = NULL, *against = NULL;
+  ie_perplexity_result result = {0};
+  const ie_state_options options = {.context_tok = 7, .sequences = 2, .chunk_tok = 9};
+  ie_status status = ie_device_open(&(ie_device_options){.threads = 1}, &device, error);
+  if (status != IE_OK) return status;
+  status = ie_model_open(device, mxfp4_dir, NULL, &model, error);
+  if (status == IE_OK) status = ie_state_new(model, &options, &state, error);
+  if (status == IE_OK) status = ie_state_new(model, &options, &against, error);
+  if (status == IE_OK)
+    status = ie_perplexity(
+        state, against,
+        &(ie_perplexity_options){.ids = prompt, .count = PROMPT, .window_tok = 8, .stride_tok = 3}, &result,
+        error);
+  ie_state_free(against);
+  ie_state_free(state);
+  ie_model_free(model);
+  ie_device_free(device);
+  if (status == IE_OK && (result.tokens != PROMPT - 1 || result.kl_mean != 0))
+    status = ie_error_set(error, IE_INTERNAL, "measured something else");
+  return status;
+}
+
 static ie_status run_with_device(const char *dir, ie_weights weights, ie_error *error) {
   ie_device *device;
   ie_status status = ie_device_open(&(ie_device_options){.threads = 2}, &device, error);
@@ -181,6 +208,7 @@ static const failing_case cases[] = {
     {.name = "experts from disk, io_uring", .run = run_streamed_uring, .tolerant = true},
     {.name = "experts from disk, threads", .run = run_streamed_threads, .tolerant = true},
     {.name = "engine: a scheduler", .run = run_together, .tolerant = true},
+    {.name = "perplexity", .run = run_perplexity, .tolerant = true},
     {.name = "inspect", .run = run_inspect, .tolerant = true},
 };
 enum { CASES = sizeof cases / sizeof cases[0] };

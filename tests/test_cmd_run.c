@@ -359,7 +359,7 @@ static void ids_are_checked(void **state) {
   program_expect(2, "no tokenizer", "run --model-dir %s --prompt x", model);
   program_expect(2, "no tokenizer", "run --model-dir %s --ids 1 --stop x", model);
   program_expect(1, "/nonexistent", "run --model-dir /nonexistent --ids 1");
-  program_expect(1, "not built yet", "run --model-dir %s --ids 1 --adapter x", model);
+  program_expect(1, "adapter_config.json", "run --model-dir %s --ids 1 --adapter x", model);
 }
 
 static void ids_files_are_read(void **state) {

@@ -6,12 +6,16 @@
 #include "clocher/chat.h"
 #include "clocher/conversation.h"
 #include "clocher/device.h"
+#include "clocher/eval.h"
 #include "clocher/generate.h"
+#include "clocher/gradients.h"
 #include "clocher/model.h"
 #include "clocher/sample.h"
 #include "clocher/scheduler.h"
 #include "clocher/status.h"
 #include "clocher/tensor.h"
 #include "clocher/text.h"
+#include "clocher/tokenizer_train.h"
+#include "clocher/train.h"
 
 #endif

@@ -16,7 +16,8 @@
  * Numbers: with bf16 set, both operands are rounded to bf16 (nearest even) as they are packed (arithmetic class bf16 of
  * training); sums are `real` in every case. Each element of C is the sum of its blocks in ascending order, each
  * the sum of its products in ascending order of k: it does not depend on slabs, tasks, threads, other rows or
- * columns. scalar/ is the definition; with FMA, AVX2 and AVX-512 agree with each other to the bit and with it to rounding.
+ * columns. scalar/ is the definition; with FMA, AVX2 and AVX-512 agree with each other to the bit and with it to rounding. AMX, in class bf16, sums even and odd k
+ * of each 32 apart (amx/tile.h) and takes numbers below 2^-126 as 0.
  * A product with an infinite or NaN operand gives NaN or infinity in its row or column only.
  *
  * Functions here are kernels: no allocation, no threads, no errors. tensor/cpu_gemm.h spreads a product over the team.
@@ -61,10 +62,13 @@ int64_t ie_gemm_depth(int64_t K);
 typedef struct ie_gemm_slab {
   const ie_gemm *gemm;
   int64_t j0, j1, k0, k1;
-  real *packed; /* ie_gemm_slab_count numbers, 64-byte aligned; panel after panel, each (k1 - k0, nr) */
+  real *packed; /* ie_gemm_slab_count numbers, 64-byte aligned; panel after panel */
 } ie_gemm_slab;
 
 int64_t ie_gemm_slab_count(int64_t columns, int64_t depth);
+
+/* The tiles and panels of a product. */
+const ie_gemm_kernel *ie_gemm_kernel_of(const ie_kernels *kernels, const ie_gemm *gemm);
 
 /* Numbers of scratch that one call of the functions below needs (64-byte aligned), whatever the sizes. */
 int64_t ie_gemm_scratch_count(void);

@@ -150,19 +150,23 @@ INLINE void width_pack(float *out, const int width, int64_t panel_stride, const 
     numbers_pack(out, width, panel_stride, block);
 }
 
-static void gemm_pack(float *out, int width, int64_t panel_stride, const ie_gemm_block *block) {
-  if (width == MR && block->bf16)
+static void gemm_pack_a(float *out, int64_t panel_stride, const ie_gemm_block *block) {
+  if (block->bf16)
     width_pack(out, MR, panel_stride, block, true);
-  else if (width == MR)
+  else
     width_pack(out, MR, panel_stride, block, false);
-  else if (block->bf16)
+}
+static void gemm_pack_b(float *out, int64_t panel_stride, const ie_gemm_block *block) {
+  if (block->bf16)
     width_pack(out, NR, panel_stride, block, true);
   else
     width_pack(out, NR, panel_stride, block, false);
 }
 
 void KERNEL(ie_kernels_fill_gemm)(ie_kernels *out) {
-  out->gemm = (ie_gemm_kernel){MR, NR, gemm_pack, gemm_run};
+  out->gemm =
+      (ie_gemm_kernel){.mr = MR, .nr = NR, .pack_a = gemm_pack_a, .pack_b = gemm_pack_b, .run = gemm_run};
+  out->gemm_bf16 = out->gemm;
 }
 
 #endif

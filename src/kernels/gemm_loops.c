@@ -8,8 +8,17 @@ int64_t ie_gemm_depth(int64_t K) {
   return ie_max_i64(depth, IE_GEMM_GROUP);
 }
 
+/* Depth of a panel in memory: matrix units work in steps of 32 numbers or so. */
+static int64_t panel_depth(int64_t depth) {
+  return ie_div_up(depth, IE_GEMM_GROUP) * IE_GEMM_GROUP;
+}
+
 int64_t ie_gemm_slab_count(int64_t columns, int64_t depth) {
-  return ie_div_up(columns, IE_GEMM_GROUP) * IE_GEMM_GROUP * depth;
+  return ie_div_up(columns, IE_GEMM_GROUP) * IE_GEMM_GROUP * panel_depth(depth);
+}
+
+const ie_gemm_kernel *ie_gemm_kernel_of(const ie_kernels *kernels, const ie_gemm *gemm) {
+  return gemm->bf16 ? &kernels->gemm_bf16 : &kernels->gemm;
 }
 
 /* Rows of A of a task, rounded up to whole panels of any mr <= 32; or a group of columns of a decoded weight. */
@@ -56,7 +65,8 @@ static ie_gemm_block weight_decode(const ie_kernels *kernels, const ie_gemm_matr
 static void group_pack(const ie_kernels *kernels, const ie_gemm_slab *slab, int64_t j0, int64_t j1,
                        int64_t k0, int64_t k1, real *scratch) {
   const ie_gemm_matrix *b = &slab->gemm->b;
-  int64_t nr = kernels->gemm.nr, depth = slab->k1 - slab->k0;
+  const ie_gemm_kernel *kernel = ie_gemm_kernel_of(kernels, slab->gemm);
+  int64_t depth = panel_depth(slab->k1 - slab->k0);
   ie_gemm_block group;
   if (b->weight != NULL)
     group = weight_decode(kernels, b, j0, j1 - j0, k0, k1 - k0, scratch);
@@ -65,8 +75,8 @@ static void group_pack(const ie_kernels *kernels, const ie_gemm_slab *slab, int6
   group.n = j1 - j0;
   group.K = k1 - k0;
   group.bf16 = slab->gemm->bf16;
-  kernels->gemm.pack(slab->packed + (j0 - slab->j0) * depth + (k0 - slab->k0) * nr, (int)nr, depth * nr,
-                     &group);
+  kernel->pack_b(slab->packed + (j0 - slab->j0) * depth + (k0 - slab->k0) * kernel->nr, depth * kernel->nr,
+                 &group);
 }
 
 void ie_gemm_slab_pack(const ie_kernels *kernels, const ie_gemm_slab *slab, int64_t j0, int64_t j1,
@@ -85,14 +95,14 @@ static void rows_pack(const ie_gemm_kernel *kernel, const ie_gemm *gemm, const i
   block.n = task->i1 - task->i0;
   block.K = k1 - k0;
   block.bf16 = gemm->bf16;
-  kernel->pack(out, kernel->mr, kernel->mr * block.K, &block);
+  kernel->pack_a(out, kernel->mr * panel_depth(block.K), &block);
 }
 
 /* One block of depth: each panel of B stays in the first cache while the panels of A pass. */
 static void block_run(const ie_gemm_kernel *kernel, const ie_gemm_slab *slab, const ie_gemm_task *task,
                       int64_t k0, int64_t k1, const real *rows) {
   const ie_gemm *gemm = slab->gemm;
-  int64_t depth = slab->k1 - slab->k0;
+  int64_t depth = panel_depth(slab->k1 - slab->k0), rows_depth = panel_depth(k1 - k0);
   ie_gemm_tile tile = {.K = k1 - k0, .c_stride = gemm->c_stride};
   tile.alpha = gemm->alpha == 0 ? 1 : gemm->alpha;
   tile.add = gemm->add || k0 > 0;
@@ -104,7 +114,7 @@ static void block_run(const ie_gemm_kernel *kernel, const ie_gemm_slab *slab, co
     tile.ahead = tile.b + kernel->nr * depth; /* the next panel of B, a share of it a tile */
     if (j + kernel->nr >= task->j1) tile.ahead = tile.b;
     for (int64_t i = task->i0; i < task->i1; i += kernel->mr, tile.ahead += tile.K * tile.ahead_step) {
-      tile.a = rows + (i - task->i0) * tile.K;
+      tile.a = rows + (i - task->i0) * rows_depth;
       tile.m = (int)ie_min_i64(kernel->mr, task->i1 - i);
       tile.c = gemm->c + i * gemm->c_stride + j;
       kernel->run(&tile);
@@ -113,11 +123,14 @@ static void block_run(const ie_gemm_kernel *kernel, const ie_gemm_slab *slab, co
 }
 
 void ie_gemm_slab_run(const ie_kernels *kernels, const ie_gemm_slab *slab, ie_gemm_task task, real *scratch) {
+  const ie_gemm_kernel *kernel = ie_gemm_kernel_of(kernels, slab->gemm);
   int64_t step = ie_gemm_depth(slab->gemm->K), k0 = slab->k0;
+  if (kernel->begin != NULL) kernel->begin();
   do { /* once where K = 0: C is bias, or 0 */
     int64_t k1 = ie_min_i64(k0 + step, slab->k1);
-    rows_pack(&kernels->gemm, slab->gemm, &task, k0, k1, scratch);
-    block_run(&kernels->gemm, slab, &task, k0, k1, scratch);
+    rows_pack(kernel, slab->gemm, &task, k0, k1, scratch);
+    block_run(kernel, slab, &task, k0, k1, scratch);
     k0 = k1;
   } while (k0 < slab->k1);
+  if (kernel->end != NULL) kernel->end();
 }

@@ -51,6 +51,9 @@ void ie_kernels_fill(ie_kernels *out, ie_isa isa) {
     ie_kernels_fill_gemm__avx512(out);
     ie_kernels_fill_weight_cols__avx512(out);
   }
-  if (isa >= IE_ISA_AMX) ie_kernels_fill_products__amx(out);
+  if (isa >= IE_ISA_AMX) {
+    ie_kernels_fill_products__amx(out);
+    ie_kernels_fill_gemm__amx(out);
+  }
 #endif
 }

@@ -83,10 +83,10 @@ typedef struct ie_gemm_block {
   bool bf16; /* rounded to bf16 on the way */
 } ie_gemm_block;
 
-/* Rows i < m and columns j < n of a tile: s = sum over k of a[k * mr + i] * b[k * nr + j], in the order of k, from 0.
+/* Rows i < m and columns j < n of a tile: s = sum over k of (i, k) of a times (j, k) of b, in a fixed order, from 0.
  * c[i * c_stride + j] = alpha * s + bias[j], or += of that. */
 typedef struct ie_gemm_tile {
-  const real *a, *b; /* panels as pack writes them, 64-byte aligned */
+  const real *a, *b; /* panels as pack_a and pack_b write them, 64-byte aligned */
   int64_t K;         /* >= 0 */
   real *c;
   int64_t c_stride;
@@ -101,9 +101,12 @@ typedef struct ie_gemm_tile {
 
 typedef struct ie_gemm_kernel {
   int mr, nr; /* a whole tile of C; nr divides 64 */
-  /* Panels of `width` (mr or nr), panel_stride numbers apart: number (i, k) goes to
-   * out[i / width * panel_stride + k * width + i % width]. What fills up the last panel is not used by run. */
-  void (*pack)(real *out, int width, int64_t panel_stride, const ie_gemm_block *block);
+  /* Panels of mr numbers i (A) or nr (B), panel_stride numbers of `out` apart; each takes at most mr or nr times K
+   * rounded up to 64 of them. What fills up the last panel is not used by run. */
+  void (*pack_a)(real *out, int64_t panel_stride, const ie_gemm_block *block);
+  void (*pack_b)(real *out, int64_t panel_stride, const ie_gemm_block *block);
+  void (*begin)(void); /* called by a thread before its first tile and after its last one, or NULL */
+  void (*end)(void);
   void (*run)(const ie_gemm_tile *tile);
 } ie_gemm_kernel;
 
@@ -206,7 +209,7 @@ typedef struct ie_kernels {
   /* many computes each output by the operations of few in their order: equal to the bit. */
   bool many_as_few[IE_CLASS_COUNT][IE_W_COUNT];
 
-  ie_gemm_kernel gemm;
+  ie_gemm_kernel gemm, gemm_bf16; /* of numbers as they are, and of operands that are rounded to bf16 */
   /* out[i] = the number at (row, col + i) of w, i < n, exact. col is a multiple of 64. */
   void (*weight_cols)(float *out, const ie_wview *w, int64_t row, int64_t col, int64_t n);
 
@@ -304,5 +307,6 @@ void ie_kernels_fill_swiglu_backward__avx512(ie_kernels *out);
 void ie_kernels_fill_gemm__avx512(ie_kernels *out);
 void ie_kernels_fill_weight_cols__avx512(ie_kernels *out);
 void ie_kernels_fill_products__amx(ie_kernels *out);
+void ie_kernels_fill_gemm__amx(ie_kernels *out);
 
 #endif

@@ -43,11 +43,12 @@ static ie_gemm_slab slab_next(const cursor *c, int64_t capacity) {
   const ie_gemm *g = &c->gemm[c->i];
   int64_t step = ie_gemm_depth(g->K), columns = g->N, depth = g->K;
   if (ie_gemm_slab_count(columns, depth) > capacity) {
-    int64_t whole = capacity / depth / IE_GEMM_GROUP * IE_GEMM_GROUP; /* columns that fit with all of K */
+    int64_t whole =
+        capacity / ie_gemm_slab_count(1, depth) * IE_GEMM_GROUP; /* columns that fit with all of K */
     int64_t least = ie_min_i64(SLAB_COLUMNS, capacity / step / IE_GEMM_GROUP * IE_GEMM_GROUP);
     columns = ie_min_i64(ie_max_i64(whole, least), g->N);
     if (ie_gemm_slab_count(columns, depth) > capacity)
-      depth = capacity / ie_gemm_slab_count(columns, 1) / step * step;
+      depth = capacity / ie_gemm_slab_count(columns, step) * step;
   }
   return (ie_gemm_slab){.gemm = g,
                         .j0 = c->j,
@@ -101,14 +102,14 @@ static int64_t parts(int64_t n, int64_t most, int threads) {
 
 /* Cuts the C of every slab into rectangles of about one size: full width first, so that A is packed once. */
 static void pass_cut(pass *p, int threads) {
-  int64_t area = 0, mr = p->kernels->gemm.mr;
+  int64_t area = 0;
   for (int i = 0; i < p->n; i++)
     area += p->entries[i].slab.gemm->M * (p->entries[i].slab.j1 - p->entries[i].slab.j0);
   area = ie_div_up(area, (int64_t)threads * TASKS_A_THREAD);
   p->tasks = 0;
   for (int i = 0; i < p->n; i++) {
     entry *e = &p->entries[i];
-    int64_t columns = e->slab.j1 - e->slab.j0;
+    int64_t columns = e->slab.j1 - e->slab.j0, mr = ie_gemm_kernel_of(p->kernels, e->slab.gemm)->mr;
     int64_t rows = ie_max_i64(TASK_ROWS_MIN, ie_min_i64(area / columns, IE_GEMM_ROWS_MAX));
     e->panels = ie_div_up(e->slab.gemm->M, mr);
     e->groups = ie_div_up(columns, IE_GEMM_GROUP);
@@ -148,7 +149,7 @@ static void pass_run(void *arg, int thread, int64_t begin, int64_t end) {
     while (i + 1 < p->n && p->entries[i + 1].first_task <= t) i++;
     const entry *e = &p->entries[i];
     int64_t down = (t - e->first_task) / e->tasks_across, across = (t - e->first_task) % e->tasks_across;
-    int64_t mr = p->kernels->gemm.mr;
+    int64_t mr = ie_gemm_kernel_of(p->kernels, e->slab.gemm)->mr;
     ie_gemm_task task = {.i0 = part_begin(e->panels, down, e->tasks_down) * mr,
                          .i1 = part_begin(e->panels, down + 1, e->tasks_down) * mr,
                          .j0 = e->slab.j0 + part_begin(e->groups, across, e->tasks_across) * IE_GEMM_GROUP,

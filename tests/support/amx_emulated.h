@@ -5,5 +5,6 @@
 #include "kernels/kern.h"
 
 void ie_kernels_fill_products__amx_emulated(ie_kernels *out);
+void ie_kernels_fill_gemm__amx_emulated(ie_kernels *out);
 
 #endif

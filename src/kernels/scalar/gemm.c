@@ -5,6 +5,7 @@
 
 enum { MR = 4, NR = 8 };
 
+/* out[k * width + i] = number (i, k) of each panel; 0 for what fills up the last one. */
 static void pack(real *out, int width, int64_t panel_stride, const ie_gemm_block *block) {
   for (int64_t i = 0; i < ie_div_up(block->n, width) * width; i++)
     for (int64_t k = 0; k < block->K; k++) {
@@ -15,6 +16,13 @@ static void pack(real *out, int width, int64_t panel_stride, const ie_gemm_block
       if (block->bf16) v = (real)ie_f32_round_bf16((float)v);
       out[i / width * panel_stride + k * width + i % width] = v;
     }
+}
+
+static void pack_a(real *out, int64_t panel_stride, const ie_gemm_block *block) {
+  pack(out, MR, panel_stride, block);
+}
+static void pack_b(real *out, int64_t panel_stride, const ie_gemm_block *block) {
+  pack(out, NR, panel_stride, block);
 }
 
 static void run(const ie_gemm_tile *tile) {
@@ -31,5 +39,6 @@ static void run(const ie_gemm_tile *tile) {
 }
 
 void ie_kernels_fill_gemm__scalar(ie_kernels *out) {
-  out->gemm = (ie_gemm_kernel){MR, NR, pack, run};
+  out->gemm = (ie_gemm_kernel){.mr = MR, .nr = NR, .pack_a = pack_a, .pack_b = pack_b, .run = run};
+  out->gemm_bf16 = out->gemm;
 }
