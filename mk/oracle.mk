@@ -22,3 +22,4 @@ test-oracle: build venv $(B)/tests/test_adapter ## the program against transform
 	$(ORACLE) tools/golden/adapter.py --binary $(B)/clocher --writer $(B)/tests/test_adapter \
 	  --model tests/data/models/gpt-neox-parallel --model tests/data/models/qwen3 --model tests/data/models/llama3
 	$(ORACLE) tools/golden/bpe_train.py --binary $(B)/clocher $(BPE_TEXT:%=--text % --vocab 4096)
+	$(ORACLE) tools/demo_report.py --self-check

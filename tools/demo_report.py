@@ -6,15 +6,18 @@
 
 Needs the standard library, and gnuplot for the plot. DATA holds the training texts (train.txt, stories_train.txt) and
 those that were held out (valid.txt, stories_valid.txt). --model is what `clocher train base` wrote: the final folder, or
-a snapshot step-NNNNNN in it. demo/train/run.sh calls this; the definitions of the figures stand in the page it writes.
+a snapshot step-NNNNNN in it. demo/train/run.sh calls this; the definitions of the figures stand in the page it writes. --self-check checks those over
+the samples.
 """
 import argparse
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 
 SEEDS = (1, 2, 3)
 TOKENS = 120
@@ -149,6 +152,28 @@ def samples_page(samples, args):
         out += ["Seed %d (%d words, copied %s%s%s):" % (s["seed"], len(s["words"]), s["copy"] or "under 4", end, unknown),
                 "", "````", s["text"], "````", ""]
     return "\n".join(out).rstrip("\n") + "\n"
+
+
+def self_check():
+    """The search for copies against trying every row of words, and the edges of a continuation."""
+    assert words_written("Once upon a time", ", there was") == ["there", "was"]
+    assert words_written("Once upon a tim", "es there") == ["times", "there"]
+    assert words_written("found a", " cat\u2019s toy") == ["cat's", "toy"]
+    assert repeated({"words": words_of("a b c d a b c d a b c d")}) == (9, 5)
+    draw = random.Random(1)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as f:
+        texts = [[draw.choice("abcd") for _ in range(1500)] for _ in range(2)]
+        f.write("\n<|endoftext|>\n".join(map(" ".join, texts)) + "\n")
+        f.flush()
+        samples = [{"words": [draw.choice("abcd") for _ in range(60)]} for _ in range(20)]
+        samples.append({"words": texts[0][-5:] + texts[1][:6]})  # no copy crosses from one document to the next
+        compare_with_training(samples, [f.name])
+    for s in samples:
+        w = s["words"]
+        rows = [n for i in range(len(w)) for n in range(4, len(w) - i + 1)
+                if any(" %s " % " ".join(w[i:i + n]) in " %s " % " ".join(t) for t in texts)]
+        assert s["copy"] == max(rows, default=0) and s["known"] == len(w), s
+    print("demo_report: checked")
 
 
 # --- Models ------------------------------------------------------------------------------------------------------------
@@ -315,6 +340,8 @@ def commands_read(path):
 
 
 def main():
+    if sys.argv[1:] == ["--self-check"]:
+        return self_check()
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     ap.add_argument("--binary", default=os.path.join(here, "build/clocher"))
