@@ -11,3 +11,11 @@ demo: ## installs what is missing, builds, and streams text from the model in de
 	@test -x $(B)/clocher || { echo "demo: the program $(B)/clocher was not built" >&2; exit 1; }
 	@echo '$(DEMO_RUN)'
 	@echo && printf '%s' "$(DEMO_PROMPT)" && $(DEMO_RUN)
+
+# Hours. DATA holds train.txt, stories_train.txt, valid.txt and stories_valid.txt; stopped, it goes on when it is called
+# again (demo/train/README.md).
+DEMO_TRAIN_OUT ?= $(B)/demo-train
+.PHONY: demo-model
+demo-model: build ## trains the model that ships, and its dense twin: make demo-model DATA=DIR; hours
+	@test -n "$(DATA)" || { echo "demo-model: DATA=DIR is missing" >&2; exit 2; }
+	CLOCHER=$(abspath $(B)/clocher) demo/train/run.sh $(DATA) $(DEMO_TRAIN_OUT)

@@ -23,3 +23,4 @@ test-oracle: build venv $(B)/tests/test_adapter ## the program against transform
 	  --model tests/data/models/gpt-neox-parallel --model tests/data/models/qwen3 --model tests/data/models/llama3
 	$(ORACLE) tools/golden/trained.py --binary $(B)/clocher
 	$(ORACLE) tools/golden/bpe_train.py --binary $(B)/clocher $(BPE_TEXT:%=--text % --vocab 4096)
+	$(ORACLE) tools/demo_report.py --self-check

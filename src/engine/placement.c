@@ -6,7 +6,7 @@
 
 #include <unistd.h>
 
-/* The program itself, its stacks and tables, jansson's header objects, a tokenizer's pack: 4 MB with the demo model. */
+/* The program itself, its stacks and tables, jansson's header objects, a tokenizer's pack: 4 MB with 1,280 ids. */
 static const size_t program_bytes = 8u << 20;
 /* Of a reader, and what the system itself takes for direct reads and for files that are opened. */
 static const size_t reader_bytes = 8u << 20;
