@@ -69,7 +69,8 @@ ie_status cli_engine_open_as(const cli_context *context, const char *dir, ie_mod
   ie_status status = cli_device_open(context, &out->device, error);
   double device_s = cli_clock_s() - start;
   if (status == IE_OK) status = model_open(context, out->device, dir, options, out, error);
-  if (status == IE_OK) out->load_s += device_s; /* nothing was loaded otherwise: stubs are the same each time */
+  if (status == IE_OK)
+    out->load_s += device_s; /* nothing was loaded otherwise: stubs are the same each time */
   return status;
 }
 
