@@ -1,13 +1,32 @@
-/* The plot of a training run: losses over steps, drawn by gnuplot from a table that is piped to it. */
+/* The plot of a training run: losses over steps, drawn by gnuplot from a script with the numbers in it. */
 #include "train_report.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-/* Whether a program of that name is in PATH, asked of the shell. */
-static bool gnuplot_found(void) {
-  return system("command -v gnuplot >/dev/null 2>&1") == 0;
+/* Runs gnuplot, as PATH finds it, with the script as its input. False with errno ENOENT: it is not installed. */
+static bool gnuplot_run(FILE *script) {
+  static const char *const command[] = {"gnuplot", NULL};
+  posix_spawn_file_actions_t files;
+  if (fflush(script) != 0 || fseek(script, 0, SEEK_SET) != 0 || posix_spawn_file_actions_init(&files) != 0)
+    return false;
+  bool ok = posix_spawn_file_actions_adddup2(&files, fileno(script), STDIN_FILENO) == 0 &&
+            posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0) == 0 &&
+            posix_spawn_file_actions_addopen(&files, STDERR_FILENO, "/dev/null", O_WRONLY, 0) == 0;
+  pid_t pid = -1;
+  int why =
+      ok ? posix_spawnp(&pid, command[0], &files, NULL, (char *const *)(uintptr_t)command, environ) : ENOMEM;
+  posix_spawn_file_actions_destroy(&files);
+  int code = -1;
+  if (why == 0)
+    while (waitpid(pid, &code, 0) < 0 && errno == EINTR) continue;
+  errno = why;
+  return why == 0 && code == 0;
 }
 
 /* Rows "step value" of one key, ended as gnuplot wants inline data. False when there is none. */
@@ -38,26 +57,33 @@ static bool block_write(FILE *to, const char *name, const char *metrics, const c
   return any;
 }
 
+static void path_write(FILE *to, const char *path) {
+  fputc('"', to);
+  for (; *path; path++) {
+    if (*path == '"' || *path == '\\') fputc('\\', to);
+    fputc(*path, to);
+  }
+  fputc('"', to);
+}
+
 bool train_plot_draw(const cli_context *context, const char *metrics, const char *path, bool asked) {
-  if (!gnuplot_found()) {
-    if (asked) cli_log(context, "clocher: no plot: gnuplot is not installed");
-    return false;
-  }
-  FILE *pipe = popen("gnuplot 2>/dev/null", "w");
-  if (!pipe) return false;
-  bool loss = block_write(pipe, "loss", metrics, "loss");
-  bool valid = block_write(pipe, "valid", metrics, "valid_loss");
-  fprintf(pipe, "set terminal pngcairo size 900,540\nset output \"");
-  for (const char *c = path; *c; c++) {
-    if (*c == '"' || *c == '\\') fputc('\\', pipe);
-    fputc(*c, pipe);
-  }
-  fprintf(pipe, "\"\nset xlabel 'step'\nset ylabel 'loss, nats a token'\nset grid\nplot ");
-  fprintf(pipe, "%s%s%s\n", loss ? "$loss with lines lw 1 title 'training'" : "", loss && valid ? ", " : "",
+  FILE *script = tmpfile();
+  if (!script) return false;
+  bool loss = block_write(script, "loss", metrics, "loss");
+  bool valid = block_write(script, "valid", metrics, "valid_loss");
+  fprintf(script, "set terminal pngcairo size 900,540\nset output ");
+  path_write(script, path);
+  fprintf(script, "\nset xlabel 'step'\nset ylabel 'loss, nats a token'\nset grid\nplot ");
+  fprintf(script, "%s%s%s\n", loss ? "$loss with lines lw 1 title 'training'" : "", loss && valid ? ", " : "",
           valid ? "$valid with linespoints lw 2 pt 7 title 'validation'" : "");
-  bool ok = pclose(pipe) == 0 && loss;
+  errno = 0;
+  bool ok = loss && gnuplot_run(script);
+  bool missing = !ok && errno == ENOENT;
+  fclose(script);
   if (ok)
     cli_log(context, "the plot is in %s", path);
+  else if (asked && missing)
+    cli_log(context, "clocher: no plot: gnuplot is not installed");
   else if (asked)
     cli_log(context, "clocher: gnuplot could not draw %s", path);
   return ok;

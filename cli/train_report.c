@@ -12,12 +12,22 @@
 #include <string.h>
 #include <unistd.h>
 
+/* The best of three: a ceiling that another program pressed down would make utilisation look better than it is. */
+static ie_matrix_probe ceiling_probe(ie_device *device) {
+  ie_matrix_probe best = {0};
+  for (int i = 0; i < 3; i++) {
+    ie_matrix_probe probe;
+    ie_probe_matrix(device, &probe);
+    if (i == 0 || probe.matrix_tflop_s > best.matrix_tflop_s) best = probe;
+  }
+  return best;
+}
+
 ie_status train_report_open(train_report *r, cli_context *context, const train_settings *s,
                             const cli_engine *engine, int64_t first, ie_error *error) {
   *r = (train_report){.context = context, .s = s, .first = first, .start_s = cli_clock_s()};
   r->terminal = isatty(STDERR_FILENO);
-  ie_matrix_probe probe;
-  ie_probe_matrix(engine->device, &probe);
+  ie_matrix_probe probe = ceiling_probe(engine->device);
   r->peak_flop_s = 1e12 * probe.matrix_tflop_s;
   if (!context->common.quiet)
     cli_log(context, "clocher: %s, ceiling %.3f TFLOP/s (%s), precision %s", engine->info->architecture,
@@ -164,6 +174,14 @@ void train_report_end(train_report *r) {
 
 /* --- The plan -------------------------------------------------------------------------------------------------- */
 
+static const char *flop_unit(double flop) {
+  return flop < 1e12 ? "GFLOP" : flop < 1e15 ? "TFLOP" : "PFLOP";
+}
+
+static double flop_scaled(double flop) {
+  return flop * (flop < 1e12 ? 1e-9 : flop < 1e15 ? 1e-12 : 1e-15);
+}
+
 ie_status train_report_plan(cli_context *context, ie_model *model, const ie_train_options *o,
                             ie_error *error) {
   ie_train_plan p;
@@ -182,8 +200,12 @@ ie_status train_report_plan(cli_context *context, ie_model *model, const ie_trai
                {"peak", p.peak}};
   cli_out_printf(context, "%s: %" PRId64 " of %" PRId64 " parameters are trained\n", info->architecture,
                  p.parameters, p.parameters > info->parameters ? p.parameters : info->parameters);
-  cli_out_printf(context, "%" PRId64 " steps of %" PRId64 " rows, %.3f TFLOP a step\n", o->steps, o->rows,
-                 1e-12 * p.flop_per_step);
+  double flop = p.flop_per_step;
+  cli_out_printf(context,
+                 "%" PRId64 " steps of %" PRId64 " rows of %" PRId64
+                 " tokens, %.3g %s a step, %.3g %s in all\n",
+                 o->steps, o->rows, p.row_tokens, flop_scaled(flop), flop_unit(flop),
+                 flop_scaled(flop * (double)o->steps), flop_unit(flop * (double)o->steps));
   for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++)
     cli_out_printf(context, "  %-28s %10.1f MB\n", lines[i].what, 1e-6 * (double)lines[i].bytes);
   return IE_OK;

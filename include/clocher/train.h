@@ -130,6 +130,7 @@ ie_status ie_train_finish(ie_train *train, ie_error *error);
 typedef struct ie_train_plan {
   size_t values, gradients, states, activations, data, other, peak;
   int64_t parameters; /* that are trained */
+  int64_t row_tokens;
   double flop_per_step;
 } ie_train_plan;
 /* Of a model that was opened (plan_only is enough) and such options, before ie_train_new. */

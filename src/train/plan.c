@@ -74,6 +74,7 @@ ie_status ie_train_plan_make(ie_model *model, const ie_train_options *o, ie_trai
   out->states += scratch;
   if (o->stored_steps > 0) out->states += out->values;
   out->data = (size_t)(o->rows * length) * 5 * sizeof(int32_t);
+  out->row_tokens = length;
   out->other = OTHER_BYTES;
   if (o->adapter) out->other += model->info.weights_bytes; /* the frozen model, where it is mapped */
   out->peak = out->values + out->gradients + out->states + out->activations + out->data + out->other;
