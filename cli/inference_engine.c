@@ -182,10 +182,11 @@ static void job_close(infer_job *job) {
   if (job->trace) fclose(job->trace);
   infer_prompts_free(&job->prompts);
   ie_state_free(job->state);
+  cli_tokenizer_ahead_drop(&job->tokenizer_ahead);
   ie_tokenizer_free(job->tokenizer);
   cli_engine_close(&job->engine);
   infer_setup_free(&job->setup);
-  free(job->tokenizer_path);
+  free(job->tokenizer_file);
   free(job->token_s);
   free(job->ttft_s);
 }
@@ -200,6 +201,7 @@ static int inference_engine_run(cli_context *context, void *opaque) {
   job.prompts.rounds = job.setup.flags->rounds < 1 ? 1 : job.setup.flags->rounds;
   code = dir_check(&job);
   if (code < 0) code = prompts_get(&job);
+  if (code < 0) infer_tokenizer_start(&job);
   if (code < 0) code = model_open(&job);
   if (code < 0) code = infer_run(&job);
   /* Exit 2 is for the command line alone and has no line; everything else has. */

@@ -15,6 +15,7 @@
 #include "cli.h"
 #include "clocher/text.h"
 #include "engine.h"
+#include "tokenizer_ahead.h"
 
 extern const cli_command cmd_inference_engine;
 
@@ -168,7 +169,9 @@ typedef struct infer_job {
   infer_setup setup;
   cli_engine engine;
   ie_tokenizer *tokenizer;
-  char *tokenizer_path; /* owned */
+  cli_tokenizer_ahead tokenizer_ahead;
+  char *tokenizer_file;       /* owned; what is read ahead, NULL: what the folder has */
+  const char *tokenizer_path; /* the same file once it was asked for; NULL in a stub */
   ie_state *state;
   infer_prompts prompts;
   infer_touch touch;
@@ -185,6 +188,8 @@ typedef struct infer_job {
   char error[IE_ERROR_BYTES]; /* "" when all is well */
 } infer_job;
 
+/* Begins to read the tokenizer, while the model is opened. infer_run takes it; job->tokenizer_ahead is dropped in any case. */
+void infer_tokenizer_start(infer_job *job);
 /* Tokenizer, prompt ids, state, warm-up, and then the window. Returns an exit code; a failure is in job->error. */
 int infer_run(infer_job *job);
 /* The window alone. Leaves rounds, times and the trace; on Ctrl-C those that there are. */

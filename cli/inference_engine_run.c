@@ -45,18 +45,21 @@ static char *tokenizer_search(const char *dir) {
   return NULL;
 }
 
-static ie_status tokenizer_open(infer_job *job, ie_error *error) {
+void infer_tokenizer_start(infer_job *job) {
   const infer_setup *s = &job->setup;
-  ie_tokenizer_options how = {.encoding = s->flags->encoding, .cache_dir = cli_cache_dir(job->context)};
-  job->tokenizer_path = s->tokenizer ? strdup(s->tokenizer) : tokenizer_search(s->model_dir);
-  ie_status status = job->tokenizer_path
-                         ? ie_tokenizer_open(job->tokenizer_path, &how, &job->tokenizer, error)
-                         : ie_tokenizer_open_dir(s->model_dir, &how, &job->tokenizer, error);
+  job->tokenizer_file = s->tokenizer ? strdup(s->tokenizer) : tokenizer_search(s->model_dir);
+  cli_tokenizer_ahead_start_file(job->context, s->model_dir, job->tokenizer_file, s->flags->encoding,
+                                 &job->tokenizer_ahead);
+}
+
+static ie_status tokenizer_open(infer_job *job, ie_error *error) {
+  job->tokenizer_path = job->tokenizer_file;
+  ie_status status = cli_tokenizer_ahead_take(&job->tokenizer_ahead, &job->tokenizer, error);
   if (status == IE_OK && !job->tokenizer && job->prompts.count > 0)
     return ie_error_set(error, IE_IO,
                         "%s: no tokenizer: expected tokenizer.json or tokenizer.tiktoken there "
                         "or in hf/original or original; --tokenizer names one",
-                        s->model_dir);
+                        job->setup.model_dir);
   return status;
 }
 

@@ -2,13 +2,22 @@
 
 static void *ahead_read(void *arg) {
   cli_tokenizer_ahead *a = arg;
-  a->status = ie_tokenizer_open_dir(a->dir, &a->how, &a->tokenizer, &a->error);
+  a->status = a->file ? ie_tokenizer_open(a->file, &a->how, &a->tokenizer, &a->error)
+                      : ie_tokenizer_open_dir(a->dir, &a->how, &a->tokenizer, &a->error);
   return NULL;
 }
 
-void cli_tokenizer_ahead_start(const cli_context *context, const char *dir, cli_tokenizer_ahead *a) {
-  *a = (cli_tokenizer_ahead){.dir = dir, .how = {.cache_dir = cli_cache_dir(context)}, .started = true};
+void cli_tokenizer_ahead_start_file(const cli_context *context, const char *dir, const char *file,
+                                    const char *encoding, cli_tokenizer_ahead *a) {
+  *a = (cli_tokenizer_ahead){.dir = dir,
+                             .file = file,
+                             .how = {.encoding = encoding, .cache_dir = cli_cache_dir(context)},
+                             .started = true};
   a->threaded = pthread_create(&a->thread, NULL, ahead_read, a) == 0;
+}
+
+void cli_tokenizer_ahead_start(const cli_context *context, const char *dir, cli_tokenizer_ahead *a) {
+  cli_tokenizer_ahead_start_file(context, dir, /*file=*/NULL, /*encoding=*/NULL, a);
 }
 
 static void ahead_finish(cli_tokenizer_ahead *a) {
