@@ -1,6 +1,7 @@
 #include "ops/tape.h"
 
 #include "base/size.h"
+#include "ops/check.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -105,6 +106,7 @@ real *ie_tape_grad(ie_ctx *ctx, const ie_tensor *x) {
   ie_tensor *t =
       (ie_tensor *)x; /* operations promise not to change a tensor's numbers; its gradient is the tape's */
   if (t->has_grad) return t->grad;
+  if (!OP_LAUNCHER(ctx, zero)) return NULL;
   size_t bytes = (size_t)ie_tensor_count(t) * sizeof(real);
   void *memory = t->grad;
   if (!t->has_place && !ie_ctx_scratch(ctx, bytes, &memory)) return NULL;
