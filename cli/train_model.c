@@ -255,9 +255,10 @@ static ie_status options_fill(job *j, ie_error *error) {
   if (s->seq > j->engine.info->context_tok)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "--seq %lld: the model's context is %lld tokens",
                         (long long)s->seq, (long long)j->engine.info->context_tok);
-  ie_train_layout layout = s->layout > 0                               ? (ie_train_layout)(s->layout - 1)
-                           : j->kind == TRAIN_SFT || is_jsonl(s->data) ? IE_TRAIN_WHOLE
-                                                                       : IE_TRAIN_PACKED;
+  ie_train_layout layout = s->layout > 0 ? (ie_train_layout)(s->layout - 1)
+                           : j->kind == TRAIN_SFT || (j->kind == TRAIN_LORA && is_jsonl(s->data))
+                               ? IE_TRAIN_WHOLE
+                               : IE_TRAIN_PACKED;
   j->options = (ie_train_options){.data = s->data,
                                   .data_ids = s->data_ids,
                                   .valid = s->valid,

@@ -179,6 +179,9 @@ static ie_status run_snapshot(void *arg, ie_error *error) {
   state = NULL;
   if (status == IE_OK) status = ie_snapshot_newest(dir, &path, error);
   if (status == IE_OK && !path) status = ie_error_set(error, IE_INTERNAL, "there is no snapshot");
+  if (status == IE_OK) status = ie_snapshot_state(path, &state, error);
+  json_decref(state);
+  state = NULL;
   if (status == IE_OK) status = ie_snapshot_load(path, &tensor, 1, &state, error);
   json_decref(state);
   free(path);

@@ -243,6 +243,52 @@ ids 2 2 24 200 "$folder/beyond.safetensors"
 refused 2 "step 1: token" sft --model-dir $models/qwen3 --out "$folder/y" --lr 1 --data-ids "$folder/beyond.safetensors" \
   --batch 2 --steps 2
 
+# Another run than the one that is gone on with.
+again=(--resume --steps 8)
+refused 1 "another precision" base "${base[@]}" --out "$folder/short" "${again[@]}" --precision fp32
+refused 1 "another balance" base "${base[@]}" --out "$folder/short" "${again[@]}" --balance 0.5
+cp -r "$made" "$folder/spaced"
+echo >>"$folder/spaced/config.json"
+refused 1 "another config.json" base "${base[@]}" --model-dir "$folder/spaced" --out "$folder/short" "${again[@]}"
+ids 8 2 24 130 "$folder/other.safetensors"
+lora=(lora --model-dir $models/gpt-oss-hf --batch 2 --lr 1e-3 --out "$folder/again" "${again[@]}")
+refused 1 "another content of the data" "${lora[@]}" --data-ids "$folder/other.safetensors" --lora r=4,alpha=8
+refused 1 "another adapter's r" "${lora[@]}" --data-ids "$folder/ids.safetensors" --lora r=2,alpha=8
+refused 1 "another adapter's alpha" "${lora[@]}" --data-ids "$folder/ids.safetensors" --lora r=4,alpha=4
+ids 8 2 257 131 "$folder/wide.safetensors"
+refused 2 "context is 256" "${new[@]}" --lr 1 --data-ids "$folder/wide.safetensors" --dry-run
+refused 2 "2 rows of 24 tokens, 3 rows" "${qwen[@]}" --batch 3 --steps 8 --dry-run
+
+# --- Rows -----------------------------------------------------------------------------------------------------------
+
+# Prompts that fill their rows have no target: such a batch is passed over, as long as there are others.
+prompt='The Wonderful Wizard of Oz, of whom they had heard so much, lived in a city far away'
+for i in 1 2 3 4 5 6; do echo "{\"prompt\": \"$i $prompt\", \"completion\": \" yes\"}"; done >"$folder/prompts.jsonl"
+{ cat "$folder/prompts.jsonl" && echo '{"prompt": "A", "completion": " no"}'; } >"$folder/mixed.jsonl"
+rows=(--model-dir "$made" --batch 1 --seq 16 --lr 1e-3 --steps 4)
+{
+  train sft mixed "${rows[@]}" --data "$folder/mixed.jsonl" --save-every 2
+  [[ $(values "$folder/mixed/metrics.jsonl" tokens | wc -l) == 4 ]] || echo "not four steps"
+  mkdir "$folder/mixed-again"
+  cp -r "$folder/mixed/step-000002" "$folder/mixed/metrics.jsonl" "$folder/mixed-again"
+  train sft mixed-again "${rows[@]}" --data "$folder/mixed.jsonl" --save-every 2 --resume
+  same mixed mixed-again
+} 2>&1 | verdict "a batch without a target is passed over, and so it is after --resume"
+refused 1 "no token of the data is a target" sft "${rows[@]}" --data "$folder/prompts.jsonl" --out "$folder/z"
+
+evaluated=(--model-dir "$made" --data $text --batch 1 --seq 32 --lr 0 --steps 1 --valid)
+{
+  train base valid-packed "${evaluated[@]}" "$folder/valid.txt" --layout packed
+  train base valid-whole "${evaluated[@]}" "$folder/valid.txt" --layout whole
+  for key in valid_loss bits_per_byte valid_targets; do
+    [[ $(values "$folder/valid-packed/metrics.jsonl" $key) == $(values "$folder/valid-whole/metrics.jsonl" $key) ]] ||
+      echo "$key: $(tail -qn 1 "$folder"/valid-{packed,whole}/metrics.jsonl)"
+  done
+  values "$folder/valid-whole/metrics.jsonl" bits_per_byte | awk '!($1 > 1) { print $1 " bits" }'
+  train base valid-masked "${evaluated[@]}" "$folder/mixed.jsonl"
+  values "$folder/valid-masked/metrics.jsonl" bits_per_byte | awk '$1 != 0 { print $1 " bits of completions" }'
+} 2>&1 | verdict "--valid: all of a text whatever the layout, no bits per byte of completions"
+
 # --- What is seen ---------------------------------------------------------------------------------------------------
 
 "$program" train base --out "$folder/seen" "${base[@]}" --steps 3 --valid "$folder/valid.txt" --eval-every 2 --sample-every 3 \

@@ -85,6 +85,10 @@ static int64_t newest_check(const char *dir) {
   json_t *state;
   run_tensors(got, tensors);
   if (ie_snapshot_load(path, tensors, 2, &state, &error) != IE_OK) fail_msg("%s", error.message);
+  json_t *alone;
+  if (ie_snapshot_state(path, &alone, &error) != IE_OK) fail_msg("%s", error.message);
+  assert_true(json_equal(state, alone));
+  json_decref(alone);
   int64_t step = json_integer_value(json_object_get(state, "step"));
   run_set(want, step);
   assert_memory_equal(got->m, want->m, sizeof got->m);
@@ -188,6 +192,8 @@ static void failures_leave_nothing(void **state) {
   assert_int_equal(ie_snapshot_load(path, tensors, 1, &loaded, &error), IE_FORMAT);
   assert_non_null(strstr(error.message, "expected 1 tensors of state, found 2"));
   assert_int_equal(ie_snapshot_load(dir, tensors, 1, &loaded, &error), IE_IO);
+  assert_int_equal(ie_snapshot_state(dir, &loaded, &error), IE_IO);
+  assert_null(loaded);
   free(path);
   free(r);
   tempdir_remove(dir);

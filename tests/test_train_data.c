@@ -288,7 +288,11 @@ static void test_whole(void **state) {
                                      4, 4, 4, 5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7, 7};
   static const int targets[] = {3, 0, 4, 0, 6, 1, 0, 0};
   ie_data *data = data_open(&f.options);
-  assert_int_equal(ie_data_get_info(data).epoch_slots, 14);
+  ie_data_info info = ie_data_get_info(data);
+  assert_int_equal(info.epoch_slots, 14);
+  assert_int_equal(info.cut_documents, 1);
+  assert_int_equal(info.cut_tokens, 20); /* 26 letters and the end: 26 targets, 6 of them in the row */
+  assert_false(info.masked);
   ie_data_batch batch = batch_next(data);
   assert_int_equal(batch.sequences, 8);
   assert_memory_equal(batch.sequence, sequence, sizeof sequence);
@@ -297,6 +301,55 @@ static void test_whole(void **state) {
   assert_memory_equal(count, targets, sizeof targets);
   assert_int_equal(batch_next(data).rows, 0);
   ie_data_free(data);
+}
+
+/* All targets of a source that is read once. */
+static int64_t targets_once(const ie_data_options *options, ie_data_info *info) {
+  ie_data *data = data_open(options);
+  int64_t targets = 0;
+  for (ie_data_batch batch; (batch = batch_next(data)).rows > 0;) targets += batch.global_targets;
+  *info = ie_data_get_info(data);
+  ie_data_free(data);
+  return targets;
+}
+
+/* Text loses nothing where that is asked for, as text or as rows of text; conversations and completions stay whole. */
+static void test_text_packed(void **state) {
+  fixture f = *(fixture *)*state;
+  f.options.layout = IE_DATA_WHOLE;
+  f.options.once = f.options.text_packed = true;
+  f.options.length = 3;
+  static const char *const sources[][2] = {
+      {"long.txt", "a b c d e f g h\n<|endoftext|>\ni j k l m"},
+      {"long.jsonl", "{\"text\":\"a b c d e f g h\"}\n{\"text\":\"i j k l m\"}"}};
+  ie_data_info info;
+  for (int i = 0; i < 2; i++) {
+    f.options.path = tempdir_write_text(f.dir, sources[i][0], sources[i][1]);
+    int64_t targets = targets_once(&f.options, &info);
+    assert_int_equal(targets, info.tokens - 2);
+    assert_false(info.masked);
+    assert_int_equal(info.cut_tokens, 0);
+  }
+  f.options.path =
+      tempdir_write_text(f.dir, "answer.jsonl", "{\"prompt\":\"a b\",\"completion\":\" c d e f g h\"}");
+  assert_int_equal(targets_once(&f.options, &info), 2);
+  assert_true(info.masked);
+  assert_int_equal(info.cut_documents, 1);
+  assert_int_equal(info.cut_tokens, info.tokens - 1 - 3);
+}
+
+/* The same ids have the same checksum, others another, however long they are. */
+static void test_checksum(void **state) {
+  fixture f = *(fixture *)*state;
+  ie_data_info first, again, other;
+  f.options.once = true;
+  f.options.path = tempdir_write_text(f.dir, "sum.txt", "one two three");
+  targets_once(&f.options, &first);
+  targets_once(&f.options, &again);
+  f.options.path = tempdir_write_text(f.dir, "sum.txt", "two one three");
+  targets_once(&f.options, &other);
+  assert_true(first.checksum == again.checksum && first.checksum != other.checksum);
+  assert_int_equal(first.tokens, other.tokens);
 }
 
 /* The rows of n processes, one below the other, are those of one process. */
@@ -421,11 +474,15 @@ static void test_data_ids(void **state) {
   options.ranks = 3;
   data_refused(&options, IE_INVALID_ARGUMENT, "at least one row");
   options = (ie_data_options){.data_ids = path, .rows = 3};
-  data_refused(&options, IE_INVALID_ARGUMENT, "(2, 5)");
+  data_refused(&options, IE_INVALID_ARGUMENT, "2 rows of 5 tokens, 3 rows of 5");
   ids[7] = -1;
   assert_int_equal(ie_tensor_file_write(path, &tensor, 1, NULL), IE_OK);
   options.rows = 0;
   data_refused(&options, IE_FORMAT, "the id -1");
+  /* no ids at all, of a shape whose product is not a number */
+  const ie_tensor_out huge = {"data", IE_I32, 3, {0, (int64_t)1 << 40, (int64_t)1 << 40}, ids};
+  assert_int_equal(ie_tensor_file_write(path, &huge, 1, NULL), IE_OK);
+  data_refused(&options, IE_INVALID_ARGUMENT, "expected 1 to 2147483647");
 }
 
 /* ---- rows with masks ---- */
@@ -709,7 +766,8 @@ int main(void) {
       cmocka_unit_test(test_masks),     cmocka_unit_test(test_rows_refused),
       cmocka_unit_test(test_cache),     cmocka_unit_test(test_damaged),
       cmocka_unit_test(test_killed),    cmocka_unit_test(test_other_tokenizer),
-      cmocka_unit_test(test_refused),
+      cmocka_unit_test(test_refused),   cmocka_unit_test(test_text_packed),
+      cmocka_unit_test(test_checksum),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -123,7 +123,7 @@ ie_status ie_train_step(ie_train *train, ie_train_metrics *out, ie_error *error)
 
 typedef struct ie_train_evaluation {
   double loss;          /* nats a target */
-  double bits_per_byte; /* 0 where the bytes are not known */
+  double bits_per_byte; /* 0 where the bytes are not known, or not all of the text is a target */
   int64_t targets, bytes;
 } ie_train_evaluation;
 /* The loss over options.valid, once. cancelled may be NULL. */

@@ -2,7 +2,6 @@
 
 #include "base/rng.h"
 #include "base/size.h"
-#include "clocher/tensor.h"
 #include "train/id_build.h"
 
 #include <stdlib.h>
@@ -245,20 +244,56 @@ static ie_status options_check(const ie_data_options *o, ie_error *error) {
   return IE_OK;
 }
 
+ie_status ie_data_places(int64_t rows, int64_t length, size_t *out, ie_error *error) {
+  if (rows >= 1 && length >= 1 && ie_size_mul((size_t)rows, (size_t)length, out) && *out <= INT32_MAX)
+    return IE_OK;
+  return ie_error_set(error, IE_INVALID_ARGUMENT, "data: %lld rows of %lld tokens, expected 1 to %d in all",
+                      (long long)rows, (long long)length, INT32_MAX);
+}
+
+static ie_status ids_check(const char *path, const ie_tensor_info *t, int64_t rows, int64_t length,
+                           ie_error *error) {
+  if (!t || t->dtype != IE_I32 || t->rank != 3 || t->shape[1] < 1 || t->shape[2] < 2 ||
+      (uintptr_t)t->data % sizeof(int32_t))
+    return ie_error_set(error, IE_FORMAT, "%s: expected a tensor data, I32 (steps, rows, tokens)", path);
+  if ((rows && rows != t->shape[1]) || (length && length != t->shape[2]))
+    return ie_error_set(error, IE_INVALID_ARGUMENT,
+                        "%s: its steps are %lld rows of %lld tokens, %lld rows of %lld were asked for", path,
+                        (long long)t->shape[1], (long long)t->shape[2],
+                        (long long)(rows ? rows : t->shape[1]), (long long)(length ? length : t->shape[2]));
+  size_t places;
+  return ie_data_places(t->shape[1], t->shape[2], &places, error);
+}
+
+ie_status ie_data_ids_open(const char *path, int64_t rows, int64_t length, ie_tensor_file **file,
+                           const ie_tensor_info **tensor, ie_error *error) {
+  *tensor = NULL;
+  ie_status status = ie_tensor_file_open(path, file, error);
+  if (status != IE_OK) return status;
+  const ie_tensor_info *t = ie_tensor_file_get(*file, "data");
+  status = ids_check(path, t, rows, length, error);
+  if (status == IE_OK) {
+    *tensor = t;
+    return IE_OK;
+  }
+  ie_tensor_file_free(*file);
+  *file = NULL;
+  return status;
+}
+
+static uint64_t given_sum(const ie_tensor_info *t) {
+  uint64_t sum = ie_id_sum_words(0, t->shape, 3 * sizeof *t->shape), rest = 0;
+  size_t whole = t->bytes / sizeof rest * sizeof rest;
+  sum = ie_id_sum_words(sum, t->data, whole);
+  if (whole < t->bytes) memcpy(&rest, (const uint8_t *)t->data + whole, t->bytes - whole);
+  return ie_id_sum_words(sum, &rest, sizeof rest);
+}
+
 /* data_ids: I32 (steps, rows, length). */
 static ie_status given_open(ie_data *d, const ie_data_options *o, ie_error *error) {
-  ie_status status = ie_tensor_file_open(o->data_ids, &d->tensors, error);
+  const ie_tensor_info *t;
+  ie_status status = ie_data_ids_open(o->data_ids, o->rows, o->length, &d->tensors, &t, error);
   if (status != IE_OK) return status;
-  const ie_tensor_info *t = ie_tensor_file_get(d->tensors, "data");
-  if (!t || t->dtype != IE_I32 || t->rank != 3 || t->shape[1] < 1 || t->shape[2] < 2 ||
-      (uintptr_t)t->data % sizeof *d->given)
-    return ie_error_set(error, IE_FORMAT, "%s: expected a tensor data, I32 (steps, rows, tokens)",
-                        o->data_ids);
-  if ((o->rows && o->rows != t->shape[1]) || (o->length && o->length != t->shape[2]))
-    return ie_error_set(error, IE_INVALID_ARGUMENT,
-                        "%s: its steps are %lld rows of %lld tokens, %lld rows of %lld were asked for",
-                        o->data_ids, (long long)t->shape[1], (long long)t->shape[2], (long long)o->rows,
-                        (long long)(o->length ? o->length : t->shape[2]));
   d->given = t->data;
   for (size_t i = 0; i < t->bytes / sizeof *d->given; i++)
     if (d->given[i] < 0 || (o->tokenizer && d->given[i] >= ie_tokenizer_vocab(o->tokenizer)))
@@ -268,6 +303,7 @@ static ie_status given_open(ie_data *d, const ie_data_options *o, ie_error *erro
   d->info.steps = d->pieces = t->shape[0];
   d->info.tokens = t->shape[0] * t->shape[1] * t->shape[2];
   d->info.epoch_slots = d->info.tokens;
+  d->info.checksum = given_sum(t);
   d->once = true;
   return IE_OK;
 }
@@ -291,12 +327,26 @@ static ie_status pieces_make(ie_data *d, ie_error *error) {
   return IE_OK;
 }
 
-static int64_t slots_count(const ie_data *d) {
-  if (d->layout == IE_DATA_STREAM) return d->info.tokens;
-  if (d->layout == IE_DATA_PACKED) return d->info.tokens - d->info.documents;
-  int64_t slots = 0;
-  for (int64_t p = 0; p < d->pieces; p++) slots += ie_min_i64(piece_at(d, p).count - 1, d->info.length);
-  return slots;
+/* What an epoch has, and what it leaves out. */
+static void slots_count(ie_data *d) {
+  ie_data_info *info = &d->info;
+  info->epoch_slots = d->layout == IE_DATA_STREAM ? info->tokens : info->tokens - info->documents;
+  if (d->layout != IE_DATA_WHOLE) return;
+  for (int64_t p = 0; p < d->pieces; p++) {
+    int64_t beyond = piece_at(d, p).count - 1 - info->length;
+    if (beyond <= 0) continue;
+    info->cut_documents++;
+    info->cut_tokens += beyond;
+  }
+  info->epoch_slots -= info->cut_tokens;
+}
+
+/* Whether some token is no target. A file of rows has a mask also where each of them is text. */
+static bool is_masked(const ie_id_file *file) {
+  int64_t tokens = (int64_t)file->header->tokens;
+  for (int64_t i = 0; file->mask && i < tokens; i++)
+    if (!ie_id_file_is_target(file, i)) return true;
+  return false;
 }
 
 static ie_status source_open(ie_data *d, const ie_data_options *o, ie_error *error) {
@@ -314,10 +364,12 @@ static ie_status source_open(ie_data *d, const ie_data_options *o, ie_error *err
   d->info.documents = (int64_t)h->documents;
   d->info.tokens = (int64_t)h->tokens;
   d->info.bytes = (int64_t)h->bytes;
-  d->info.masked = d->file.mask != NULL;
+  d->info.checksum = h->checksum;
+  d->info.masked = is_masked(&d->file);
+  if (o->text_packed && !d->info.masked && d->layout == IE_DATA_WHOLE) d->layout = IE_DATA_PACKED;
   status = pieces_make(d, error);
   if (status != IE_OK) return status;
-  d->info.epoch_slots = slots_count(d);
+  slots_count(d);
   if (d->info.tokens < 2 || d->info.epoch_slots < 1)
     return ie_error_set(error, IE_LIMIT, "%s: expected a document of at least two tokens, found %lld in %lld",
                         o->path, (long long)d->info.tokens, (long long)d->info.documents);
@@ -332,12 +384,10 @@ static ie_status batch_make(ie_data *d, const ie_data_options *o, ie_error *erro
                         o->rank, (long long)ranks, (long long)d->info.rows);
   d->row_first = o->rank * d->info.rows / ranks;
   d->row_count = (o->rank + 1) * d->info.rows / ranks - d->row_first;
-  size_t places, bytes;
-  if (!ie_size_mul((size_t)d->info.rows, (size_t)d->info.length, &places) || places > INT32_MAX ||
-      !ie_size_mul(places, 4 * sizeof *d->memory, &bytes))
-    return ie_error_set(error, IE_INVALID_ARGUMENT, "data: %lld rows of %lld tokens are too many",
-                        (long long)d->info.rows, (long long)d->info.length);
-  d->memory = malloc(bytes);
+  size_t places = 0;
+  ie_status status = ie_data_places(d->info.rows, d->info.length, &places, error);
+  if (status != IE_OK) return status;
+  d->memory = malloc(places * 4 * sizeof *d->memory);
   if (!d->memory)
     return ie_error_set(error, IE_OUT_OF_MEMORY, "data: out of memory for %lld rows of %lld tokens",
                         (long long)d->info.rows, (long long)d->info.length);

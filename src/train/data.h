@@ -22,6 +22,7 @@
 #define CLOCHER_TRAIN_DATA_H
 
 #include "clocher/chat.h"
+#include "clocher/tensor.h"
 #include "clocher/text.h"
 
 #include <stdbool.h>
@@ -58,6 +59,8 @@ typedef struct ie_data_options {
   int64_t piece_tok;
   uint64_t seed;
   bool once;
+  bool
+      text_packed; /* IE_DATA_WHOLE is for conversations: a source without masks is packed, so that none of it is lost */
   int rank, ranks; /* this process of how many (0 counts as 1): rows [rank rows / ranks, ...) are its own */
 } ie_data_options;
 
@@ -88,10 +91,22 @@ typedef struct ie_data_info {
   int64_t rows, length;      /* of the global batch */
   bool built;                /* the id file was made by this call */
   bool masked;               /* some tokens are no targets */
-  const char *id_file;       /* its path, borrowed; data_ids: that path */
+  int64_t cut_documents; /* IE_DATA_WHOLE: longer than a row (pieces, where documents are cut into such), */
+  int64_t cut_tokens;    /* and how many tokens of them are left out: in no row, and no target */
+  uint64_t checksum;     /* of ids, masks and documents: data with another one are other data */
+  const char *id_file;   /* its path, borrowed; data_ids: that path */
 } ie_data_info;
 
 typedef struct ie_data ie_data;
+
+/* A file of ids: opens it and checks type, shape and sizes, so that (rows, length) is a batch. rows and length: what is
+ * expected, 0 where anything is. Owner of *file: ie_tensor_file_free; *tensor is borrowed from it. IE_FORMAT,
+ * IE_INVALID_ARGUMENT: another shape than expected, or more than a batch may hold. */
+ie_status ie_data_ids_open(const char *path, int64_t rows, int64_t length, ie_tensor_file **file,
+                           const ie_tensor_info **tensor, ie_error *error);
+/* Places of a batch, rows * length. IE_INVALID_ARGUMENT when there is none, or they are more than sequences can be
+ * numbered. */
+ie_status ie_data_places(int64_t rows, int64_t length, size_t *out, ie_error *error);
 
 /* IE_INVALID_ARGUMENT: options that contradict each other; IE_FORMAT: a damaged file, a row that is none, an id file that
  * was made with another tokenizer (never silently made anew); IE_LIMIT: no document has two tokens; IE_IO, IE_CANCELLED. */

@@ -8,6 +8,8 @@
 
 /* Tokens of a row. */
 int64_t ie_train_row_length(const ie_model *model, const ie_train_options *options);
+/* IE_INVALID_ARGUMENT: rows of so many tokens do not fit the model's context. */
+ie_status ie_train_length_check(const ie_model *model, int64_t length, ie_error *error);
 /* All parameters, with the options' settings. */
 ie_optimiser_group ie_train_group(const ie_model *model, const ie_train_options *options);
 

@@ -5,6 +5,7 @@
 #include "clocher/tensor.h"
 #include "models/adapter.h"
 #include "models/decoder.h"
+#include "train/data.h"
 #include "train/global.h"
 #include "train/gradients.h"
 #include "train/options.h"
@@ -43,25 +44,24 @@ static ie_status activations(ie_model *model, bool recompute, int64_t rows, int6
 static ie_status length_find(const ie_model *model, const ie_train_options *o, int64_t *length,
                              ie_error *error) {
   *length = ie_train_row_length(model, o);
-  if (!o->data_ids) return IE_OK;
-  ie_tensor_file *file;
-  ie_status status = ie_tensor_file_open(o->data_ids, &file, error);
-  if (status != IE_OK) return status;
-  const ie_tensor_info *t = ie_tensor_file_get(file, "data");
-  if (t && t->rank == 3)
+  if (o->data_ids) {
+    ie_tensor_file *file;
+    const ie_tensor_info *t;
+    ie_status status = ie_data_ids_open(o->data_ids, o->rows, o->length_tok, &file, &t, error);
+    if (status != IE_OK) return status;
     *length = t->shape[2];
-  else
-    status =
-        ie_error_set(error, IE_FORMAT, "%s: expected a tensor data, I32 (steps, rows, tokens)", o->data_ids);
-  ie_tensor_file_free(file);
-  return status;
+    ie_tensor_file_free(file);
+  }
+  return ie_train_length_check(model, *length, error);
 }
 
 ie_status ie_train_plan_make(ie_model *model, const ie_train_options *o, ie_train_plan *out,
                              ie_error *error) {
   *out = (ie_train_plan){0};
   int64_t length;
+  size_t places = 0;
   ie_status status = length_find(model, o, &length, error);
+  if (status == IE_OK) status = ie_data_places(o->rows, length, &places, error);
   if (status != IE_OK) return status;
   int64_t own = ie_div_up(o->rows, ie_ranks_size(o->ranks)); /* rows of this process */
   int64_t micro = o->micro_rows > 0 ? ie_min_i64(o->micro_rows, own) : o->deterministic ? 1 : own;
@@ -77,7 +77,7 @@ ie_status ie_train_plan_make(ie_model *model, const ie_train_options *o, ie_trai
     out->gradients *= 1 + (size_t)ie_global_levels(ie_global_shares(o->rows, o->micro_rows));
   out->states += scratch;
   if (o->stored_steps > 0) out->states += out->values;
-  out->data = (size_t)(o->rows * length) * 5 * sizeof(int32_t);
+  out->data = places * 5 * sizeof(int32_t);
   out->row_tokens = length;
   out->other = OTHER_BYTES;
   if (o->adapter) out->other += model->info.weights_bytes; /* the frozen model, where it is mapped */

@@ -175,6 +175,32 @@ static ie_status tensor_load(const ie_tensor_file *file, const ie_state_tensor *
   return IE_OK;
 }
 
+/* The run's object in an open state file. */
+static ie_status state_parse(const ie_tensor_file *file, const char *name, json_t **out, ie_error *error) {
+  const ie_tensor_info *text = ie_tensor_file_get(file, json_name);
+  if (!text || text->dtype != IE_U8)
+    return ie_error_set(error, IE_FORMAT, "%s: tensor %s is missing", name, json_name);
+  ie_status status = ie_json_parse(text->data, text->bytes, JSON_REJECT_DUPLICATES, name, out, error);
+  if (status != IE_OK || json_is_object(*out)) return status;
+  status = ie_error_set(error, IE_FORMAT, "%s: %s: expected an object, found %s", name, json_name,
+                        ie_json_type_name(*out));
+  json_decref(*out);
+  *out = NULL;
+  return status;
+}
+
+ie_status ie_snapshot_state(const char *path, json_t **state, ie_error *error) {
+  *state = NULL;
+  char *name = ie_path_join(path, IE_SNAPSHOT_STATE);
+  if (!name) return memory_error(path, error);
+  ie_tensor_file *file;
+  ie_status status = ie_tensor_file_open(name, &file, error);
+  if (status == IE_OK) status = state_parse(file, name, state, error);
+  ie_tensor_file_free(file);
+  free(name);
+  return status;
+}
+
 ie_status ie_snapshot_load(const char *path, const ie_state_tensor *tensors, size_t count, json_t **state,
                            ie_error *error) {
   *state = NULL;
@@ -183,19 +209,10 @@ ie_status ie_snapshot_load(const char *path, const ie_state_tensor *tensors, siz
   ie_tensor_file *file;
   ie_status status = ie_tensor_file_open(name, &file, error);
   json_t *found = NULL;
-  if (status == IE_OK) {
-    const ie_tensor_info *text = ie_tensor_file_get(file, json_name);
-    if (!text || text->dtype != IE_U8)
-      status = ie_error_set(error, IE_FORMAT, "%s: tensor %s is missing", name, json_name);
-    else if (ie_tensor_file_count(file) != count + 1)
-      status = ie_error_set(error, IE_FORMAT, "%s: expected %zu tensors of state, found %zu", name, count,
-                            ie_tensor_file_count(file) - 1);
-    else
-      status = ie_json_parse(text->data, text->bytes, JSON_REJECT_DUPLICATES, name, &found, error);
-    if (status == IE_OK && !json_is_object(found))
-      status = ie_error_set(error, IE_FORMAT, "%s: %s: expected an object, found %s", name, json_name,
-                            ie_json_type_name(found));
-  }
+  if (status == IE_OK) status = state_parse(file, name, &found, error);
+  if (status == IE_OK && ie_tensor_file_count(file) != count + 1)
+    status = ie_error_set(error, IE_FORMAT, "%s: expected %zu tensors of state, found %zu", name, count,
+                          ie_tensor_file_count(file) - 1);
   for (size_t i = 0; status == IE_OK && i < count; i++) status = tensor_load(file, &tensors[i], name, error);
   ie_tensor_file_free(file);
   free(name);

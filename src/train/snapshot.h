@@ -52,6 +52,8 @@ char *ie_snapshot_path(const char *dir, int64_t step);
 /* The folder of the newest one in fresh memory, or NULL (and IE_OK) when there is none. */
 ie_status ie_snapshot_newest(const char *dir, char **path, ie_error *error);
 
+/* The object alone (a new reference), so that it can be compared before anything is loaded. */
+ie_status ie_snapshot_state(const char *path, json_t **state, ie_error *error);
 /* Fills the tensors' data, and *state (a new reference). IE_FORMAT when the file holds others than those asked for, or
  * of another type or shape; then the data may be filled in part. */
 ie_status ie_snapshot_load(const char *path, const ie_state_tensor *tensors, size_t count, json_t **state,

@@ -126,13 +126,18 @@ static ie_status schedule_make(const ie_train_options *o, ie_schedule *out, ie_e
   return ie_schedule_check(out, error);
 }
 
+ie_status ie_train_length_check(const ie_model *model, int64_t length, ie_error *error) {
+  if (length <= model->info.context_tok) return IE_OK;
+  return ie_error_set(error, IE_INVALID_ARGUMENT, "rows of %lld tokens: the model's context is %lld",
+                      (long long)length, (long long)model->info.context_tok);
+}
+
 /* The data against the run and the model. */
 static ie_status data_check(const ie_train *t, ie_error *error) {
   const ie_train_options *o = &t->options;
   ie_data_info info = ie_data_get_info(t->data);
-  if (info.length > t->model->info.context_tok)
-    return ie_error_set(error, IE_INVALID_ARGUMENT, "rows of %lld tokens: the model's context is %lld",
-                        (long long)info.length, (long long)t->model->info.context_tok);
+  ie_status status = ie_train_length_check(t->model, info.length, error);
+  if (status != IE_OK) return status;
   if (o->data_ids && info.steps < o->steps)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "%s: it holds %lld steps, %lld were asked for",
                         o->data_ids, (long long)info.steps, (long long)o->steps);
@@ -253,15 +258,22 @@ static ie_token_rows batch_rows(const ie_data_batch *b, int64_t first, int64_t c
                          .sequence = b->sequence + at};
 }
 
+/* The next batch that has a target. One without any (prompts that fill their rows) is passed over, by all processes
+ * alike; after an epoch of them there will be no other. */
 static ie_status batch_next(ie_train *t, ie_data_batch *b, ie_error *error) {
-  ie_status status = ie_data_next(t->data, b, error);
-  if (status == IE_OK && b->rows == 0)
-    return ie_error_set(error, IE_INVALID_ARGUMENT, "the data ends after %lld steps, %lld were asked for",
-                        (long long)t->step, (long long)t->options.steps);
-  if (status == IE_OK && b->global_targets == 0)
-    return ie_error_set(error, IE_FORMAT, "step %lld: no token of the batch has a target",
-                        (long long)t->step + 1);
-  return status;
+  int64_t last =
+      ie_data_get_position(t->data).epoch + 1; /* the first epoch that is read from its beginning */
+  do {
+    if (ie_data_get_position(t->data).epoch > last)
+      return ie_error_set(error, IE_FORMAT, "step %lld: no token of the data is a target within its row",
+                          (long long)t->step + 1);
+    ie_status status = ie_data_next(t->data, b, error);
+    if (status != IE_OK) return status;
+    if (b->rows == 0)
+      return ie_error_set(error, IE_INVALID_ARGUMENT, "the data ends after %lld steps, %lld were asked for",
+                          (long long)t->step, (long long)t->options.steps);
+  } while (b->global_targets == 0);
+  return IE_OK;
 }
 
 static ie_status step_apply(ie_train *t, double norm, ie_error *error) {
@@ -342,7 +354,8 @@ ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
 
 typedef struct evaluation {
   double sum; /* of the losses */
-  double targets, bytes;
+  double targets;
+  double bytes; /* whose text the targets are; 0 where they are not all of it */
 } evaluation;
 
 /* Of the rows of this process. */
@@ -369,6 +382,7 @@ ie_status ie_train_evaluate(ie_train *t, ie_train_evaluation *out, bool (*cancel
   options.path = t->options.valid;
   options.data_ids = NULL;
   options.once = true;
+  options.text_packed = true; /* all of it is evaluated */
   options.piece_tok = 0;
   options.rows =
       t->options.micro_rows > 0 ? t->options.micro_rows * ie_max_i64(1, options.ranks) : t->options.rows;
@@ -379,7 +393,8 @@ ie_status ie_train_evaluate(ie_train *t, ie_train_evaluation *out, bool (*cancel
   if (status != IE_OK) return status;
   /* Deterministic: one process adds everything up, in the order of the rows. */
   bool first = ie_ranks_rank(ranks) == 0;
-  if (first) e.bytes = (double)ie_data_get_info(data).bytes;
+  const ie_data_info info = ie_data_get_info(data);
+  if (first && !info.masked && info.cut_tokens == 0) e.bytes = (double)info.bytes;
   if (first || !t->options.deterministic) status = rows_evaluate(t, data, cancelled, arg, &e, error);
   ie_data_free(data);
   status = ie_ranks_agree(ranks, status, error);
@@ -419,17 +434,31 @@ static ie_state_tensor *state_tensors(ie_train *t, size_t *count) {
   return tensors;
 }
 
-/* What a run must have in common with the one that it goes on from. */
-static json_t *state_json(const ie_train *t) {
+/* What a run must have in common with the one that it goes on from. A key is what the message calls it. */
+static json_t *run_json(const ie_train *t) {
   const ie_train_options *o = &t->options;
+  const ie_data_info data = ie_data_get_info(t->data);
+  const ie_adapter_config *adapter = o->adapter ? &o->adapter->config : NULL;
+  char config[2 * IE_SHA256_BYTES + 1], checksum[24];
+  ie_sha256_hex(t->model->config_digest, config);
+  snprintf(checksum, sizeof checksum, "%016llx", (unsigned long long)data.checksum);
+  return json_pack("{s:i,s:I,s:I,s:I,s:i,s:b,s:I,s:f,s:I,s:s,s:s,s:s,s:f}", "optimiser", (int)o->optimiser,
+                   "rows", (json_int_t)o->rows, "length", (json_int_t)ie_train_row_length(t->model, o),
+                   "seed", (json_int_t)o->seed, "layout", (int)o->layout, "adapter", adapter != NULL,
+                   "adapter's r", (json_int_t)(adapter ? adapter->r : 0), "adapter's alpha",
+                   adapter ? adapter->alpha : 0.0, "number of tokens in the data", (json_int_t)data.tokens,
+                   "content of the data", checksum, "config.json", config, "precision",
+                   ie_precision_name(t->model->info.precision), "balance", o->balance);
+}
+
+static json_t *state_json(const ie_train *t) {
   ie_data_position at = ie_data_get_position(t->data);
-  return json_pack("{s:I,s:I,s:f,s:{s:I,s:I,s:I},s:{s:i,s:I,s:I,s:I,s:i,s:b,s:I}}", "step",
-                   (json_int_t)t->step, "tokens", (json_int_t)t->tokens, "elapsed_s", t->elapsed_s, "data",
-                   "epoch", (json_int_t)at.epoch, "document", (json_int_t)at.document, "offset",
-                   (json_int_t)at.offset, "run", "optimiser", (int)o->optimiser, "rows", (json_int_t)o->rows,
-                   "length", (json_int_t)ie_train_row_length(t->model, o), "seed", (json_int_t)o->seed,
-                   "layout", (int)o->layout, "adapter", o->adapter != NULL, "number of tokens in the data",
-                   (json_int_t)ie_data_get_info(t->data).tokens);
+  json_t *run = run_json(t);
+  return run ? json_pack("{s:I,s:I,s:f,s:{s:I,s:I,s:I},s:o}", "step", (json_int_t)t->step, "tokens",
+                         (json_int_t)t->tokens, "elapsed_s", t->elapsed_s, "data", "epoch",
+                         (json_int_t)at.epoch, "document", (json_int_t)at.document, "offset",
+                         (json_int_t)at.offset, "run", run)
+             : NULL;
 }
 
 /* What is computed with takes its place again, whatever became of the writing. */
@@ -477,47 +506,54 @@ static int64_t json_at(const json_t *object, const char *key) {
   return (int64_t)json_integer_value(json_object_get(object, key));
 }
 
-/* The snapshot's run against this one: what differs, or NULL. A snapshot of an older program may lack a key. */
-static const char *run_differs(const json_t *then, const json_t *now) {
+/* The snapshot's run against this one. A snapshot of an older program may lack a key. */
+static ie_status run_compare(const ie_train *t, const json_t *then, const char *path, ie_error *error) {
+  json_t *now = run_json(t), *value;
+  if (!now) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory to resume");
   const json_t *before = json_object_get(then, "run");
   const char *key;
-  json_t *value;
-  json_object_foreach(json_object_get((json_t *)(uintptr_t)now, "run"), key, value) {
+  ie_status status = IE_OK;
+  json_object_foreach(now, key, value) {
     const json_t *old = json_object_get(before, key);
-    if (old && !json_equal(value, old)) return key;
+    if (status == IE_OK && old && !json_equal(value, old))
+      status = ie_error_set(error, IE_FORMAT, "%s: the run in it had another %s than this one", path, key);
   }
-  return NULL;
+  json_decref(now);
+  int64_t step = json_at(then, "step");
+  if (status == IE_OK && step > t->options.steps)
+    status =
+        ie_error_set(error, IE_INVALID_ARGUMENT, "%s: it stands after step %lld, the run is to have %lld",
+                     path, (long long)step, (long long)t->options.steps);
+  return status;
+}
+
+/* The snapshot's tensors and place; it is a state of this run. */
+static ie_status state_take(ie_train *t, const char *path, ie_error *error) {
+  size_t count = 0;
+  json_t *then = NULL;
+  ie_state_tensor *tensors = state_tensors(t, &count);
+  ie_status status = tensors ? ie_snapshot_load(path, tensors, count, &then, error)
+                             : ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory to resume");
+  free(tensors);
+  if (status != IE_OK) return status;
+  t->step = t->saved = json_at(then, "step");
+  t->tokens = json_at(then, "tokens");
+  t->elapsed_s = json_number_value(json_object_get(then, "elapsed_s"));
+  const json_t *data = json_object_get(then, "data");
+  const ie_data_position at = {json_at(data, "epoch"), json_at(data, "document"), json_at(data, "offset")};
+  json_decref(then);
+  return ie_data_seek(t->data, at, error);
 }
 
 static ie_status resume_from(ie_train *t, const char *path, ie_error *error) {
-  size_t count = 0;
-  ie_state_tensor *tensors = state_tensors(t, &count);
-  json_t *then = NULL, *now = state_json(t);
-  ie_status status = tensors && now ? ie_snapshot_load(path, tensors, count, &then, error)
-                                    : ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory to resume");
-  const char *other = status == IE_OK ? run_differs(then, now) : NULL;
-  if (other)
-    status = ie_error_set(error, IE_FORMAT, "%s: the run in it had another %s than this one", path, other);
-  if (status == IE_OK) {
-    t->step = t->saved = json_at(then, "step");
-    t->tokens = json_at(then, "tokens");
-    t->elapsed_s = json_number_value(json_object_get(then, "elapsed_s"));
-    if (t->step > t->options.steps)
-      status =
-          ie_error_set(error, IE_INVALID_ARGUMENT, "%s: it stands after step %lld, the run is to have %lld",
-                       path, (long long)t->step, (long long)t->options.steps);
-  }
-  if (status == IE_OK) {
-    const json_t *data = json_object_get(then, "data");
-    const ie_data_position at = {json_at(data, "epoch"), json_at(data, "document"), json_at(data, "offset")};
-    status = ie_data_seek(t->data, at, error);
-  }
+  json_t *then;
+  ie_status status = ie_snapshot_state(path, &then, error);
+  if (status == IE_OK) status = run_compare(t, then, path, error);
+  json_decref(then);
+  if (status == IE_OK) status = state_take(t, path, error);
   const ie_train_options *o = &t->options;
   if (status == IE_OK && o->stored_steps > 0 && t->step >= o->steps - o->stored_steps)
     status = ie_stored_new(&t->model->params, &t->stored, error);
-  json_decref(then);
-  json_decref(now);
-  free(tensors);
   return status;
 }
 
