@@ -265,7 +265,7 @@ refused 2 "2 rows of 24 tokens, 3 rows" "${qwen[@]}" --batch 3 --steps 8 --dry-r
 prompt='The Wonderful Wizard of Oz, of whom they had heard so much, lived in a city far away'
 for i in 1 2 3 4 5 6; do echo "{\"prompt\": \"$i $prompt\", \"completion\": \" yes\"}"; done >"$folder/prompts.jsonl"
 { cat "$folder/prompts.jsonl" && echo '{"prompt": "A", "completion": " no"}'; } >"$folder/mixed.jsonl"
-rows=(--model-dir "$made" --batch 1 --seq 16 --lr 1e-3 --steps 4)
+rows=(--model-dir "$folder/model" --batch 1 --seq 16 --lr 1e-3 --steps 4)
 {
   train sft mixed "${rows[@]}" --data "$folder/mixed.jsonl" --save-every 2
   [[ $(values "$folder/mixed/metrics.jsonl" tokens | wc -l) == 4 ]] || echo "not four steps"
