@@ -221,6 +221,11 @@ refused 2 "one of --data and --data-ids" "${new[@]}" --lr 1
 refused 2 "--lr: expected a number" "${new[@]}" --data $text --lr nan
 refused 2 "expected two numbers" "${new[@]}" --data $text --lr 1 --betas 0.9
 refused 2 "expected two numbers" "${new[@]}" --data $text --lr 1 --betas 0.9,1
+refused 2 "above 0" "${new[@]}" --data $text --lr 1 --eps 0
+refused 1 "none.txt" "${new[@]}" --data $text --lr 1 --seq 32 --valid "$folder/none.txt"
+echo notes >"$folder/notes.jsonl"
+refused 2 "is there already" "${new[@]}" --data $text --lr 1 --metrics "$folder/notes.jsonl"
+check "a file that is refused for the metrics stays" grep -qx notes "$folder/notes.jsonl"
 refused 2 "context is 256" "${new[@]}" --data $text --lr 1 --seq 257
 refused 2 "for \`train lora\`" "${new[@]}" --data $text --lr 1 --lora r=1
 refused 2 "--eval-every needs --valid" "${new[@]}" --data $text --lr 1 --eval-every 1
@@ -260,4 +265,44 @@ refused 2 "step 1: token" sft --model-dir $models/qwen3 --out "$folder/y" --lr 1
   true
 } >"$folder/seen.log"
 verdict "lines, evaluation, sample, metrics" <"$folder/seen.log"
+
+# Lines that are no metrics of a later step stay, whatever they are.
+mkdir "$folder/noted"
+printf '%s\n' notes '{"step":9}' '{"step":9,"loss":1.0}' '{"step":1,"loss' >"$folder/noted.jsonl"
+printf 'no end of a line' >>"$folder/noted.jsonl"
+{
+  train base noted "${base[@]}" --steps 1 --resume --metrics "$folder/noted.jsonl"
+  cut -c 1-17 "$folder/noted.jsonl" |
+    diff - <(printf '%s\n' notes '{"step":9}' 'no end of a line' '{"step":1,"loss":')
+} 2>&1 | verdict "--resume cuts metrics of later steps alone"
+
+# A prompt that fills the context is a warning; what is sampled near its end is shorter.
+long=$(head -c 3000 $text | tr '\n' ' ')
+"$program" train base --out "$folder/unsampled" "${base[@]}" --steps 2 --sample-every 1 --sample-prompt "$long" \
+  2>"$folder/err"
+{
+  code=$?
+  [[ $code -eq 0 && -s $folder/unsampled/model.safetensors ]] || echo "exit $code, or no model"
+  [[ $(grep -c "^clocher: warning: step [12]: no sample: .*context is 256" "$folder/err") -eq 2 ]] || cat "$folder/err"
+} | verdict "a sample that fails is a warning, and the run goes on"
+"$program" train base --out "$folder/sampled" "${base[@]}" --steps 1 --sample-every 1 --sample-prompt "${long:0:320}" \
+  2>"$folder/err"
+check "a sample ends with the context" grep -q '^step 1  sample: ' "$folder/err"
+
+# ignored FLAG ARGUMENT...: one line names the flag, and no other is named.
+ignored() {
+  local flag=$1
+  shift
+  train base "ignored-$flag" "${base[@]}" --steps 1 "$@" >"$folder/ignored" 2>&1
+  { [[ $(wc -l <"$folder/ignored") -eq 1 ]] && grep -q "^clocher: $flag is ignored: " "$folder/ignored"; } || cat "$folder/ignored"
+}
+{
+  ignored --betas --optimizer muon --betas 0.9,0.9
+  ignored --eps --optimizer muon --eps 1e-9
+  ignored --final-factor --final-factor 0.5
+  ignored --step-every --schedule cosine --step-every 3
+  ignored --keep --keep 3
+} | verdict "a flag that does nothing is named"
+train base named --config "$folder/ignored---keep/train_config.json" 2>&1 |
+  grep -v 'keep is ignored' | verdict "what a run wrote down holds defaults, which are not named"
 finish
