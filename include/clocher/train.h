@@ -102,7 +102,7 @@ typedef struct ie_train_metrics {
   double tok_s;   /* of this step, all processes together */
   double flop; /* of the model's products in this step: three times a forward, twice where weights are frozen;
                      recomputation is not counted */
-  double elapsed_s;               /* of this process, all steps */
+  double elapsed_s;               /* of all steps of the run, those before a resume too */
   double balance;                 /* mean balance loss of the routers, 1 when even; 0 without experts */
   double idle_experts;            /* share of the experts of all layers that no token of the step chose */
   int64_t expert_min, expert_max; /* tokens of the step that chose an expert: the fewest, the most, */

@@ -260,7 +260,8 @@ static json_t *config_make(const ie_adapter_options *o) {
       json_decref(targets);
       return NULL;
     }
-  json_t *alpha = o->alpha == floor(o->alpha) ? json_integer((json_int_t)o->alpha) : json_real(o->alpha);
+  bool whole = o->alpha == floor(o->alpha) && fabs(o->alpha) <= 0x1p53;
+  json_t *alpha = whole ? json_integer((json_int_t)o->alpha) : json_real(o->alpha);
   return json_pack(
       "{s:s, s:s, s:s?, s:n, s:I, s:o, s:f, s:o, s:s, s:b, s:b, s:b, s:b, s:n, s:n, s:n, s:{}, s:{}}",
       "peft_type", "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path", o->base_model, "revision",
@@ -405,15 +406,31 @@ static ie_status config_write(const ie_adapter *adapter, const char *dir, ie_err
   return status;
 }
 
+/* What is written can be read and computed with: nothing is replaced by an adapter that cannot. */
+static ie_status adapter_check_finite(const ie_adapter *adapter, ie_error *error) {
+  for (size_t i = 0; i < adapter->count; i++) {
+    const ie_lora *lora = &adapter->items[i];
+    bool finite = true;
+    for (int64_t k = 0; finite && k < lora->r * lora->cols; k++) finite = isfinite(lora->a[k]);
+    for (int64_t k = 0; finite && k < lora->rows * lora->r; k++) finite = isfinite(lora->b[k]);
+    if (!finite)
+      return ie_error_set(error, IE_NUMERIC, "%s: the adapter holds a number that is not finite",
+                          lora->target);
+  }
+  return IE_OK;
+}
+
 ie_status ie_adapter_write(const ie_adapter *adapter, const char *dir, ie_error *error) {
   size_t count = 2 * adapter->count;
   ie_tensor_out *tensors = calloc(count ? count : 1, sizeof *tensors);
   char **names = calloc(count ? count : 1, sizeof *names);
   char *path = ie_path_join(dir, weights_name);
   json_t *metadata = json_pack("{s:s}", "format", "pt");
-  ie_status status = tensors && names && path && metadata && tensors_describe(adapter, tensors, names)
-                         ? ie_folder_make(dir, error)
-                         : memory_error(dir, error);
+  ie_status status = adapter_check_finite(adapter, error);
+  if (status == IE_OK)
+    status = tensors && names && path && metadata && tensors_describe(adapter, tensors, names)
+                 ? ie_folder_make(dir, error)
+                 : memory_error(dir, error);
   if (status == IE_OK) status = config_write(adapter, dir, error);
   if (status == IE_OK)
     status = ie_tensor_file_stream(path, tensors, count, metadata, &ie_tensor_memory, error);

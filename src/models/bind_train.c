@@ -184,6 +184,12 @@ static int entry_shape(const ie_binder *b, const ie_bind_entry *e, int64_t shape
 void ie_bind_trained(ie_binder *b, const ie_bind_entry *e, const char *name, const char *hf, void *field) {
   int64_t shape[3];
   int rank = entry_shape(b, e, shape);
+  if (e->kind == IE_BIND_MXFP4 && shape[2] % IE_MXFP4_COLS != 0) {
+    b->status =
+        ie_error_set(b->error, IE_FORMAT, "%s: MXFP4 needs a multiple of %d columns, config.json gives %lld",
+                     name, IE_MXFP4_COLS, (long long)shape[2]);
+    return;
+  }
   ie_param *p = param_new(b, name, hf, rank, shape);
   if (!p) return;
   bool rows = (e->kind == IE_BIND_ROWS || e->kind == IE_BIND_BIAS_ROWS) && !e->padded;

@@ -3,6 +3,7 @@
 #include "base/size.h"
 #include "train/pieces.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,7 +74,11 @@ ie_status ie_grad_norm(ie_device *device, ie_param *const *param, int64_t count,
   free(sum);
   ie_pieces_free(&pieces);
   *norm = sqrt(total);
-  return isfinite(*norm) ? IE_OK : nonfinite_report(device, param, count, error);
+  if (!isfinite(*norm)) return nonfinite_report(device, param, count, error);
+  if (*norm > (double)FLT_MAX)
+    return ie_error_set(error, IE_NUMERIC, "the norm of the gradients, %g, is more than a float holds",
+                        *norm);
+  return IE_OK;
 }
 
 /* PyTorch computes max_norm / tensor as the reciprocal times max_norm, in the tensor's float. */

@@ -10,7 +10,8 @@
 const ie_param_list *ie_gradients_params(const ie_gradients *g);
 /* Called during the backward of ie_gradients_add as each parameter's gradient is complete. */
 void ie_gradients_on_ready(ie_gradients *g, void (*ready)(void *arg, ie_param *param), void *arg);
-/* Weight of the mean of the routers' balance losses in what is minimised (transformers' router_aux_loss_coef). */
+/* Weight in what is minimised of the mean over layers of each router's balance loss, which is top_k when all experts are
+ * used alike (transformers takes one loss over the pooled layers: the same for one layer). */
 void ie_gradients_balance(ie_gradients *g, double coefficient);
 /* Since it was asked last; all zero without routers. */
 typedef struct ie_route_report {

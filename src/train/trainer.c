@@ -58,6 +58,8 @@ static ie_status options_check(const ie_train_options *o, ie_error *error) {
   if (o->steps < 1 || o->rows < 1)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "training: %lld steps of %lld rows, expected 1 or more",
                         (long long)o->steps, (long long)o->rows);
+  if (!(o->eps > 0) || !isfinite(o->eps))
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "training: eps %g, expected more than 0", o->eps);
   if (!(o->rate >= 0) || !(o->clip >= 0) || !isfinite(o->rate) || !isfinite(o->clip))
     return ie_error_set(error, IE_INVALID_ARGUMENT, "training: learning rate %g, clipping norm %g", o->rate,
                         o->clip);

@@ -14,12 +14,11 @@ static double matrix_madds(const ie_model *model) {
   double madds = 0;
   for (size_t i = 0; i < model->linears.count; i++) {
     const ie_weight *w = model->linears.item[i].weight;
+    if (model->linears.item[i].output) continue; /* head_madds */
     madds += passes(w->param) * (double)w->rows * (double)w->cols;
     const ie_low_rank *low = w->low_rank;
     if (low) madds += passes(low->a.param) * (double)low->a.rows * (double)(w->rows + w->cols);
   }
-  bool tied = d->head.part[0] == d->embed.part[0] && d->head.part[0] != NULL;
-  if (tied) madds += passes(d->embed.param) * (double)d->head.rows * (double)d->head.cols;
   for (int64_t i = 0; i < model->info.layers; i++) {
     const ie_moe_layer *m = &model->moe[i];
     if (!m->gate_up) continue;
@@ -28,6 +27,12 @@ static double matrix_madds(const ie_model *model) {
     madds += passes(m->gate_up->param) * (one * (double)m->top_k + router);
   }
   return madds;
+}
+
+/* Multiply-adds of the output matrix for a token that has a target: the others are left out. */
+static double head_madds(const ie_model *model) {
+  const ie_weight *head = &((const ie_decoder *)model->net)->head;
+  return passes(head->param) * (double)head->rows * (double)head->cols;
 }
 
 /* Multiply-adds of attention in a step for the token at `position` of its sequence. */
@@ -43,12 +48,13 @@ static double attention_madds(const ie_model *model, int64_t position) {
 
 double ie_model_step_flop(const ie_model *model, const ie_data_batch *b) {
   double madds = matrix_madds(model) * (double)(b->rows * b->length);
+  madds += head_madds(model) * (double)b->target_count;
   for (int64_t t = 0; t < b->rows * b->length; t++) madds += attention_madds(model, b->position[t]);
   return 2.0 * madds;
 }
 
 double ie_model_step_flop_rows(const ie_model *model, int64_t rows, int64_t length) {
-  double madds = matrix_madds(model) * (double)length;
+  double madds = (matrix_madds(model) + head_madds(model)) * (double)length;
   for (int64_t t = 0; t < length; t++) madds += attention_madds(model, t);
   return 2.0 * madds * (double)rows;
 }
