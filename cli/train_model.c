@@ -318,8 +318,8 @@ static ie_status look_ended(job *j, const char *what, ie_status status, const ie
   if (status == IE_OK || status == IE_CANCELLED) return status;
   if (j->leads) train_report_line_end(&j->report);
   if (j->leads)
-    cli_log(j->context, "clocher: warning: step %lld: no %s: %s", (long long)ie_train_position(j->train),
-            what, why->message);
+    cli_failf(j->context, "warning: step %lld: no %s: %s", (long long)ie_train_position(j->train), what,
+              why->message);
   return IE_OK;
 }
 
