@@ -208,7 +208,8 @@ static void killed_at_any_moment(void **state) {
   }
   double save_us = 5e5 * (ie_clock_s() - start_s);
   free(first);
-  for (uint64_t round = 0; round < 40; round++) {
+  /* On a busy machine a child may get nothing done before it is killed: then there are more rounds. */
+  for (uint64_t round = 0; round < 40 || (saved <= 5 && round < 400); round++) {
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
