@@ -63,29 +63,42 @@ ie_status train_folder_make(const char *out, ie_error *error) {
   return ie_error_set(error, IE_IO, "%s: cannot make the folder: %s", out, strerror(errno));
 }
 
-/* The line's step, or -1 where it is none of ours. */
-static int64_t line_step(const char *line) {
-  json_t *object = json_loads(line, 0, NULL);
-  const json_t *step = json_object_get(object, "step");
-  int64_t value = json_is_integer(step) ? (int64_t)json_integer_value(step) : -1;
-  json_decref(object);
-  return value;
+int train_metrics_check(const cli_context *context, const char *path, bool resume) {
+  struct stat info;
+  bool filled = stat(path, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0;
+  if (resume || !filled) return -1;
+  return cli_usage(context,
+                   "--metrics %s is there already: --resume goes on with it; for a new run name another file",
+                   path);
 }
 
-/* Copies the lines up to that step. */
+/* Metrics of a later step, or such a line that a kill cut short. */
+static bool line_goes(const char *line, size_t size, int64_t step) {
+  static const char begin[] = "{\"step\":";
+  json_t *object = json_loadb(line, size, 0, NULL);
+  const json_t *at = json_object_get(object, "step");
+  bool ours = json_object_get(object, "loss") || json_object_get(object, "valid_loss");
+  bool later = ours && json_is_integer(at) && json_integer_value(at) > step;
+  bool torn = !object && size >= strlen(begin) && !memcmp(line, begin, strlen(begin));
+  json_decref(object);
+  return later || torn;
+}
+
+/* Copies the lines that stay; the last one ends as a line, so that the next is one of its own. */
 static bool lines_copy(FILE *from, FILE *to, int64_t step) {
   char *line = NULL;
   size_t capacity = 0;
   bool ok = true;
-  while (ok && getline(&line, &capacity, from) > 0) {
-    int64_t found = line_step(line);
-    if (found >= 0 && found <= step) ok = fputs(line, to) >= 0;
+  for (ssize_t n; ok && (n = getline(&line, &capacity, from)) > 0;) {
+    size_t size = (size_t)n;
+    if (line_goes(line, size, step)) continue;
+    ok = fwrite(line, 1, size, to) == size && (line[size - 1] == '\n' || fputc('\n', to) != EOF);
   }
   free(line);
   return ok && !ferror(from);
 }
 
-/* The file with these lines alone, written beside it and renamed. */
+/* The file with the lines that stay, written beside it and renamed. */
 static bool file_cut(const char *path, int64_t step) {
   size_t size = strlen(path) + 5;
   char *fresh = malloc(size);

@@ -13,8 +13,12 @@ int train_folder_check(const cli_context *context, const char *out, const char *
 /* Makes the folder where it is missing; its parent must be there. */
 ie_status train_folder_make(const char *out, ie_error *error);
 
-/* Opens the metrics of a run that stands after `step` for appending. Lines of later steps and a line that was cut short
- * are taken out first, so that no step stands there twice; step 0: all lines. What is no ordinary file is left alone. */
+/* Refuses a --metrics file that holds something, unless the run resumes. -1 to go on, or an exit code after a message. */
+int train_metrics_check(const cli_context *context, const char *path, bool resume);
+
+/* Opens the metrics of a run that stands after `step` for appending. Metrics of later steps and such a line that was cut
+ * short are taken out first, so that no step stands there twice; all other lines stay. What is no ordinary file is left
+ * alone. */
 ie_status train_metrics_open(const char *path, int64_t step, FILE **out, ie_error *error);
 
 #endif

@@ -42,21 +42,22 @@ static const cli_option options[] = {
     {"--batch", CLI_AS_INT(settings, batch), .argument = "B", .min = 1, .max = 1 << 20,
      .meaning = "Rows of one step."},
     {"--micro", CLI_AS_INT(settings, micro), .argument = "B", .max = 1 << 20,
-     .meaning = "Rows of one forward: less memory, the same step. Default: all of them."},
+     .meaning = "Rows of one forward: less memory, the same step but for --balance. Default: all of them."},
     {"--seq", CLI_AS_INT(settings, seq), .argument = "T", .max = 1 << 24,
      .meaning = "Tokens of a row. Default: the model's context, at most 1024."},
     {"--layout", CLI_AS_CHOICE(settings, layout), .argument = "L", .fallback = "auto", .choices = layouts,
      .meaning = "How documents fill rows: cut wherever a row ends, seen across (stream), each for itself "
-                "(packed), never cut (whole). auto: packed; whole for sft and .jsonl."},
+                "(packed), in one row unless longer than that (whole). auto: packed; whole for sft and "
+                ".jsonl."},
     {"--lr", CLI_AS_FLOAT(settings, lr), .argument = "F", .min = 0, .max = 1e6, .meaning = "Learning rate."},
     {"--optimizer", CLI_AS_CHOICE(settings, optimiser), .argument = "O", .fallback = "adamw",
      .choices = optimisers, .meaning = "adamw, muon (its matrices; the rest by AdamW) or adamw8bit."},
     {"--betas", CLI_AS_STRING(settings, betas), .argument = "A,B", .fallback = "0.9,0.95",
-     .meaning = "Of AdamW."},
+     .meaning = "Of AdamW, 32 and 8 bit; muon has its own."},
     {"--eps", CLI_AS_FLOAT(settings, eps), .argument = "F", .fallback = "1e-8", .min = 0, .max = 1,
-     .meaning = "Of AdamW."},
+     .meaning = "Of AdamW, 32 and 8 bit, above 0; muon has its own."},
     {"--weight-decay", CLI_AS_FLOAT(settings, weight_decay), .argument = "F", .fallback = "0.1", .min = 0,
-     .max = 1e3, .meaning = "Decoupled, on every parameter."},
+     .max = 1e3, .meaning = "Decoupled, on every parameter; of muon: on its matrices alone."},
     {"--clip", CLI_AS_FLOAT(settings, clip), .argument = "F", .fallback = "1", .min = 0, .max = 1e9,
      .meaning = "Largest norm of all gradients together; 0: none."},
     {"--schedule", CLI_AS_CHOICE(settings, schedule), .argument = "S", .fallback = "constant",
@@ -64,7 +65,7 @@ static const cli_option options[] = {
     {"--warmup", CLI_AS_INT(settings, warmup), .argument = "N", .max = 1 << 30,
      .meaning = "Steps over which the rate rises from 0."},
     {"--final-factor", CLI_AS_FLOAT(settings, final_factor), .argument = "F", .fallback = "0", .min = 0,
-     .max = 1, .meaning = "What linear and cosine end at, as a share of --lr."},
+     .max = 1, .meaning = "What linear and cosine end at and step does not fall below, as a share of --lr."},
     {"--step-every", CLI_AS_INT(settings, step_every), .argument = "N", .fallback = "1000", .min = 1,
      .max = 1 << 30, .meaning = "Of --schedule step: steps between two falls."},
     {"--step-gamma", CLI_AS_FLOAT(settings, step_gamma), .argument = "F", .fallback = "0.1", .min = 1e-9,
@@ -82,7 +83,8 @@ static const cli_option options[] = {
     {"--adapter-in", CLI_AS_PATH(settings, adapter_in), .argument = "DIR",
      .meaning = "Of train lora: begin with this adapter instead of a new one."},
     {"--metrics", CLI_AS_PATH(settings, metrics), .argument = "F.jsonl",
-     .meaning = "One JSON object a step; --resume goes on with the file. Default: DIR/metrics.jsonl."},
+     .meaning =
+         "One JSON object a step, in a new file; --resume goes on with one. Default: DIR/metrics.jsonl."},
     {"--eval-every", CLI_AS_INT(settings, eval_every), .argument = "N", .max = 1 << 30,
      .meaning = "Steps between two evaluations of --valid; one is made at the end in any case."},
     {"--sample-every", CLI_AS_INT(settings, sample_every), .argument = "N", .max = 1 << 30,
@@ -123,6 +125,7 @@ typedef struct job {
   ie_train *train;
   train_report report;
   cli_progress tokenising;
+  uint64_t done, total; /* of the file that is tokenised */
   bool shown;
   bool leads; /* rank 0: reports, samples */
 } job;
@@ -137,6 +140,11 @@ static void job_free(job *j) {
 
 static bool tokenising_shown(void *user, uint64_t done, uint64_t total) {
   job *j = user;
+  bool next = j->shown && (done < j->done || total != j->total); /* --valid after --data */
+  if (next) cli_progress_end(&j->tokenising);
+  if (next) j->shown = false;
+  j->done = done;
+  j->total = total;
   if (!j->shown) cli_progress_start(&j->tokenising, j->context, "tokenising", total, "B");
   j->shown = true;
   cli_progress_set(&j->tokenising, done);
@@ -304,11 +312,36 @@ static bool stop_asked(void *arg) {
   return cli_interrupted();
 }
 
+/* What only looks at the run does not end it: a failure is told, but for Ctrl-C. */
+static ie_status look_ended(job *j, const char *what, ie_status status, const ie_error *why,
+                            ie_error *error) {
+  if (status == IE_CANCELLED) *error = *why;
+  if (status == IE_OK || status == IE_CANCELLED) return status;
+  if (j->leads) train_report_line_end(&j->report);
+  if (j->leads)
+    cli_failf(j->context, "warning: step %lld: no %s: %s", (long long)ie_train_position(j->train), what,
+              why->message);
+  return IE_OK;
+}
+
 static ie_status evaluate(job *j, ie_error *error) {
   ie_train_evaluation e;
-  ie_status status = ie_train_evaluate(j->train, &e, stop_asked, NULL, error);
-  if (status == IE_OK && j->leads) train_report_evaluation(&j->report, ie_train_position(j->train), &e);
-  return status;
+  ie_error why = {0};
+  ie_status found = ie_train_evaluate(j->train, &e, stop_asked, NULL, &why);
+  ie_status status = look_ended(j, "evaluation", found, &why, error);
+  if (found == IE_OK && j->leads)
+    status = train_report_evaluation(&j->report, ie_train_position(j->train), &e, error);
+  return ie_ranks_agree(j->ranks, status, error);
+}
+
+static ie_status sample(job *j, ie_error *error) {
+  ie_error why = {0};
+  ie_status status = IE_OK;
+  if (j->leads)
+    status = train_report_sample(&j->report, j->engine.model, j->tokenizer, j->s->sample_prompt,
+                                 ie_train_position(j->train), &why);
+  status = look_ended(j, "sample", status, &why, error);
+  return ie_ranks_agree(j->ranks, status, error);
 }
 
 /* Steps until the end or Ctrl-C. After either, and after a failure, what was learned is on the disk. */
@@ -320,15 +353,15 @@ static ie_status steps_run(job *j, ie_error *error) {
     ie_train_metrics m;
     status = ie_train_step(j->train, &m, error);
     if (status != IE_OK) break;
+    bool routed = m.balance > 0, early = m.step == j->report.first + 1;
+    if (j->leads && early && s->balance > 0 && !routed)
+      cli_log(j->context, "clocher: --balance is ignored: the model has no routers");
     if (j->leads) status = train_report_step(&j->report, &m, error);
     status = ie_ranks_agree(j->ranks, status, error);
     bool last = m.step == s->steps;
     if (status == IE_OK && s->valid && (last || due(s->eval_every, m.step))) status = evaluate(j, error);
-    if (status == IE_OK && j->leads && due(s->sample_every, m.step))
-      status =
-          train_report_sample(&j->report, j->engine.model, j->tokenizer, s->sample_prompt, m.step, error);
+    if (status == IE_OK && due(s->sample_every, m.step)) status = sample(j, error);
     /* Last of all, so that what is resumed from has its lines in the metrics whenever the process is killed. */
-    if (due(s->sample_every, m.step)) status = ie_ranks_agree(j->ranks, status, error);
     if (status == IE_OK && due(s->save_every, m.step)) status = ie_train_save(j->train, error);
   }
   if (status == IE_CANCELLED && ie_ranks_any(j->ranks, cli_interrupted())) status = IE_OK;
@@ -410,20 +443,66 @@ static int flags_check(cli_context *context, const settings *s, train_kind kind,
     return cli_usage(context, "--lora and --adapter-in are for `train lora`");
   if (s->adapter_in && lora)
     cli_log(context, "clocher: --lora is ignored: the adapter of --adapter-in has settings of its own");
+  if (!(s->eps > 0)) return cli_usage(context, "--eps: expected a number above 0, found %g", s->eps);
   if (s->stored_steps > s->steps) return cli_usage(context, "--stored-steps is more than --steps");
   if (s->eval_every > 0 && !s->valid) return cli_usage(context, "--eval-every needs --valid");
   if (s->dry_run) return -1;
   int code = s->metrics ? cli_out_file_check(context, "--metrics", s->metrics, /*replaced=*/false) : -1;
+  if (code < 0 && s->metrics) code = train_metrics_check(context, s->metrics, s->resume);
   if (code < 0 && s->plot) code = cli_out_file_check(context, "--plot", s->plot, /*replaced=*/true);
   return code < 0 ? train_folder_check(context, s->out, s->model_dir, s->resume) : code;
 }
 
+/* True when the flag was set: on the command line, or in the file to another value than the default (a run writes all
+ * of its flags down). */
+static bool flag_set(const train_config *config, const cli_context *context, const settings *s,
+                     const char *flag) {
+  if (cli_given(context, flag)) return true;
+  const cli_option *o = options;
+  while (o->name && strcmp(o->name, flag) != 0) o++;
+  if (!o->name || !train_config_given(config, context, flag)) return false;
+  settings usual = {0};
+  char why[256];
+  const char *now = (const char *)s + o->offset, *then = (const char *)&usual + o->offset;
+  if (o->fallback && !cli_option_store(o, &usual, o->fallback, why, sizeof why)) return true;
+  if (o->kind == CLI_CHOICE) return memcmp(now, then, sizeof(int)) != 0;
+  if (o->kind == CLI_INT) return memcmp(now, then, sizeof(int64_t)) != 0;
+  if (o->kind == CLI_FLOAT) return memcmp(now, then, sizeof(double)) != 0;
+  if (o->kind != CLI_STRING) return true;
+  const char *text, *fallback;
+  memcpy(&text, now, sizeof text);
+  memcpy(&fallback, then, sizeof fallback);
+  return !text || !fallback || strcmp(text, fallback) != 0;
+}
+
+/* One line for each flag that was set and does nothing in this run. */
+static void ignored_log(const cli_context *context, const settings *s, const train_config *config) {
+  bool muon = s->optimiser == IE_TRAIN_MUON, steps = s->schedule == IE_TRAIN_STEP;
+  const struct {
+    const char *flag, *why;
+    bool idle;
+  } flags[] = {
+      {"--betas", "muon has momentum 0.95, and 0.9,0.95 for what is no matrix", muon},
+      {"--eps", "muon has 1e-10 for what is no matrix", muon},
+      {"--final-factor", "--schedule constant stays at --lr", s->schedule == IE_TRAIN_CONSTANT},
+      {"--step-every", "it is of --schedule step", !steps},
+      {"--step-gamma", "it is of --schedule step", !steps},
+      {"--layout", "--data-ids has rows already", s->data_ids && !s->valid},
+      {"--sample-prompt", "no samples without --sample-every", s->sample_every == 0},
+      {"--keep", "no snapshots without --save-every", s->save_every == 0},
+  };
+  for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++)
+    if (flags[i].idle && flag_set(config, context, s, flags[i].flag))
+      cli_log(context, "clocher: %s is ignored: %s", flags[i].flag, flags[i].why);
+}
+
 /* The run itself, by all its processes; the exit code. */
-static int job_main(cli_context *context, const settings *s, train_kind kind) {
+static int job_main(cli_context *context, const settings *s, train_kind kind, const train_config *config) {
   job j = {.context = context, .s = s, .kind = kind};
   ie_error error = {0};
   ie_status status = train_ranks_open(context, s->ranks, &j.ranks, &error);
   j.leads = ie_ranks_rank(j.ranks) == 0;
+  if (status == IE_OK && j.leads) ignored_log(context, s, config);
   if (status == IE_OK) status = job_run(&j, &error);
   bool interrupted = ie_ranks_any(j.ranks, cli_interrupted());
   bool ended = j.train && ie_train_position(j.train) < s->steps && interrupted;
@@ -439,7 +518,7 @@ static int train_run(cli_context *context, settings *s, train_kind kind) {
   int code = s->config ? train_config_read(&config, context, s->config, s) : -1;
   if (code < 0) code = flags_check(context, s, kind, &config);
   if (kind != TRAIN_LORA || s->adapter_in) s->lora = NULL; /* it says nothing, and is not written down */
-  if (code < 0) code = job_main(context, s, kind);
+  if (code < 0) code = job_main(context, s, kind, &config);
   train_config_free(&config);
   return code;
 }

@@ -57,16 +57,21 @@ static bool block_write(FILE *to, const char *name, const char *metrics, const c
   return any;
 }
 
+/* In single quotes gnuplot takes all characters as they are but the quote; a leading | would be a command. */
 static void path_write(FILE *to, const char *path) {
-  fputc('"', to);
+  fputs(path[0] == '/' ? "'" : "'./", to);
   for (; *path; path++) {
-    if (*path == '"' || *path == '\\') fputc('\\', to);
+    if (*path == '\'') fputc('\'', to);
     fputc(*path, to);
   }
-  fputc('"', to);
+  fputc('\'', to);
 }
 
 bool train_plot_draw(const cli_context *context, const char *metrics, const char *path, bool asked) {
+  if (strpbrk(path, "\n\r")) {
+    if (asked) cli_log(context, "clocher: no plot: its path holds a line break");
+    return false;
+  }
   FILE *script = tmpfile();
   if (!script) return false;
   bool loss = block_write(script, "loss", metrics, "loss");

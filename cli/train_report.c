@@ -127,16 +127,15 @@ ie_status train_report_step(train_report *r, const ie_train_metrics *m, ie_error
   return metrics_write(r, object, error);
 }
 
-void train_report_evaluation(train_report *r, int64_t step, const ie_train_evaluation *e) {
+ie_status train_report_evaluation(train_report *r, int64_t step, const ie_train_evaluation *e,
+                                  ie_error *error) {
   train_report_line_end(r);
   cli_log(r->context, "step %" PRId64 "  valid loss %.4f  %.4f bits per byte (%" PRId64 " targets)", step,
           e->loss, e->bits_per_byte, e->targets);
-  ie_error ignored = {0};
-  metrics_write(r,
-                json_pack("{s:I,s:o,s:o,s:I}", "step", (json_int_t)step, "valid_loss",
-                          cli_json_number(e->loss), "bits_per_byte", cli_json_number(e->bits_per_byte),
-                          "valid_targets", (json_int_t)e->targets),
-                &ignored);
+  json_t *object =
+      json_pack("{s:I,s:o,s:o,s:I}", "step", (json_int_t)step, "valid_loss", cli_json_number(e->loss),
+                "bits_per_byte", cli_json_number(e->bits_per_byte), "valid_targets", (json_int_t)e->targets);
+  return metrics_write(r, object, error);
 }
 
 ie_status train_report_sample(train_report *r, ie_model *model, const ie_tokenizer *tokenizer,
@@ -148,11 +147,16 @@ ie_status train_report_sample(train_report *r, ie_model *model, const ie_tokeniz
   ie_status status = ie_tokenizer_encode(tokenizer, prompt, strlen(prompt), NULL, &ids, error);
   if (status == IE_OK && ids.count == 0)
     status = ie_error_set(error, IE_INVALID_ARGUMENT, "--sample-prompt: no tokens in it");
-  const ie_state_options o = {.context_tok = (int64_t)ids.count + SAMPLE_TOK};
+  int64_t count = (int64_t)ids.count, most = ie_model_describe(model)->context_tok;
+  if (status == IE_OK && count >= most)
+    status =
+        ie_error_set(error, IE_INVALID_ARGUMENT,
+                     "--sample-prompt: %" PRId64 " tokens, the model's context is %" PRId64, count, most);
+  const ie_state_options o = {.context_tok = count + SAMPLE_TOK < most ? count + SAMPLE_TOK : most};
   if (status == IE_OK) status = ie_state_new(model, &o, &state, error);
   const ie_generate_options g = {.prompt = ids.ids,
-                                 .prompt_count = (int64_t)ids.count,
-                                 .max_new = SAMPLE_TOK,
+                                 .prompt_count = count,
+                                 .max_new = o.context_tok - count,
                                  .sample = {.temperature = 0.8f, .seed = (uint64_t)step},
                                  .tokenizer = tokenizer};
   if (status == IE_OK) status = ie_generate(state, 0, &g, &result, error);

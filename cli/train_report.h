@@ -31,8 +31,10 @@ void train_report_close(train_report *report);
 void train_report_line_end(train_report *report);
 /* A step was made. IE_IO when the metrics cannot be written. */
 ie_status train_report_step(train_report *report, const ie_train_metrics *m, ie_error *error);
-void train_report_evaluation(train_report *report, int64_t step, const ie_train_evaluation *e);
-/* 100 tokens at temperature 0.8 from a prompt, to stderr. */
+/* IE_IO when the metrics cannot be written. */
+ie_status train_report_evaluation(train_report *report, int64_t step, const ie_train_evaluation *e,
+                                  ie_error *error);
+/* 100 tokens at temperature 0.8 from a prompt, or as many as the model's context leaves, to stderr. */
 ie_status train_report_sample(train_report *report, ie_model *model, const ie_tokenizer *tokenizer,
                               const char *prompt, int64_t step, ie_error *error);
 /* Draws the plot. */

@@ -221,6 +221,11 @@ refused 2 "one of --data and --data-ids" "${new[@]}" --lr 1
 refused 2 "--lr: expected a number" "${new[@]}" --data $text --lr nan
 refused 2 "expected two numbers" "${new[@]}" --data $text --lr 1 --betas 0.9
 refused 2 "expected two numbers" "${new[@]}" --data $text --lr 1 --betas 0.9,1
+refused 2 "above 0" "${new[@]}" --data $text --lr 1 --eps 0
+refused 1 "none.txt" "${new[@]}" --data $text --lr 1 --seq 32 --valid "$folder/none.txt"
+echo notes >"$folder/notes.jsonl"
+refused 2 "is there already" "${new[@]}" --data $text --lr 1 --metrics "$folder/notes.jsonl"
+check "a file that is refused for the metrics stays" grep -qx notes "$folder/notes.jsonl"
 refused 2 "context is 256" "${new[@]}" --data $text --lr 1 --seq 257
 refused 2 "for \`train lora\`" "${new[@]}" --data $text --lr 1 --lora r=1
 refused 2 "--eval-every needs --valid" "${new[@]}" --data $text --lr 1 --eval-every 1
@@ -306,4 +311,56 @@ evaluated=(--model-dir "$made" --data $text --batch 1 --seq 32 --lr 0 --steps 1 
   true
 } >"$folder/seen.log"
 verdict "lines, evaluation, sample, metrics" <"$folder/seen.log"
+
+# Lines that are no metrics of a later step stay, whatever they are.
+mkdir "$folder/noted"
+printf '%s\n' notes '{"step":9}' '{"step":9,"loss":1.0}' '{"step":1,"loss' >"$folder/noted.jsonl"
+printf 'no end of a line' >>"$folder/noted.jsonl"
+{
+  train base noted "${base[@]}" --steps 1 --resume --metrics "$folder/noted.jsonl"
+  cut -c 1-17 "$folder/noted.jsonl" |
+    diff - <(printf '%s\n' notes '{"step":9}' 'no end of a line' '{"step":1,"loss":')
+} 2>&1 | verdict "--resume cuts metrics of later steps alone"
+
+# A text with ids that the model does not have: evaluations fail, and the run goes on.
+"$program" train tokenizer --text $text --vocab 600 --out "$folder/wide" --quiet
+{
+  train sft unknown --model-dir $models/qwen3 "${given[@]}" --steps 2 --eval-every 1 --valid "$folder/valid.txt" \
+    --tokenizer "$folder/wide/tokenizer.json" 2>"$folder/err" || echo "exit $?"
+  [[ $(grep -c '^clocher: warning: step [12]: no evaluation: ' "$folder/err") -eq 2 ]] || cat "$folder/err"
+  [[ -s $folder/unknown/model.safetensors ]] || echo "no model"
+} | verdict "an evaluation that fails is a warning, and the run goes on"
+
+# A prompt that fills the context is a warning; what is sampled near its end is shorter.
+long=$(head -c 3000 $text | tr '\n' ' ')
+"$program" train base --out "$folder/unsampled" "${base[@]}" --steps 2 --sample-every 1 --sample-prompt "$long" \
+  2>"$folder/err"
+{
+  code=$?
+  [[ $code -eq 0 && -s $folder/unsampled/model.safetensors ]] || echo "exit $code, or no model"
+  [[ $(grep -c "^clocher: warning: step [12]: no sample: .*context is 256" "$folder/err") -eq 2 ]] || cat "$folder/err"
+} | verdict "a sample that fails is a warning, and the run goes on"
+"$program" train base --out "$folder/sampled" "${base[@]}" --steps 1 --sample-every 1 --sample-prompt "${long:0:320}" \
+  2>"$folder/err"
+check "a sample ends with the context" grep -q '^step 1  sample: ' "$folder/err"
+
+# ignored FLAG ARGUMENT...: one line names the flag, and no other is named.
+ignored() {
+  local flag=$1
+  shift
+  "$program" train base --out "$folder/ignored$flag" --steps 1 "$@" 2>&1 | grep "is ignored" >"$folder/ignored"
+  sed 's/: [^:]*$//' "$folder/ignored" | diff - <(echo "clocher: $flag is ignored")
+}
+{
+  ignored --betas "${base[@]}" --optimizer muon --betas 0.9,0.9
+  ignored --eps "${base[@]}" --optimizer muon --eps 1e-9
+  ignored --final-factor "${base[@]}" --final-factor 0.5
+  ignored --step-every "${base[@]}" --schedule cosine --step-every 3
+  ignored --balance --model-dir $models/qwen3 "${given[@]}" --balance 0.1
+  ignored --keep "${base[@]}" --keep 3
+  # What a run writes down holds the defaults too: they are not named.
+  mv "$folder/ignored--keep/train_config.json" "$folder/written.json"
+  rm -rf "$folder/ignored--keep"
+  ignored --keep --config "$folder/written.json"
+} | verdict "a flag that does nothing is named"
 finish

@@ -47,8 +47,8 @@ typedef struct ie_train_options {
   /* Data: one of both. data is text with documents separated by lines <|endoftext|>, or *.jsonl; data_ids a safetensors
    * file with the tensor `data`, I32 (steps, rows, tokens), used in order. */
   const char *data, *data_ids;
-  const char *valid;             /* text or *.jsonl for ie_train_evaluate; NULL: none */
-  const char *cache_dir;         /* of tokenised data; NULL: out */
+  const char *valid;     /* text or *.jsonl for ie_train_evaluate, opened by ie_train_new; NULL: none */
+  const char *cache_dir; /* of tokenised data; NULL: out */
   const ie_tokenizer *tokenizer; /* NULL with data_ids alone */
   const ie_chat_format *format;  /* of conversations; NULL: they are refused */
   ie_train_layout layout;

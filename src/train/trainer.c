@@ -28,7 +28,7 @@ struct ie_train {
   ie_gradients *gradients;
   ie_global *global;
   ie_optimiser *optimiser;
-  ie_data *data;
+  ie_data *data, *valid; /* valid: NULL without options.valid */
   ie_stored *stored; /* the masters while the parameters hold what will be stored; NULL: not yet, or never */
   ie_schedule schedule;
   int64_t step, saved; /* steps done; step of the newest snapshot, -1: none */
@@ -166,6 +166,20 @@ static ie_status data_open(ie_ranks *ranks, const ie_data_options *options, ie_d
   return status;
 }
 
+/* What evaluations are made on: opened before the first step, so that a file that cannot be used ends no run later. */
+static ie_status valid_open(ie_train *t, ie_error *error) {
+  const ie_train_options *o = &t->options;
+  ie_data_options options = data_options(t->model, o);
+  options.path = o->valid;
+  options.data_ids = NULL;
+  options.once = true;
+  options.text_packed = true; /* all of it is evaluated */
+  options.piece_tok = 0;
+  options.rows = o->micro_rows > 0 ? o->micro_rows * ie_max_i64(1, options.ranks) : o->rows;
+  if (options.length <= 0) options.length = ie_train_row_length(t->model, o);
+  return data_open(o->ranks, &options, &t->valid, error);
+}
+
 /* All processes have the same parameters, and have made as many steps. */
 static ie_status params_check(const ie_train *t, ie_error *error) {
   if (ie_ranks_size(t->options.ranks) == 1) return IE_OK;
@@ -220,6 +234,7 @@ ie_status ie_train_new(ie_model *model, const ie_train_options *options, ie_trai
   status = ie_ranks_agree(options->ranks, schedule_make(options, &t->schedule, error), error);
   if (status == IE_OK) status = data_open(options->ranks, &data, &t->data, error);
   if (status == IE_OK) status = data_check(t, error); /* the same in all processes */
+  if (status == IE_OK && options->valid) status = valid_open(t, error);
   if (status == IE_OK) status = ie_ranks_agree(options->ranks, parts_make(t, error), error);
   if (status == IE_OK) status = params_check(t, error);
   if (status != IE_OK) {
@@ -236,6 +251,7 @@ void ie_train_free(ie_train *t) {
   ie_optimiser_free(t->optimiser);
   ie_global_free(t->global);
   ie_gradients_free(t->gradients);
+  ie_data_free(t->valid);
   ie_data_free(t->data);
   free(t);
 }
@@ -358,12 +374,12 @@ typedef struct evaluation {
   double bytes; /* whose text the targets are; 0 where they are not all of it */
 } evaluation;
 
-/* Of the rows of this process. */
-static ie_status rows_evaluate(ie_train *t, ie_data *data, bool (*cancelled)(void *arg), void *arg,
-                               evaluation *e, ie_error *error) {
+/* Of the rows of this process, from the first on. */
+static ie_status rows_evaluate(ie_train *t, bool (*cancelled)(void *arg), void *arg, evaluation *e,
+                               ie_error *error) {
   ie_data_batch b;
-  ie_status status;
-  while ((status = ie_data_next(data, &b, error)) == IE_OK && b.rows > 0) {
+  ie_status status = ie_data_seek(t->valid, (ie_data_position){0}, error);
+  while (status == IE_OK && (status = ie_data_next(t->valid, &b, error)) == IE_OK && b.rows > 0) {
     const ie_token_rows rows = batch_rows(&b, 0, b.rows);
     if (b.target_count > 0) status = ie_gradients_loss(t->gradients, &rows, /*scale=*/1.0, &e->sum, error);
     if (status != IE_OK) break;
@@ -376,27 +392,15 @@ static ie_status rows_evaluate(ie_train *t, ie_data *data, bool (*cancelled)(voi
 ie_status ie_train_evaluate(ie_train *t, ie_train_evaluation *out, bool (*cancelled)(void *arg), void *arg,
                             ie_error *error) {
   *out = (ie_train_evaluation){0};
-  if (!t->options.valid) return ie_error_set(error, IE_INVALID_ARGUMENT, "there is no validation data");
+  if (!t->valid) return ie_error_set(error, IE_INVALID_ARGUMENT, "there is no validation data");
   ie_ranks *ranks = t->options.ranks;
-  ie_data_options options = data_options(t->model, &t->options);
-  options.path = t->options.valid;
-  options.data_ids = NULL;
-  options.once = true;
-  options.text_packed = true; /* all of it is evaluated */
-  options.piece_tok = 0;
-  options.rows =
-      t->options.micro_rows > 0 ? t->options.micro_rows * ie_max_i64(1, options.ranks) : t->options.rows;
-  if (options.length <= 0) options.length = ie_train_row_length(t->model, &t->options);
-  ie_data *data;
   evaluation e = {0};
-  ie_status status = data_open(ranks, &options, &data, error);
-  if (status != IE_OK) return status;
+  ie_status status = IE_OK;
   /* Deterministic: one process adds everything up, in the order of the rows. */
   bool first = ie_ranks_rank(ranks) == 0;
-  const ie_data_info info = ie_data_get_info(data);
+  const ie_data_info info = ie_data_get_info(t->valid);
   if (first && !info.masked && info.cut_tokens == 0) e.bytes = (double)info.bytes;
-  if (first || !t->options.deterministic) status = rows_evaluate(t, data, cancelled, arg, &e, error);
-  ie_data_free(data);
+  if (first || !t->options.deterministic) status = rows_evaluate(t, cancelled, arg, &e, error);
   status = ie_ranks_agree(ranks, status, error);
   double sums[] = {e.sum, e.targets, e.bytes};
   if (status == IE_OK) status = ie_ranks_sum_doubles(ranks, sums, 3, error);
