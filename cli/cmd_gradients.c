@@ -7,6 +7,7 @@
 #include "signals.h"
 
 #include <stdlib.h>
+#include <sys/stat.h>
 
 typedef struct settings {
   const char *model_dir, *ids, *ids_file, *out, *adapter;
@@ -46,6 +47,18 @@ static void job_free(job *j) {
   cli_rows_free(&j->rows);
   ie_gradients_free(j->gradients);
   cli_engine_close(&j->engine);
+}
+
+/* The gradients are no file of the model's. */
+static ie_status out_check(const job *j, ie_error *error) {
+  struct stat out, file;
+  size_t bytes;
+  if (stat(j->s->out, &out) != 0) return IE_OK;
+  for (size_t i = 0; i < ie_model_file_count(j->engine.model); i++)
+    if (stat(ie_model_file(j->engine.model, i, &bytes), &file) == 0 && file.st_dev == out.st_dev &&
+        file.st_ino == out.st_ino)
+      return ie_error_set(error, IE_INVALID_ARGUMENT, "--out %s: it holds the model's weights", j->s->out);
+  return IE_OK;
 }
 
 static ie_status rows_check(const job *j, ie_error *error) {
@@ -97,6 +110,7 @@ static ie_status job_run(job *j, ie_error *error) {
                                         &j->engine, error);
   if (status == IE_OK) status = cli_engine_adapt(&j->engine, s->adapter, /*train=*/true, error);
   if (status == IE_OK) status = cli_rows_get(s->ids, s->ids_file, j->engine.info->vocab, &j->rows, error);
+  if (status == IE_OK) status = out_check(j, error);
   if (status == IE_OK) status = rows_check(j, error);
   const ie_gradients_options o = {.recompute = s->recompute,
                                   .memory_bytes = (size_t)j->context->common.memory};
@@ -114,6 +128,8 @@ static ie_status job_run(job *j, ie_error *error) {
 static int gradients_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   if (!s->ids == !s->ids_file) return cli_usage(context, "one of --ids and --ids-file is needed");
+  if (context->common.precision != CLI_BF16 && context->common.precision != CLI_FP32)
+    return cli_usage(context, "--precision: gradients are computed in bf16 or fp32");
   int code = cli_out_file_check(context, "--out", s->out, /*replaced=*/true);
   if (code >= 0) return code;
   job j = {.context = context, .s = s};

@@ -420,6 +420,8 @@ static ie_status job_run(job *j, ie_error *error) {
   cli_signals_poll();
   status = ie_train_new(j->engine.model, &j->options, &j->train, error);
   if (j->shown) cli_progress_end(&j->tokenising);
+  if (status == IE_OK && s->resume && j->leads && ie_train_position(j->train) == 0)
+    cli_log(j->context, "clocher: there is no snapshot in %s: the run begins at its beginning", s->out);
   if (status == IE_OK) status = report_open(j, error);
   if (status == IE_OK) status = steps_run(j, error);
   if (status != IE_OK) return status;
@@ -438,6 +440,8 @@ static int flags_check(cli_context *context, const settings *s, train_kind kind,
     if (!train_config_given(config, context, flag)) return cli_usage(context, "%s is missing", needed[i]);
   }
   if (!s->data == !s->data_ids) return cli_usage(context, "one of --data and --data-ids is needed");
+  if (context->common.precision != CLI_BF16 && context->common.precision != CLI_FP32)
+    return cli_usage(context, "--precision: training computes in bf16 or fp32");
   bool lora = train_config_given(config, context, "--lora");
   if (kind != TRAIN_LORA && (s->adapter_in || lora))
     return cli_usage(context, "--lora and --adapter-in are for `train lora`");
