@@ -213,7 +213,7 @@ static ie_status specials_add(trainer *t, ie_error *error) {
   ie_byte_level_init(&table);
   for (size_t i = 0; i < t->options->special_count; i++) {
     const char *name = t->options->specials[i];
-    size_t n = strlen(name), size;
+    size_t n = strlen(name), size = 0;
     char *bytes = malloc(n + 1);
     if (!bytes) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the special tokens");
     /* text becomes a special token where the byte table writes it so */
