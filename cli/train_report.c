@@ -50,8 +50,7 @@ void train_report_close(train_report *r) {
 }
 
 static ie_status metrics_write(train_report *r, json_t *object, ie_error *error) {
-  bool ok = object && cli_json_write(r->metrics, object) && fflush(r->metrics) == 0;
-  json_decref(object);
+  bool ok = cli_json_write(r->metrics, object) && fflush(r->metrics) == 0; /* which takes the object */
   return ok ? IE_OK : ie_error_set(error, IE_IO, "%s: cannot write: %s", r->metrics_path, strerror(errno));
 }
 
