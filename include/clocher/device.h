@@ -34,10 +34,13 @@ bool ie_precision_from_name(const char *name, ie_precision *out);
 typedef struct ie_device ie_device;
 
 typedef struct ie_device_options {
-  const char *kind; /* "auto" (NULL), "cpu"; "cuda", "cuda:N" and "ze" answer IE_UNSUPPORTED when not built */
-  const char *isa;  /* "scalar", "avx2", "avx512", "amx"; NULL: the best that the machine has. IE_DEVICE when
-                           the machine lacks it */
-  int threads;      /* 0: the cores this process may use */
+  /* "auto" (NULL): the first CUDA device, or the CPU where there is none (ie_device_note says why); "cpu"; "cuda" and
+   * "cuda:N", which answer IE_UNSUPPORTED when not built and IE_DEVICE when there is no such device or its driver is
+   * too old; "ze", which is not built. */
+  const char *kind;
+  const char *isa; /* "scalar", "avx2", "avx512", "amx"; NULL: the best that the machine has. IE_DEVICE when
+                           the machine lacks it. Of a CUDA device: what the host computes with, such as samplers */
+  int threads;     /* 0: the cores this process may use */
   const char *affinity; /* "auto" (NULL), "none", "compact", "scatter" */
 } ie_device_options;
 
@@ -45,8 +48,13 @@ typedef struct ie_device_options {
 ie_status ie_device_open(const ie_device_options *options, ie_device **out, ie_error *error);
 void ie_device_free(ie_device *device);
 
-const char *ie_device_kind(const ie_device *device); /* "cpu" */
-const char *ie_device_isa(const ie_device *device);  /* the kernel set in use: "avx512" */
+const char *ie_device_kind(const ie_device *device); /* "cpu", "cuda" */
+const char *ie_device_name(const ie_device *device); /* "cpu", "cuda:0 NVIDIA H200" */
+/* Why "auto" did not choose a CUDA device; NULL where there is nothing to say. */
+const char *ie_device_note(const ie_device *device);
+/* Whether this program has CUDA, whatever the machine has. */
+bool ie_device_cuda_built(void);
+const char *ie_device_isa(const ie_device *device); /* the kernel set in use: "avx512" */
 int ie_device_threads(const ie_device *device);
 
 /* Names of the kernel sets that this machine and this build can run, slowest first; ends with NULL. */

@@ -43,25 +43,31 @@ static void fingerprint(const ie_model *model, uint8_t digest[IE_SHA256_BYTES]) 
   sha256_digest(&ctx, IE_SHA256_BYTES, digest);
 }
 
-/* Copies rows begin .. end - 1 of one head between the ring and dense memory. */
-static void head_copy(const ie_cache_part *part, uint8_t *cache, uint8_t *dense, bool out) {
+/* Copies rows begin .. end - 1 of one head between the ring, which lies where the device computes, and dense memory. */
+static ie_status head_copy(ie_device *device, const ie_cache_part *part, uint8_t *cache, uint8_t *dense,
+                           bool out, ie_error *error) {
   size_t row = ie_cache_row_bytes(part);
-  for (int64_t r = part->begin; r < part->end;) {
+  ie_status status = IE_OK;
+  for (int64_t r = part->begin; r < part->end && status == IE_OK;) {
     int64_t slot = r % part->cap, n = ie_min_i64(part->end - r, part->cap - slot);
     uint8_t *a = cache + (size_t)slot * row, *b = dense + (size_t)(r - part->begin) * row;
     if (out)
-      memcpy(b, a, (size_t)n * row);
+      status = ie_memory_read(device, b, a, (size_t)n * row, error);
     else
-      memcpy(a, b, (size_t)n * row);
+      status = ie_memory_write(device, a, b, (size_t)n * row, error);
     r += n;
   }
+  return status;
 }
 
-static void part_copy(const ie_cache_part *part, int64_t sequence, void *dense, bool out) {
+static ie_status part_copy(ie_device *device, const ie_cache_part *part, int64_t sequence, void *dense,
+                           bool out, ie_error *error) {
   size_t row = ie_cache_row_bytes(part);
-  for (int64_t h = 0; h < part->heads; h++)
-    head_copy(part, part->data + (size_t)((sequence * part->heads + h) * part->cap) * row,
-              (uint8_t *)dense + (size_t)(h * (part->end - part->begin)) * row, out);
+  ie_status status = IE_OK;
+  for (int64_t h = 0; h < part->heads && status == IE_OK; h++)
+    status = head_copy(device, part, part->data + (size_t)((sequence * part->heads + h) * part->cap) * row,
+                       (uint8_t *)dense + (size_t)(h * (part->end - part->begin)) * row, out, error);
+  return status;
 }
 
 static size_t part_bytes(const ie_cache_part *part) {
@@ -99,18 +105,18 @@ ie_status ie_state_save(const ie_state *state, int64_t sequence, const char *pat
   t[1] = (ie_tensor_out){.name = "first", .dtype = IE_I64, .rank = 1, .shape = {layers}, .data = first};
   t[2] = (ie_tensor_out){
       .name = "ids", .dtype = IE_I32, .rank = 1, .shape = {n}, .data = ie_state_ids(state, sequence)};
-  for (int64_t i = 0; i < layers; i++) {
+  for (int64_t i = 0; i < layers && status == IE_OK; i++) {
     ie_cache_part part[IE_CACHE_PARTS];
     first[i] = ie_min_i64(ie_state_first_held(state, i, sequence), n);
     int parts = ie_cache_parts(&state->layer[i], first[i], n, part);
-    for (int p = 0; p < parts; p++, count++) {
+    for (int p = 0; p < parts && status == IE_OK; p++, count++) {
       t[count] = part_tensor(&part[p], i, names[count]);
       t[count].data = at;
-      part_copy(&part[p], sequence, at, /*out=*/true);
+      status = part_copy(state->model->device, &part[p], sequence, at, /*out=*/true, error);
       at += part_bytes(&part[p]);
     }
   }
-  status = ie_tensor_file_write(path, t, count, error);
+  if (status == IE_OK) status = ie_tensor_file_write(path, t, count, error);
 cleanup:
   free(t);
   free(names);
@@ -186,7 +192,11 @@ static ie_status saved_layers(ie_state *state, int64_t sequence, const saved *in
       const ie_tensor_info *t = saved_find(in, &want, error);
       if (!t) return IE_FORMAT;
       /* Rows older than the ring are written first and overwritten by the newer ones. */
-      if (copy) part_copy(&part[p], sequence, (void *)(uintptr_t)t->data, /*out=*/false);
+      ie_status status = IE_OK;
+      if (copy)
+        status = part_copy(state->model->device, &part[p], sequence, (void *)(uintptr_t)t->data,
+                           /*out=*/false, error);
+      if (status != IE_OK) return status;
     }
   }
   return IE_OK;

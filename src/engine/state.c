@@ -6,6 +6,7 @@
 #include "engine/streaming.h"
 #include "models/decoder.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -148,6 +149,62 @@ static void cache_advise(const ie_state *state) {
     madvise(state->kv_memory, state->kv_bytes, MADV_HUGEPAGE); /* a refusal costs speed alone */
 }
 
+static size_t room_of(const ie_device *device) {
+  size_t room = SIZE_MAX, total = 0;
+  if (device->memory) device->memory->room((ie_device *)(uintptr_t)device, &room, &total);
+  return room;
+}
+
+/* The longest context whose caches and activations fit `room`, in units of 64; 0: none. */
+static int64_t context_that_fits(const ie_model *model, const ie_state_options *options, int64_t context,
+                                 size_t room) {
+  ie_state_options o = options ? *options : (ie_state_options){0};
+  int64_t fits = 0, units = context / SLOT_UNIT;
+  for (int64_t low = 1; low <= units;) {
+    int64_t middle = low + (units - low) / 2;
+    ie_state_sizes s;
+    o.context_tok = middle * SLOT_UNIT;
+    if (ie_state_size(model, &o, &s, NULL) == IE_OK && s.kv_bytes <= room &&
+        s.scratch_bytes <= room - s.kv_bytes) {
+      fits = o.context_tok;
+      low = middle + 1;
+    } else {
+      units = middle - 1;
+    }
+  }
+  return fits;
+}
+
+/* Adds to an error of a device that is full what would fit. */
+static void memory_hint(const ie_model *model, const ie_state_options *options, const ie_state_sizes *s,
+                        ie_error *error) {
+  if (!error || !model->device->memory || error->status != IE_OUT_OF_MEMORY) return;
+  int64_t context = context_that_fits(model, options, s->context, room_of(model->device));
+  size_t at = strlen(error->message);
+  if (context > 0)
+    snprintf(error->message + at, sizeof error->message - at, "; --context %lld would fit",
+             (long long)context);
+  else
+    snprintf(error->message + at, sizeof error->message - at, "; --device cpu would fit");
+}
+
+/* Keys and values, the arena, and where a device of its own runs forwards. */
+static ie_status state_memory(ie_state *state, const ie_state_sizes *s, ie_error *error) {
+  ie_device *device = state->model->device;
+  char what[96];
+  snprintf(what, sizeof what, "keys and values (%lld sequences of %lld tokens)", (long long)s->sequences,
+           (long long)s->context);
+  ie_status status = ie_memory_take(device, s->kv_bytes, what, &state->kv_memory, error);
+  void *arena = NULL;
+  if (status == IE_OK) status = ie_memory_take(device, s->scratch_bytes, "activations", &arena, error);
+  if (status != IE_OK) return status;
+  state->ctx.arena = (ie_arena){.base = arena, .capacity = s->scratch_bytes};
+  if (!device->memory) return IE_OK;
+  const ie_runner_options options = {
+      .batch_max = s->batch_max, .wanted_max = s->wanted_max, .vocab = state->model->info.vocab};
+  return device->memory->runner_new(device, &options, &state->runner, error);
+}
+
 ie_status ie_state_new(ie_model *model, const ie_state_options *options, ie_state **out, ie_error *error) {
   *out = NULL;
   ie_state_sizes s;
@@ -173,20 +230,18 @@ ie_status ie_state_new(ie_model *model, const ie_state_options *options, ie_stat
   state->exact = calloc((size_t)s.sequences, sizeof *state->exact);
   state->step = calloc((size_t)s.sequences, sizeof *state->step);
   state->batch_memory = calloc(4 * (size_t)s.batch_max, sizeof *state->batch_memory);
-  state->kv_memory = model->device->alloc(model->device, s.kv_bytes);
-  cache_advise(state);
   state->ctx = (ie_ctx){.device = model->device, .cls = model->cls};
   if (!state->layer || !state->recent || !state->ids || !state->length || !state->high || !state->exact ||
-      !state->step || !state->batch_memory || !state->kv_memory)
-    status = ie_error_set(error, IE_OUT_OF_MEMORY,
-                          "out of memory for a KV cache of %zu bytes (%lld sequences of %lld tokens)",
-                          s.kv_bytes, (long long)s.sequences, (long long)s.context);
-  if (status == IE_OK) status = ie_arena_open(s.scratch_bytes, &state->ctx.arena, error);
+      !state->step || !state->batch_memory)
+    status = ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %zu bytes of tables", s.table_bytes);
+  if (status == IE_OK) status = state_memory(state, &s, error);
   if (status != IE_OK) {
     ie_state_free(state);
+    memory_hint(model, options, &s, error);
     return status;
   }
-  if (model->limited) {
+  cache_advise(state);
+  if (model->limited && !model->device->memory) {
     memory_touch(state->kv_memory, s.kv_bytes);
     memory_touch(state->ctx.arena.base, state->ctx.arena.capacity);
   }
@@ -197,8 +252,10 @@ ie_status ie_state_new(ie_model *model, const ie_state_options *options, ie_stat
 
 void ie_state_free(ie_state *state) {
   if (!state) return;
-  ie_arena_close(&state->ctx.arena);
-  state->model->device->dealloc(state->model->device, state->kv_memory, state->kv_bytes);
+  ie_device *device = state->model->device;
+  if (state->runner) device->memory->runner_free(device, state->runner);
+  ie_memory_give(device, state->ctx.arena.base, state->ctx.arena.capacity);
+  ie_memory_give(device, state->kv_memory, state->kv_bytes);
   free(state->layer);
   free(state->recent);
   free(state->ids);
@@ -255,6 +312,7 @@ ie_state_work ie_state_work_done(const ie_state *state) {
 /* --- Forward --------------------------------------------------------------------------------------------- */
 
 typedef struct hidden_job {
+  ie_device *device;
   ie_hidden_fn hidden;
   void *arg;
   int64_t position;
@@ -265,7 +323,40 @@ typedef struct hidden_job {
 static void hidden_pass(void *arg, int64_t layer, const ie_tensor *x) {
   hidden_job *job = arg;
   if (job->status != IE_OK) return;
-  job->status = job->hidden(job->arg, layer, job->position, x->shape[0], ie_tensor_f32(x), job->error);
+  float *copy = NULL, *rows = ie_tensor_f32(x);
+  if (job->device->memory) {
+    size_t bytes = (size_t)ie_tensor_count(x) * sizeof *copy;
+    rows = copy = malloc(bytes ? bytes : 1);
+    job->status =
+        copy ? ie_memory_read(job->device, copy, x->data, bytes, job->error)
+             : ie_error_set(job->error, IE_OUT_OF_MEMORY, "out of memory for %zu bytes of a layer", bytes);
+  }
+  if (job->status == IE_OK)
+    job->status = job->hidden(job->arg, layer, job->position, x->shape[0], rows, job->error);
+  free(copy);
+}
+
+typedef struct decoder_job {
+  ie_state *state;
+  const ie_hooks *hooks;
+} decoder_job;
+
+static ie_tensor *decoder_run(ie_ctx *ctx, const ie_batch *batch, void *arg) {
+  const decoder_job *job = arg;
+  const ie_model *model = job->state->model;
+  return ie_decoder_forward(model->arch->decoder, ctx, model->net, job->state->layer, batch, job->hooks);
+}
+
+ie_status ie_state_run(ie_state *state, const ie_forward *forward, ie_error *error) {
+  ie_ctx *ctx = &state->ctx;
+  ie_ctx_reset(ctx, (ie_ctx_mark){0});
+  ctx->status = IE_OK;
+  state->logits = NULL;
+  if (state->runner) return ctx->device->memory->run(state->runner, ctx, forward, &state->logits, error);
+  ie_tensor *logits = forward->run(ctx, forward->batch, forward->arg);
+  if (ctx->status != IE_OK) return ie_error_set(error, ctx->status, "%s", ctx->error.message);
+  state->logits = logits ? ie_tensor_f32(logits) : NULL;
+  return IE_OK;
 }
 
 /* One forward of the batch that stands in batch_memory. */
@@ -279,17 +370,15 @@ static ie_status state_forward(ie_state *state, int64_t tokens, int64_t wanted, 
                     .sequence = b + 2 * state->batch_max,
                     .wanted = b + 3 * state->batch_max,
                     .wanted_count = wanted};
-  ie_ctx_reset(ctx, (ie_ctx_mark){0});
-  ctx->status = IE_OK;
-  state->logits = NULL;
   struct ie_stream *stream = state->model->stream;
   ctx->experts = stream ? ie_stream_experts(stream) : NULL;
   ie_status status = stream ? ie_stream_rows(stream, b, tokens, error) : IE_OK;
   if (status != IE_OK) return status;
-  ie_tensor *logits =
-      ie_decoder_forward(state->model->arch->decoder, ctx, state->model->net, state->layer, &batch, hooks);
-  if (ctx->status != IE_OK) return ie_error_set(error, ctx->status, "%s", ctx->error.message);
-  state->logits = logits ? ie_tensor_f32(logits) : NULL;
+  for (int64_t t = 0; t < tokens; t++) batch.reach = ie_max_i64(batch.reach, batch.position[t] + 1);
+  decoder_job job = {state, hooks};
+  status = ie_state_run(
+      state, &(ie_forward){.run = decoder_run, .arg = &job, .batch = &batch, .replay = !hooks}, error);
+  if (status != IE_OK) return status;
   state->logits_rows = wanted;
   state->forwards++;
   state->tokens += (uint64_t)tokens;
@@ -382,7 +471,11 @@ static int64_t batch_fill(ie_state *state, const ie_advance *rows, int64_t n, in
 static ie_status rows_forward(ie_state *state, ie_advance *rows, int64_t n, const ie_forward_options *options,
                               int64_t position, ie_error *error) {
   int64_t wanted, tokens = batch_fill(state, rows, n, &wanted);
-  hidden_job job = {.hidden = options->hidden, .arg = options->arg, .position = position, .error = error};
+  hidden_job job = {.device = state->model->device,
+                    .hidden = options->hidden,
+                    .arg = options->arg,
+                    .position = position,
+                    .error = error};
   ie_hooks hooks = {.hidden = hidden_pass, .arg = &job};
   state->ctx.cancelled = options->cancelled;
   state->ctx.cancelled_arg = options->cancelled_arg;

@@ -4,6 +4,7 @@
 
 #include "clocher/generate.h"
 #include "engine/cache.h"
+#include "tensor/device_memory.h"
 
 struct ie_state {
   ie_model *model;
@@ -20,9 +21,10 @@ struct ie_state {
   ie_advance *step;      /* (sequences) of ie_state_step */
   int32_t *batch_memory; /* ids, position, sequence, wanted: (batch_max) each */
   int64_t batch_max;
-  const float *logits; /* of the last forward: (wanted, V), in the arena */
+  const float *logits; /* of the last forward: (wanted, V), in the arena or the runner's */
   int64_t logits_rows;
   uint64_t forwards, tokens;
+  ie_runner *runner; /* of a device with memory of its own; else NULL */
   ie_ctx ctx;
 };
 
@@ -39,6 +41,9 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
 
 /* IE_INVALID_ARGUMENT names an id that is not below the vocabulary. */
 ie_status ie_state_ids_check(const ie_state *state, const int32_t *ids, int64_t count, ie_error *error);
+
+/* Runs a forward over an empty arena, wherever the device computes; state->logits becomes what it returns. */
+ie_status ie_state_run(ie_state *state, const ie_forward *forward, ie_error *error);
 
 /* Positions up to `end` of a sequence are about to be written: what rings held before is gone. */
 void ie_state_written(ie_state *state, int64_t sequence, int64_t end);

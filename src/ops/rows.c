@@ -169,10 +169,8 @@ double ie_op_cross_entropy(ie_ctx *ctx, const ie_tensor *x, const ie_loss_option
 
 ie_tensor *ie_op_check_finite(ie_ctx *ctx, ie_tensor *x, const char *what) {
   if (!x || !OP_LAUNCHER(ctx, find_nonfinite)) return NULL;
-  int64_t at = ctx->device->ops.find_nonfinite(ctx, x);
+  int64_t at = ctx->device->ops.find_nonfinite(ctx, x, what);
   if (at < 0) return x;
-  real bad = ie_tensor_f32(x)[at];
-  int64_t width = ie_tensor_count(x) / ie_max_i64(1, x->shape[0]);
-  return ie_ctx_fail(ctx, IE_NUMERIC, "%s: %s at token %lld of this forward, column %lld", what,
-                     isnan(bad) ? "NaN" : "infinity", (long long)(at / width), (long long)(at % width));
+  return ie_ctx_nonfinite(ctx, what, (double)ie_tensor_f32(x)[at], at,
+                          ie_tensor_count(x) / ie_max_i64(1, x->shape[0]));
 }

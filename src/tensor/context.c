@@ -2,6 +2,7 @@
 
 #include "base/size.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +19,11 @@ void *ie_ctx_fail(ie_ctx *ctx, ie_status status, const char *format, ...) {
   else
     ctx->status = ie_error_set(&ctx->error, status, "%s", text);
   return NULL;
+}
+
+void *ie_ctx_nonfinite(ie_ctx *ctx, const char *what, double value, int64_t at, int64_t width) {
+  return ie_ctx_fail(ctx, IE_NUMERIC, "%s: %s at token %lld of this forward, column %lld", what,
+                     isnan(value) ? "NaN" : "infinity", (long long)(at / width), (long long)(at % width));
 }
 
 ie_ctx_mark ie_ctx_save(const ie_ctx *ctx) {

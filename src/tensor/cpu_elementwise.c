@@ -289,7 +289,8 @@ static void cpu_route(ie_ctx *ctx, ie_tensor *expert, ie_tensor *weight, const i
   ie_team_for(ctx->device->team, logits->shape[0], /*chunk=*/16, route_rows, &job);
 }
 
-static int64_t cpu_find_nonfinite(ie_ctx *ctx, const ie_tensor *x) {
+static int64_t cpu_find_nonfinite(ie_ctx *ctx, const ie_tensor *x, const char *what) {
+  (void)what;
   if (ctx->dry) return -1;
   return ctx->device->kernels.find_nonfinite(ie_tensor_f32(x), ie_tensor_count(x));
 }

@@ -46,6 +46,9 @@ typedef struct ie_ctx {
 __attribute__((format(printf, 3, 4))) void *ie_ctx_fail(ie_ctx *ctx, ie_status status, const char *format,
                                                         ...);
 
+/* The failure of a check: `value` stands at index `at` of `what`, rows of `width` numbers, one a token. Returns NULL. */
+void *ie_ctx_nonfinite(ie_ctx *ctx, const char *what, double value, int64_t at, int64_t width);
+
 /* A mark over arena and tensors. */
 typedef struct ie_ctx_mark {
   ie_arena_mark arena;
@@ -162,8 +165,9 @@ typedef struct ie_device_ops {
               const ie_moe_options *options);
   /* y (T, F) = silu(gate) * up; y may be gate */
   void (*swiglu)(ie_ctx *ctx, ie_tensor *y, const ie_tensor *gate, const ie_tensor *up);
-  /* First index that is not finite, or -1. */
-  int64_t (*find_nonfinite)(ie_ctx *ctx, const ie_tensor *x);
+  /* First index that is not finite, or -1. A device that works behind the host's back answers -1, and at the end of
+   * the forward fails by ie_ctx_nonfinite. `what` names x and outlives the forward. */
+  int64_t (*find_nonfinite)(ie_ctx *ctx, const ie_tensor *x, const char *what);
 
   /* --- With a tape. real * are gradients, to which is added. ------------------------------------------- */
 
@@ -223,15 +227,22 @@ typedef struct ie_device_ops {
 } ie_device_ops;
 
 struct ie_device {
-  const char *kind;
+  const char *kind; /* "cpu", "cuda" */
+  char name[96];    /* "cuda:0 NVIDIA H200", for messages; "cpu" */
+  char note[192];   /* why "auto" did not choose another device; empty: nothing to say */
   void (*release)(struct ie_device *device);
-  /* Memory that kernels read: pinned or device memory elsewhere, pages here. NULL when memory is out. */
+  /* Memory of the host, for what the host writes: weights made at load, gradients. NULL when memory is out. */
   void *(*alloc)(struct ie_device *device, size_t bytes);
   void (*dealloc)(struct ie_device *device, void *memory, size_t bytes);
+  /* Of a device that computes in memory of its own (tensor/device_memory.h); NULL: in the host's. */
+  const struct ie_device_memory *memory;
   ie_device_ops ops;
   ie_kernels kernels; /* of the CPU: the device's own, or the host's for small work */
   ie_team *team;
 };
+
+/* Fills in the host's side of a device: kernel table and team, as options say. */
+ie_status ie_device_host_open(ie_device *device, const ie_device_options *options, ie_error *error);
 
 /* The CPU device's launchers, by file. */
 void ie_cpu_fill_elementwise(ie_device_ops *ops);

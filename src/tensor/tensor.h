@@ -106,6 +106,7 @@ typedef struct ie_batch {
   const int32_t *sequence; /* which cache row each token belongs to */
   const int32_t *wanted;   /* (wanted_count) indices of the tokens whose logits are asked for, ascending */
   int64_t wanted_count;
+  int64_t reach; /* every position is below it: how far attention may have to look. 0: not told */
 } ie_batch;
 
 /* Keys and values of one layer for all sequences: (B, HK, cap, D) each. The token at position p of sequence b is

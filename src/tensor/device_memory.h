@@ -1,0 +1,75 @@
+/* Devices with memory of their own: what they do beside launching operations.
+ *
+ * What stays on the host: a model's structs and the addresses in them. A weight or a vector goes on pointing at the
+ * bytes of the checkpoint, or at what was made of them at load; `hold` copies such ranges to the device, and its
+ * launchers look an address up there. So binding, placement and saving know nothing of a second copy.
+ * What lies on the device: the arena and with it the data of every tensor of a forward, keys and values, and the arrays
+ * of the batch that launchers get. Host code that wants one of these reads it by ie_memory_read.
+ *
+ * A device that computes in the host's memory (the CPU) has no such table; the functions below then use that memory.
+ * Same threads as the device: one caller at a time. */
+#ifndef CLOCHER_TENSOR_DEVICE_MEMORY_H
+#define CLOCHER_TENSOR_DEVICE_MEMORY_H
+
+#include "tensor/device.h"
+
+/* Bytes of the host that kernels read: of the checkpoint, or the model's own. Borrowed: they are not read any more when
+ * `hold` has returned, but their addresses stand for the copy until they are dropped. */
+typedef struct ie_span {
+  const void *data;
+  size_t bytes;
+} ie_span;
+
+/* What a forward computes: the rows that are wanted (wanted, V), or NULL. The batch is one for launchers. */
+typedef ie_tensor *(*ie_forward_fn)(ie_ctx *ctx, const ie_batch *batch, void *arg);
+
+typedef struct ie_forward {
+  ie_forward_fn run;
+  void *arg;
+  const ie_batch *batch; /* on the host */
+  bool replay;           /* run does the same whenever the batch has the same shape, and nobody listens: its
+                            launches may be recorded once and repeated */
+} ie_forward;
+
+/* Where forwards of one arena run: fixed places for the batch and the logits, and launches that were recorded. */
+typedef struct ie_runner ie_runner;
+
+typedef struct ie_runner_options {
+  int64_t batch_max, wanted_max; /* tokens and wanted rows of a forward */
+  int64_t vocab;                 /* numbers of a wanted row */
+} ie_runner_options;
+
+struct ie_device_memory {
+  /* Memory of the device, zeroed. IE_OUT_OF_MEMORY names `what`, the bytes wanted and the bytes free. */
+  ie_status (*take)(ie_device *device, size_t bytes, const char *what, void **out, ie_error *error);
+  void (*give)(ie_device *device, void *memory, size_t bytes);
+  void (*room)(ie_device *device, size_t *free_bytes, size_t *total_bytes);
+  /* Both wait until it is done. */
+  ie_status (*read)(ie_device *device, void *host, const void *from, size_t bytes, ie_error *error);
+  ie_status (*write)(ie_device *device, void *to, const void *host, size_t bytes, ie_error *error);
+  /* Copies n spans; `owner` names them for drop. A span that is held already is not copied again. */
+  ie_status (*hold)(ie_device *device, const void *owner, const ie_span *spans, size_t n, ie_error *error);
+  void (*drop)(ie_device *device, const void *owner);
+  ie_status (*runner_new)(ie_device *device, const ie_runner_options *options, ie_runner **out,
+                          ie_error *error);
+  void (*runner_free)(ie_device *device, ie_runner *runner);
+  /* One forward. *logits: on the host, (wanted, V), until the next one; NULL when none are wanted. The arena of ctx is
+   * empty before. A failure is in ctx and *error. */
+  ie_status (*run)(ie_runner *runner, ie_ctx *ctx, const ie_forward *forward, const float **logits,
+                   ie_error *error);
+};
+
+/* Memory in which the device computes; on the CPU pages of the host. Given back by ie_memory_give. */
+ie_status ie_memory_take(ie_device *device, size_t bytes, const char *what, void **out, ie_error *error);
+void ie_memory_give(ie_device *device, void *memory, size_t bytes);
+/* From there to the host, and back. */
+ie_status ie_memory_read(ie_device *device, void *host, const void *from, size_t bytes, ie_error *error);
+ie_status ie_memory_write(ie_device *device, void *to, const void *host, size_t bytes, ie_error *error);
+
+/* Opens a CUDA device: src/cuda, or without it src/tensor/cuda_absent.c, which refuses. */
+ie_status ie_cuda_device_open(const ie_device_options *options, int index, ie_device **out, ie_error *error);
+/* Devices that could be opened. None: *why says what is missing, in one line. */
+int ie_cuda_device_count(char *why, size_t size);
+bool ie_cuda_is_built(void);
+
+#endif
