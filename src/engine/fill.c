@@ -73,7 +73,8 @@ static ie_status fill_round(round_job *r, ie_error *error) {
                     .position = b + state->batch_max,
                     .sequence = b + 2 * state->batch_max,
                     .wanted = b + 3 * state->batch_max,
-                    .reach = r->first + r->n};
+                    .reach = r->first + r->n,
+                    .longest_run = r->n};
   return ie_state_run(state, &(ie_forward){.run = round_run, .arg = r, .batch = &batch}, error);
 }
 

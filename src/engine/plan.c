@@ -91,6 +91,10 @@ ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, i
 ie_status ie_model_place(ie_model *model, const ie_plan_options *options, ie_error *error) {
   ie_placement p;
   if (!options->memory_bytes) return IE_OK;
+  if (model->device->memory)
+    return ie_error_set(error, IE_UNSUPPORTED,
+                        "device %s: a memory limit (--memory) is not built there; --device cpu has it",
+                        model->device->kind);
   if (model->plan_only || model->limited)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "the model %s",
                         model->limited ? "has its place already" : "was opened for planning only");

@@ -22,9 +22,10 @@ static ie_dtype kv_default(ie_precision precision) {
   return precision == IE_PRECISION_FP32 ? IE_F32 : IE_F16;
 }
 
-/* A forward over nothing: takes from a measuring arena what a real one takes. */
-static ie_status dry_run(const ie_model *model, int64_t tokens, int64_t wanted, int32_t *zeros, size_t *peak,
-                         ie_error *error) {
+/* A forward over nothing: takes from a measuring arena what a real one takes. Tokens are spread over all sequences; a
+ * launcher to which it matters asks for what they take in one sequence too. */
+static ie_status dry_run(const ie_model *model, const ie_state_sizes *s, int64_t tokens, int32_t *zeros,
+                         size_t *peak, ie_error *error) {
   ie_ctx *ctx = calloc(1, sizeof *ctx);
   ie_kv_layer *kv = calloc((size_t)model->info.layers, sizeof *kv);
   if (!ctx || !kv) {
@@ -41,7 +42,9 @@ static ie_status dry_run(const ie_model *model, int64_t tokens, int64_t wanted, 
                     .position = zeros,
                     .sequence = zeros,
                     .wanted = zeros,
-                    .wanted_count = wanted};
+                    .wanted_count = ie_min_i64(tokens, s->wanted_max),
+                    .reach = s->context,
+                    .longest_run = ie_div_up(tokens, s->sequences)};
   ie_decoder_forward(model->arch->decoder, ctx, model->net, kv, &batch, /*hooks=*/NULL);
   ie_status status = ctx->status;
   if (status != IE_OK) ie_error_set(error, status, "%s", ctx->error.message);
@@ -62,7 +65,7 @@ static ie_status scratch_measure(const ie_model *model, ie_state_sizes *s, ie_er
   ie_status status = IE_OK;
   for (int64_t tokens = 1; status == IE_OK; tokens = tokens < EVERY_COUNT ? tokens + 1 : 2 * tokens) {
     int64_t t = ie_min_i64(tokens, largest);
-    status = dry_run(model, t, ie_min_i64(t, s->wanted_max), zeros, &s->scratch_bytes, error);
+    status = dry_run(model, s, t, zeros, &s->scratch_bytes, error);
     if (t == largest) break;
   }
   free(zeros);
@@ -359,6 +362,16 @@ ie_status ie_state_run(ie_state *state, const ie_forward *forward, ie_error *err
   return IE_OK;
 }
 
+/* Tokens of a sequence stand together. */
+static void shape_tell(ie_batch *batch) {
+  int64_t run = 0;
+  for (int64_t t = 0; t < batch->tokens; t++) {
+    run = t > 0 && batch->sequence[t] == batch->sequence[t - 1] ? run + 1 : 1;
+    batch->longest_run = ie_max_i64(batch->longest_run, run);
+    batch->reach = ie_max_i64(batch->reach, batch->position[t] + 1);
+  }
+}
+
 /* One forward of the batch that stands in batch_memory. */
 static ie_status state_forward(ie_state *state, int64_t tokens, int64_t wanted, const ie_hooks *hooks,
                                ie_error *error) {
@@ -374,7 +387,7 @@ static ie_status state_forward(ie_state *state, int64_t tokens, int64_t wanted, 
   ctx->experts = stream ? ie_stream_experts(stream) : NULL;
   ie_status status = stream ? ie_stream_rows(stream, b, tokens, error) : IE_OK;
   if (status != IE_OK) return status;
-  for (int64_t t = 0; t < tokens; t++) batch.reach = ie_max_i64(batch.reach, batch.position[t] + 1);
+  shape_tell(&batch);
   decoder_job job = {state, hooks};
   status = ie_state_run(
       state, &(ie_forward){.run = decoder_run, .arg = &job, .batch = &batch, .replay = !hooks}, error);

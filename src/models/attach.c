@@ -2,6 +2,7 @@
 #include "models/attach.h"
 
 #include "models/bind_train.h"
+#include "models/hold.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,6 +71,9 @@ static ie_status factor_make(ie_model *model, const ie_lora *lora, char which, b
 
 ie_status ie_model_attach(ie_model *model, ie_adapter *adapter, bool train, ie_error *error) {
   size_t count = ie_adapter_count(adapter);
+  if (train && model->device->memory)
+    return ie_error_set(error, IE_UNSUPPORTED, "device %s: training is not built there; --device cpu has it",
+                        model->device->kind);
   if (model->low_rank)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "%s: the model has an adapter already", model->info.dir);
   ie_status status = ie_adapter_check(adapter, linear_shape, model, error);
@@ -85,5 +89,5 @@ ie_status ie_model_attach(ie_model *model, ie_adapter *adapter, bool train, ie_e
     if (status != IE_OK) return status;
     linear_find(model, lora->target)->weight->low_rank = low;
   }
-  return IE_OK;
+  return ie_model_hold_adapter(model, count, error);
 }

@@ -237,6 +237,7 @@ static void bind_experts(ie_binder *b, const char *name, const ie_bind_entry *e,
   if (b->plan_only) return;
   void *memory = ie_bind_alloc(b, t->bytes);
   if (!memory) return;
+  b->bound[t - ie_checkpoint_at(b->checkpoint, 0)] = false; /* read once, here */
   transpose_job job = {memory, t->data, rows, cols, ie_dtype_bytes(t->dtype)};
   ie_team_for(b->device->team, experts, /*chunk=*/1, transpose_experts, &job);
   w->part[0] = memory;

@@ -2,6 +2,7 @@
 #include "models/attach.h"
 #include "models/bind_train.h"
 #include "models/decoder.h"
+#include "models/hold.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -139,6 +140,9 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
   static const ie_model_options defaults = {0};
   if (!options) options = &defaults;
   *out = NULL;
+  if (options->train && device->memory)
+    return ie_error_set(error, IE_UNSUPPORTED, "device %s: training is not built there; --device cpu has it",
+                        device->kind);
   json_t *config = NULL;
   char *path = NULL;
   ie_model *model = calloc(1, sizeof *model);
@@ -163,6 +167,7 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
     status = arch_unknown(config, path, error);
   if (status == IE_OK) status = model_bind(model, config, path, options, error);
   if (status == IE_OK) status = stop_ids_read(model, config, path, error);
+  if (status == IE_OK) status = ie_model_hold(model, error);
   json_decref(config);
   free(path);
   if (status != IE_OK) {
@@ -180,6 +185,7 @@ ie_status ie_model_present(const char *dir, bool *present, ie_error *error) {
 void ie_model_free(ie_model *model) {
   if (!model) return;
   if (model->stream) model->stream_free(model->stream);
+  ie_model_drop(model);
   ie_decoder_release(model->net);
   ie_owned_free(model->device, model->owned);
   ie_param_list_free(&model->params);

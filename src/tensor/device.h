@@ -228,7 +228,7 @@ typedef struct ie_device_ops {
 
 struct ie_device {
   const char *kind; /* "cpu", "cuda" */
-  char name[96];    /* "cuda:0 NVIDIA H200", for messages; "cpu" */
+  char name[112];   /* "cuda:0 NVIDIA H200", for messages; "cpu" */
   char note[192];   /* why "auto" did not choose another device; empty: nothing to say */
   void (*release)(struct ie_device *device);
   /* Memory of the host, for what the host writes: weights made at load, gradients. NULL when memory is out. */

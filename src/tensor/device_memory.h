@@ -15,10 +15,10 @@
 
 /* Bytes of the host that kernels read: of the checkpoint, or the model's own. Borrowed: they are not read any more when
  * `hold` has returned, but their addresses stand for the copy until they are dropped. */
-typedef struct ie_span {
+typedef struct ie_host_range {
   const void *data;
   size_t bytes;
-} ie_span;
+} ie_host_range;
 
 /* What a forward computes: the rows that are wanted (wanted, V), or NULL. The batch is one for launchers. */
 typedef ie_tensor *(*ie_forward_fn)(ie_ctx *ctx, const ie_batch *batch, void *arg);
@@ -39,7 +39,7 @@ typedef struct ie_runner_options {
   int64_t vocab;                 /* numbers of a wanted row */
 } ie_runner_options;
 
-struct ie_device_memory {
+typedef struct ie_device_memory {
   /* Memory of the device, zeroed. IE_OUT_OF_MEMORY names `what`, the bytes wanted and the bytes free. */
   ie_status (*take)(ie_device *device, size_t bytes, const char *what, void **out, ie_error *error);
   void (*give)(ie_device *device, void *memory, size_t bytes);
@@ -47,8 +47,9 @@ struct ie_device_memory {
   /* Both wait until it is done. */
   ie_status (*read)(ie_device *device, void *host, const void *from, size_t bytes, ie_error *error);
   ie_status (*write)(ie_device *device, void *to, const void *host, size_t bytes, ie_error *error);
-  /* Copies n spans; `owner` names them for drop. A span that is held already is not copied again. */
-  ie_status (*hold)(ie_device *device, const void *owner, const ie_span *spans, size_t n, ie_error *error);
+  /* Copies n ranges; `owner` names them for drop. */
+  ie_status (*hold)(ie_device *device, const void *owner, const ie_host_range *range, size_t n,
+                    ie_error *error);
   void (*drop)(ie_device *device, const void *owner);
   ie_status (*runner_new)(ie_device *device, const ie_runner_options *options, ie_runner **out,
                           ie_error *error);
@@ -57,7 +58,7 @@ struct ie_device_memory {
    * empty before. A failure is in ctx and *error. */
   ie_status (*run)(ie_runner *runner, ie_ctx *ctx, const ie_forward *forward, const float **logits,
                    ie_error *error);
-};
+} ie_device_memory;
 
 /* Memory in which the device computes; on the CPU pages of the host. Given back by ie_memory_give. */
 ie_status ie_memory_take(ie_device *device, size_t bytes, const char *what, void **out, ie_error *error);

@@ -106,7 +106,9 @@ typedef struct ie_batch {
   const int32_t *sequence; /* which cache row each token belongs to */
   const int32_t *wanted;   /* (wanted_count) indices of the tokens whose logits are asked for, ascending */
   int64_t wanted_count;
-  int64_t reach; /* every position is below it: how far attention may have to look. 0: not told */
+  /* Of devices that cannot look into the arrays when they launch; 0: not told. */
+  int64_t reach;       /* every position is below it */
+  int64_t longest_run; /* at least the most tokens of one sequence */
 } ie_batch;
 
 /* Keys and values of one layer for all sequences: (B, HK, cap, D) each. The token at position p of sequence b is
