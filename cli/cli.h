@@ -64,10 +64,9 @@ typedef struct cli_option {
 #define CLI_AS_CHOICE(s, f)  .kind = CLI_CHOICE, .offset = CLI_FIELD(s, f, int)
 #define CLI_AS_STRINGS(s, f) .kind = CLI_STRINGS, .offset = CLI_FIELD(s, f, cli_strings)
 
-/* Indices of --precision, --weights, --device and --affinity. */
+/* Indices of --precision, --weights and --affinity. */
 enum { CLI_FP32, CLI_BF16, CLI_FP16, CLI_INT8 };
 enum { CLI_WEIGHTS_PUBLISHED, CLI_WEIGHTS_INT8, CLI_WEIGHTS_INT4 };
-enum { CLI_DEVICE_AUTO, CLI_DEVICE_CPU, CLI_DEVICE_CUDA };
 extern const char *const cli_affinities[];
 
 /* The options that every command takes: the order of their table, and the bits of cli_command.common. --quiet acts
@@ -93,12 +92,12 @@ enum {
 };
 
 typedef struct cli_common {
-  int64_t threads; /* 0: one a core */
-  int affinity;    /* index in cli_affinities */
-  int precision;   /* CLI_FP32 ... */
-  int weights;     /* CLI_WEIGHTS_PUBLISHED ... */
-  int device;      /* CLI_DEVICE_AUTO ... */
-  uint64_t memory; /* limit in bytes; 0: none */
+  int64_t threads;    /* 0: one a core */
+  int affinity;       /* index in cli_affinities */
+  int precision;      /* CLI_FP32 ... */
+  int weights;        /* CLI_WEIGHTS_PUBLISHED ... */
+  const char *device; /* as ie_device_options.kind: cli_device_check has looked at it */
+  uint64_t memory;    /* limit in bytes; 0: none */
   bool deterministic;
   bool quiet;
   bool no_cache;

@@ -132,6 +132,7 @@ static int gradients_run(cli_context *context, void *opaque) {
     return cli_usage(context, "--precision: gradients are computed in bf16 or fp32");
   int code = cli_out_file_check(context, "--out", s->out, /*replaced=*/true);
   if (code >= 0) return code;
+  cli_device_on_cpu(context);
   job j = {.context = context, .s = s};
   ie_error error = {0};
   ie_status status = job_run(&j, &error);

@@ -38,11 +38,11 @@ static int version_run(cli_context *context, void *opaque) {
     json_t *names = json_array();
     for (const char *const *isa = ie_device_isa_list(); names && *isa; isa++)
       json_array_append_new(names, json_string(*isa));
-    code = cli_out_json(context,
-                        json_pack("{s:s, s:s, s:o, s:s, s:{s:b, s:b, s:b, s:b, s:b, s:b}}", "version",
-                                  cli_version(), "commit", cli_commit(), "isa", names, "isa_used",
-                                  ie_device_isa(device), "features", "cuda", 0, "mpi", ie_ranks_mpi_built(),
-                                  "nccl", 0, "uring", WITH_URING, "curl", 0, "edit", WITH_EDIT));
+    code = cli_out_json(context, json_pack("{s:s, s:s, s:o, s:s, s:{s:b, s:b, s:b, s:b, s:b, s:b}}",
+                                           "version", cli_version(), "commit", cli_commit(), "isa", names,
+                                           "isa_used", ie_device_isa(device), "features", "cuda",
+                                           ie_device_cuda_built(), "mpi", ie_ranks_mpi_built(), "nccl", 0,
+                                           "uring", WITH_URING, "curl", 0, "edit", WITH_EDIT));
   } else {
     cli_out_printf(context, "clocher %s (%s)\nkernel sets:", cli_version(), cli_commit());
     for (const char *const *isa = ie_device_isa_list(); *isa; isa++)

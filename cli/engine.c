@@ -27,9 +27,12 @@ double cli_clock_s(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+void cli_device_on_cpu(cli_context *context) {
+  if (context->common.device && !strcmp(context->common.device, "auto")) context->common.device = "cpu";
+}
+
 ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error *error) {
-  static const char *const kinds[] = {"auto", "cpu", "cuda"};
-  ie_device_options options = {.kind = kinds[context->common.device],
+  ie_device_options options = {.kind = context->common.device,
                                .isa = context->env.isa,
                                .threads = (int)context->common.threads,
                                .affinity = cli_affinities[context->common.affinity]};
@@ -38,6 +41,8 @@ ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error 
     status = IE_INVALID_ARGUMENT; /* asked for by CLOCHER_ISA: exit 2 */
     if (error) error->status = status;
   }
+  if (status == IE_OK && ie_device_note(*out))
+    cli_log(context, "clocher: computing on the CPU: %s", ie_device_note(*out));
   return status;
 }
 
@@ -66,7 +71,9 @@ ie_status cli_engine_open_as(const cli_context *context, const char *dir, ie_mod
                              cli_engine *out, ie_error *error) {
   *out = (cli_engine){0};
   double start = cli_clock_s();
-  ie_status status = cli_device_open(context, &out->device, error);
+  cli_context own = *context;
+  if (options.train || context->common.memory > 0) cli_device_on_cpu(&own);
+  ie_status status = cli_device_open(&own, &out->device, error);
   double device_s = cli_clock_s() - start;
   if (status == IE_OK) status = model_open(context, out->device, dir, options, out, error);
   if (status == IE_OK)

@@ -22,6 +22,10 @@ typedef struct cli_engine {
  * forced but not there. */
 ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error *error);
 
+/* For what only the CPU can do (training, --memory): there `--device auto` is the CPU. cli_engine_open_as does it for
+ * the common options and for ie_model_options.train. */
+void cli_device_on_cpu(cli_context *context);
+
 /* Opens device and model. plan_only: for planning alone. Close it in any case. */
 ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
                           ie_error *error);

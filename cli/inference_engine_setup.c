@@ -82,16 +82,21 @@ static int precision_set(cli_context *context, infer_setup *s) {
   return cli_usage(context, "unknown precision '%s'", word);
 }
 
-/* The device is a matter of how the program was built; a flag or variable that asks for another one is said to do
- * nothing. */
+/* What this program was not built for is said to do nothing. */
 static int device_check(cli_context *context, const infer_setup *s) {
   static const char *const devices[] = {"auto", "cpu", "cuda", "ze", NULL};
   const char *flag = s->flags->device;
-  if (flag && !list_has(devices, flag))
+  context->common.device = "auto";
+  if (flag && !list_has(devices, flag) && strncmp(flag, "cuda:", 5) != 0)
     return cli_usage(context, "unknown device '%s' (expected auto|cpu|cuda|ze)", flag);
   const char *word = flag && strcmp(flag, "auto") != 0 ? flag : NULL;
   const char *asked = word_choose(context, word, "DEVICE", "IE_DEVICE");
-  if (asked && strcmp(asked, "auto") != 0 && strcmp(asked, "cpu") != 0)
+  bool cuda = asked && !strncmp(asked, "cuda", 4);
+  if (asked && (!strcmp(asked, "cpu") || (cuda && ie_device_cuda_built())))
+    context->common.device = asked;
+  else if (asked && strcmp(asked, "auto") != 0 && ie_device_cuda_built())
+    infer_warn(context, "device %s is ignored: this program was built for the CPU and CUDA", asked);
+  else if (asked && strcmp(asked, "auto") != 0)
     infer_warn(context, "device %s is ignored: this program was built for the CPU alone", asked);
   return -1;
 }

@@ -97,6 +97,24 @@ static int part_choose(cli_context *context, int argc, char **argv) {
                    nearest ? "; the nearest is " : "", nearest ? nearest : "");
 }
 
+/* --device: a word that is not known is wrong use; one that is not built, or that training cannot use, an answer. Returns
+ * -1 when all is well. */
+static int device_check(const cli_context *context) {
+  const char *device = context->common.device;
+  bool cuda = !strncmp(device, "cuda", 4) &&
+              (!device[4] || (device[4] == ':' && device[5] >= '0' && device[5] <= '9' &&
+                              strspn(device + 5, "0123456789") == strlen(device + 5)));
+  if (!cuda && strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0 && strcmp(device, "ze") != 0)
+    return cli_usage(context, "--device: expected one of auto, cpu, cuda, cuda:N, ze; found '%s'", device);
+  if (!cli_uses(context->command, CLI_COMMON_DEVICE)) return -1;
+  if (!strcmp(device, "ze"))
+    return cli_failf(context,
+                     "--device ze: not built (no build has Level Zero); auto, cpu and cuda are known");
+  if (cuda && !ie_device_cuda_built())
+    return cli_failf(context, "--device %s: not built (this program was built without CUDA)", device);
+  return -1;
+}
+
 static int command_run(cli_context *context, int argc, char **argv) {
   cli_parsed parsed;
   if (context->command->parts) {
@@ -114,8 +132,7 @@ static int command_run(cli_context *context, int argc, char **argv) {
     return cli_failf(context, "%s is not built yet", command->name);
   }
   int code = cli_parse(context, argc, argv, &parsed);
-  if (code < 0 && context->common.device == CLI_DEVICE_CUDA && cli_uses(command, CLI_COMMON_DEVICE))
-    code = cli_failf(context, "--device cuda: not built (this program was built without CUDA)");
+  if (code < 0) code = device_check(context);
   if (code < 0) code = command->run(context, parsed.settings);
   cli_parsed_free(command, &parsed);
   return code;

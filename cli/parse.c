@@ -8,7 +8,6 @@
 
 static const char *const precisions[] = {"fp32", "bf16", "fp16", "int8", NULL};
 static const char *const weights[] = {"published", "int8", "int4", NULL};
-static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
 
 const char *const cli_affinities[] = {"auto", "none", "compact", "scatter", NULL};
 
@@ -36,8 +35,10 @@ const cli_option cli_common_options[] = {
                     "slower: matrix kernels are left out but for quantised weights in class int8."},
     [CLI_COMMON_MEMORY] = {"--memory", CLI_AS_SIZE(cli_common, memory), .argument = "SIZE",
                            .meaning = "Memory limit, such as 4GiB; default: none."},
-    [CLI_COMMON_DEVICE] = {"--device", CLI_AS_CHOICE(cli_common, device), .argument = "D", .fallback = "auto",
-                           .choices = devices, .meaning = "Where to compute."},
+    [CLI_COMMON_DEVICE] = {"--device", CLI_AS_STRING(cli_common, device), .argument = "D", .fallback = "auto",
+                           .meaning =
+                               "Where to compute: auto (the first CUDA device of a program that is built "
+                               "for CUDA, else the CPU), cpu, cuda, cuda:N. ze is not built."},
     [CLI_COMMON_NO_CACHE] = {"--no-cache", CLI_AS_FLAG(cli_common, no_cache),
                              .meaning = "Neither read nor write the cache folder (packed tokenizers)."},
     [CLI_COMMON_QUIET] = {"--quiet", CLI_AS_FLAG(cli_common, quiet),

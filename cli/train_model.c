@@ -232,6 +232,7 @@ static ie_status model_open(job *j, ie_error *error) {
   ie_status status = IE_OK;
   if (j->kind == TRAIN_BASE) status = ie_model_present(s->model_dir, &present, error);
   o.create = !present;
+  cli_device_on_cpu(j->context);
   if (status == IE_OK) status = cli_engine_open_as(j->context, s->model_dir, o, &j->engine, error);
   if (status == IE_OK && j->kind == TRAIN_LORA) status = adapter_open(j, error);
   return status;

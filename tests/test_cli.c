@@ -99,7 +99,9 @@ static void values_are_checked(void **state) {
       {"--memory 99999999999GiB", "found"},
       {"--memory 1.5GiB", "found"},
       {"--quiet=1", "takes no value"},
-      {"--device gpu", "auto, cpu, cuda"},
+      {"--device gpu", "auto, cpu, cuda, cuda:N, ze"},
+      {"--device cuda:", "found 'cuda:'"},
+      {"--device cuda:1x", "found 'cuda:1x'"},
       {"--affinity all", "auto, none, compact, scatter"},
   };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
@@ -114,6 +116,8 @@ static void values_are_checked(void **state) {
   for (size_t i = 0; i < sizeof good / sizeof *good; i++) program_expect(0, NULL, "version %s", good[i]);
   program_expect(0, "given more than once", "version --threads 2 --threads 3");
   program_expect(1, "not built", "version --device cuda");
+  program_expect(1, "not built", "version --device cuda:1");
+  program_expect(1, "not built", "version --device ze");
   static const char *const floats[] = {"nan", "inf", "0x1", "1e", "", "-1", "1,5", "1e999"};
   for (size_t i = 0; i < sizeof floats / sizeof *floats; i++)
     program_expect(2, "--temperature", "run --model-dir x --ids 1 --temperature '%s'", floats[i]);

@@ -154,7 +154,7 @@ static void device_release(ie_device *base) {
 /* A kernel that does nothing, so that a chip that this program has no code for is refused here and by name. */
 static ie_status code_check(cuda_device *device, ie_error *error) {
   cudaError_t result = ie_cuda_probe_empty(&device->queue);
-  if (result == cudaErrorNoKernelImageForDevice || result == cudaErrorUnsupportedPtxVersion) {
+  if (result == cudaErrorNoKernelImageForDevice) {
     cudaGetLastError();
     return ie_error_set(error, IE_DEVICE,
                         "%s has compute capability %d.%d; this program has code for " CLOCHER_CUDA_ARCHS,
