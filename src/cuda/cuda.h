@@ -3,6 +3,7 @@
  * device.c   opening, memory of the device
  * hold.c     copies of the host's weights, and finding them by the host's address
  * runner.c   one forward: the batch in, launches or the replay of recorded ones, logits and faults out
+ * probe.c    ceilings of the chip
  * launch*.c  launchers: from tensors, weights and batches to the calls of kernels.h
  *
  * Everything goes to one stream in order. A failure of the runtime is sticky there: it becomes IE_DEVICE with what was
@@ -105,6 +106,9 @@ void cuda_runner_free(ie_device *device, ie_runner *runner);
 ie_status cuda_run(ie_runner *runner, ie_ctx *ctx, const ie_forward *forward, const float **logits,
                    ie_error *error);
 cuda_counts cuda_runner_counts(const ie_runner *runner);
+
+/* probe.c */
+ie_status cuda_probe(ie_device *device, size_t buffer_bytes, ie_ceilings *out, ie_error *error);
 
 /* launch.c: fails the context when a launch was refused. */
 bool cuda_launched(ie_ctx *ctx, const char *op, cudaError_t result);

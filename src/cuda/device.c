@@ -99,7 +99,8 @@ static const ie_device_memory memory_calls = {.take = cuda_take,
                                               .drop = cuda_drop,
                                               .runner_new = cuda_runner_new,
                                               .runner_free = cuda_runner_free,
-                                              .run = cuda_run};
+                                              .run = cuda_run,
+                                              .probe = cuda_probe};
 
 /* --- Opening ------------------------------------------------------------------------------------------------ */
 

@@ -5,7 +5,7 @@
 #include "base/size.h"
 #include "eval/usage.h"
 #include "models/arch.h"
-#include "tensor/device.h"
+#include "tensor/device_memory.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -116,10 +116,23 @@ static ie_status memory_patterns(ie_team *team, memory_job *job, size_t bytes, i
 
 static const ie_memory_probe_options memory_defaults = {0};
 
+/* Of a device with memory of its own. */
+static ie_status device_probe(ie_device *device, const ie_memory_probe_options *options, ie_memory_probe *out,
+                              ie_error *error) {
+  ie_ceilings ceilings;
+  ie_status status = device->memory->probe(device, options->buffer_bytes, &ceilings, error);
+  if (status != IE_OK) return status;
+  out->read_gb_s = ceilings.read_gb_s;
+  out->buffer_bytes = out->read_bytes = ceilings.buffer_bytes;
+  snprintf(out->pattern, sizeof out->pattern, "device memory, 16-byte loads");
+  return IE_OK;
+}
+
 ie_status ie_probe_memory(ie_device *device, const ie_memory_probe_options *options, ie_memory_probe *out,
                           ie_error *error) {
   if (!options) options = &memory_defaults;
   memset(out, 0, sizeof *out);
+  if (device->memory) return device_probe(device, options, out, error);
   size_t bytes, threads = (size_t)ie_team_size(device->team);
   ie_status status = memory_size(options, &bytes, error);
   if (status != IE_OK) return status;
@@ -184,6 +197,7 @@ static ie_status weights_probe(ie_team *team, const ie_map *maps, size_t files, 
 ie_status ie_probe_weights(ie_model *model, const ie_memory_probe_options *options, ie_memory_probe *out,
                            ie_error *error) {
   memset(out, 0, sizeof *out);
+  if (model->device->memory) return IE_OK; /* the device has copies: ie_probe_memory says it all */
   size_t files = ie_checkpoint_file_count(model->checkpoint), open = 0;
   ie_map *maps = calloc(files > 0 ? files : 1, sizeof *maps);
   if (!maps) return ie_error_set(error, IE_OUT_OF_MEMORY, "memory probe: no memory for %zu files", files);
@@ -237,6 +251,13 @@ static double matrix_measure(ie_team *team, const ie_probe_matrix_loop *loop) {
 
 void ie_probe_matrix(ie_device *device, ie_matrix_probe *out) {
   memset(out, 0, sizeof *out);
+  ie_ceilings ceilings;
+  if (device->memory && device->memory->probe(device, /*buffer_bytes=*/0, &ceilings, NULL) == IE_OK) {
+    out->matrix_tflop_s = out->each[out->kinds++].tera_s = ceilings.matrix_tflop_s;
+    memcpy(out->matrix_kind, ceilings.matrix_kind, sizeof out->matrix_kind);
+    memcpy(out->each[0].kind, ceilings.matrix_kind, sizeof out->each[0].kind);
+  }
+  if (device->memory) return;
   ie_probe_loops loops;
   ie_probe_loops_fill(&loops, device->kernels.isa);
   for (int i = 0; i < loops.matrix_count; i++) {

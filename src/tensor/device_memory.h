@@ -39,6 +39,14 @@ typedef struct ie_runner_options {
   int64_t vocab;                 /* numbers of a wanted row */
 } ie_runner_options;
 
+/* What a device can do at most, measured. */
+typedef struct ie_ceilings {
+  double read_gb_s; /* 1e9 bytes a second from its memory */
+  size_t buffer_bytes;
+  double matrix_tflop_s; /* 1e12 a second, 2 per multiply-add */
+  char matrix_kind[32];  /* "mma-bf16" */
+} ie_ceilings;
+
 typedef struct ie_device_memory {
   /* Memory of the device, zeroed. IE_OUT_OF_MEMORY names `what`, the bytes wanted and the bytes free. */
   ie_status (*take)(ie_device *device, size_t bytes, const char *what, void **out, ie_error *error);
@@ -58,6 +66,8 @@ typedef struct ie_device_memory {
    * empty before. A failure is in ctx and *error. */
   ie_status (*run)(ie_runner *runner, ie_ctx *ctx, const ie_forward *forward, const float **logits,
                    ie_error *error);
+  /* buffer_bytes 0: far more than any cache. */
+  ie_status (*probe)(ie_device *device, size_t buffer_bytes, ie_ceilings *out, ie_error *error);
 } ie_device_memory;
 
 /* Memory in which the device computes; on the CPU pages of the host. Given back by ie_memory_give. */

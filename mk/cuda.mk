@@ -1,0 +1,80 @@
+# The program with CUDA: `make build-cuda` gives $(B)/clocher.cuda and $(B)/inference-engine.cuda.
+#
+# All objects but those of src/cuda are the CPU build's own. src/cuda lies in $(B)/cuda-obj, stands in the place of
+# src/tensor/cuda_absent.c, and its kernels (*.cu) are compiled by nvcc. CUDA's runtime is linked statically: the program
+# needs the driver alone, and starts without it (then there is no CUDA device).
+#
+# CUDA_ARCHS names the chips; with more than one, PTX of the last is added for what comes later:
+#   make build-cuda                                       an H100 or H200, quickly
+#   make build-cuda CUDA_ARCHS="75 80 86 89 90a 120"      everything since Turing
+CUDA_ARCHS ?= 90a
+NVCC       ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_OBJ   := $(B)/cuda-obj
+CUDA_HOME   = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+CUDA_PTX    = $(if $(filter-out 1,$(words $(CUDA_ARCHS))),$(lastword $(CUDA_ARCHS)))
+CUDA_CODE   = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+  $(CUDA_PTX:%=-gencode arch=compute_%,code=compute_%)
+
+NVCC_FLAGS = -std=c++17 -O3 -lineinfo -Iinclude -Isrc $(CUDA_CODE) -ccbin $(CXX) \
+  -Xcompiler -fPIC,-Wall,-fno-math-errno,-ffp-contract=off,-pthread
+CUDA_DEFINES = -isystem $(CUDA_HOME)/include -DCLOCHER_CUDA_ARCHS='"$(CUDA_ARCHS)$(CUDA_PTX:%= and PTX of %)"'
+CUDA_LIBS    = -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lstdc++ -ldl -lrt -lpthread
+
+CUDA_C  := $(patsubst %.c,$(CUDA_OBJ)/%.o,$(wildcard src/cuda/*.c))
+CUDA_CU := $(patsubst %.cu,$(CUDA_OBJ)/%.cu.o,$(wildcard src/cuda/*.cu))
+# What a program with CUDA takes of the CPU build.
+CUDA_HOST_OBJ := $(filter-out %/cuda_absent.o,$(LIB_OBJ))
+CUDA_PROGRAMS := $(B)/clocher.cuda $(B)/inference-engine.cuda
+
+.PHONY: build-cuda cuda-probe
+build-cuda: cuda-probe ## the program with CUDA, $(B)/clocher.cuda; CUDA_ARCHS="75 80 86 89 90a 120" for all chips
+	+@$(SUBMAKE) $(CUDA_PROGRAMS)
+
+cuda-probe:
+	@NVCC='$(NVCC)' CUDA_HOME='$(CUDA_HOME)' CUDA_ARCHS='$(CUDA_ARCHS)' scripts/gpu_probe_nvcc.sh
+
+$(CUDA_OBJ)/flags.stamp: FORCE
+	$(call stamp,$(NVCC) $(NVCC_FLAGS) $(CUDA_DEFINES) $(CC) $(BASE_FLAGS) $(CPPFLAGS) $(CFLAGS))
+$(CUDA_OBJ)/%.o: DEFINES = $(CUDA_DEFINES)
+$(CUDA_OBJ)/%.o: %.c $(CUDA_OBJ)/flags.stamp
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(COMPILE) -c -o $@ $<
+$(CUDA_OBJ)/%.cu.o: %.cu $(CUDA_OBJ)/flags.stamp
+	@mkdir -p $(@D)
+	$(call say,NVCC)
+	$(Q)$(NVCC) $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -MT $@ -c -o $@ $<
+
+$(B)/clocher.cuda: $(CLI_OBJ) $(CUDA_C) $(CUDA_CU) $(CUDA_HOST_OBJ)
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $^ $(CUDA_LIBS) $(LDLIBS)
+$(B)/inference-engine.cuda: $(B)/clocher.cuda
+	$(Q)ln -sf $(<F) $@
+
+# Tests of the device, tests/gpu/test_NAME.c: linked with CUDA here (to be run where there is a GPU), and with the
+# emulator by `make test`.
+GPU_TESTS    := $(patsubst tests/gpu/%.c,%,$(wildcard tests/gpu/test_*.c))
+GPU_PROGRAMS := $(patsubst tests/gpu/%.c,%,$(wildcard tests/gpu/*.c))
+GPU_BIN      := $(GPU_PROGRAMS:%=$(CUDA_OBJ)/%)
+$(CUDA_OBJ)/tests/%.o: INCLUDES = -Iinclude -Isrc -Itests $(addprefix -include ,stdarg.h stddef.h stdint.h setjmp.h)
+$(GPU_BIN): $(CUDA_OBJ)/%: $(CUDA_OBJ)/tests/gpu/%.o $(B)/tests/libsupport.a $(CUDA_C) $(CUDA_CU) $(CUDA_HOST_OBJ)
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $^ -lcmocka $(CUDA_LIBS) $(LDLIBS)
+
+-include $(wildcard $(CUDA_C:.o=.d) $(CUDA_CU:.o=.d) $(GPU_BIN:$(CUDA_OBJ)/%=$(CUDA_OBJ)/tests/gpu/%.d))
+
+# --- The same device over the emulator --------------------------------------------------------------------------
+# mk/cuda_emulate.mk compiles the kernels and the runtime ($(EMU_LIB)) and has the rule for $(B)/emulated/%.c.o.
+EMU_DEVICE_OBJ := $(patsubst %,$(B)/emulated/%.o,$(wildcard src/cuda/*.c))
+EMU_GPU_BIN    := $(GPU_TESTS:%=$(B)/emulated/gpu/%)
+
+$(B)/clocher.emulated: $(CLI_OBJ) $(EMU_DEVICE_OBJ) $(CUDA_HOST_OBJ) $(B)/emulated/libkernels.a
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $^ $(LDLIBS) -lstdc++
+$(EMU_GPU_BIN): $(B)/emulated/gpu/%: $(B)/emulated/tests/gpu/%.c.o $(B)/tests/libsupport.a $(EMU_DEVICE_OBJ) \
+  $(CUDA_HOST_OBJ) $(B)/emulated/libkernels.a
+	@mkdir -p $(@D)
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $^ -lcmocka $(LDLIBS) -lstdc++
+
+-include $(wildcard $(EMU_DEVICE_OBJ:.o=.d) $(GPU_TESTS:%=$(B)/emulated/tests/gpu/%.c.d))
