@@ -14,14 +14,14 @@ STRUCTURE_TESTS := $(filter test_structure% test_docs% test_lint%,$(SHELL_TESTS)
 # by itself: the library does not read the environment.)
 PROGRAM_TESTS := $(filter test_cli% test_cmd% test_contract%,$(TESTS) $(filter-out $(STRUCTURE_TESTS),$(SHELL_TESTS)))
 
-TEST_STAGES := lint structure unit scalar install asan tsan fuzz
+TEST_STAGES := lint structure unit scalar emulated install asan tsan fuzz
 CHECK_STAGES := lint structure unit
 
 # Paths of test programs, compiled or shell.
 program_paths = $(foreach t,$(1),$(if $(filter $(t),$(TESTS)),$(B)/tests/$(t),tests/$(t).sh))
 
 .PHONY: test check test-build test-lint test-structure test-unit test-scalar test-install test-asan test-tsan test-fuzz
-test: ## every test: lint, structure, unit, scalar kernels, installed example, sanitizers, fuzzers
+test: ## every test: lint, structure, unit, scalar kernels, emulated CUDA kernels, installed example, sanitizers, fuzzers
 	@$(TEST_SH) all $(TEST_STAGES)
 
 check: ## the quick tests: lint, structure, unit

@@ -1,0 +1,157 @@
+/* Everything that is not plain CUDA C++: instructions that have no function, and launching. tests/cuda/emulate/cuda has
+ * a file of the same name, with which g++ makes host code of the kernels; so each function here does one thing. */
+#ifndef CLOCHER_CUDA_PTX_CUH
+#define CLOCHER_CUDA_PTX_CUH
+
+#include "cuda/kernels.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+/* --- Numbers ------------------------------------------------------------------------------------------------- */
+
+static __device__ __forceinline__ float f16_to_f32(uint16_t h) {
+  return __half2float(__ushort_as_half(h));
+}
+static __device__ __forceinline__ uint16_t f32_to_f16(float x) {
+  return __half_as_ushort(__float2half_rn(x));
+}
+static __device__ __forceinline__ float bf16_to_f32(uint16_t h) {
+  return __uint_as_float((uint32_t)h << 16);
+}
+static __device__ __forceinline__ uint16_t f32_to_bf16(float x) {
+  return __bfloat16_as_ushort(__float2bfloat16_rn(x));
+}
+static __device__ __forceinline__ uint32_t bf16x2_of(float low, float high) {
+  return (uint32_t)f32_to_bf16(high) << 16 | f32_to_bf16(low);
+}
+/* Both halves: a b. Subnormal operands count. */
+static __device__ __forceinline__ uint32_t bf16x2_mul(uint32_t a, uint32_t b) {
+  uint32_t d;
+#if __CUDA_ARCH__ >= 900
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+#else
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(0x80008000u));
+#endif
+  return d;
+}
+
+/* --- Tensor cores: d (16, 8) += a (16, 16) b (16, 8), bf16 with f32 sums -------------------------------------------- */
+
+/* Lane 4 g + t: a[0] = A[g][2t, 2t + 1], a[1] = A[g + 8][same], a[2] = A[g][2t + 8, 2t + 9], a[3] = A[g + 8][same];
+ * b[0] = B[2t, 2t + 1][g], b[1] = B[2t + 8, 2t + 9][g]; d[0..1] = D[g][2t, 2t + 1], d[2..3] = D[g + 8][same]. */
+static __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* Four matrices of 8 x 8 halves from shared memory; lane 8 m + r names row r of matrix m (16 bytes, aligned). Lane
+ * 4 g + t gets row g, halves 2t and 2t + 1 of each; transposed: rows 2t and 2t + 1 of column g. */
+static __device__ __forceinline__ void matrix_load(uint32_t r[4], const void *row) {
+  uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(at)
+               : "memory");
+}
+static __device__ __forceinline__ void matrix_load_transposed(uint32_t r[4], const void *row) {
+  uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(at)
+               : "memory");
+}
+
+/* --- Memory ----------------------------------------------------------------------------------------------------- */
+
+/* 16 or 8 bytes that no kernel writes and this one reads once: weights. */
+static __device__ __forceinline__ uint4 load_once(const void *from) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from));
+  return v;
+}
+static __device__ __forceinline__ uint2 load_once8(const void *from) {
+  uint2 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(from));
+  return v;
+}
+
+/* 16 bytes from global to shared memory behind the thread's back; zeros where not valid (nothing is read then). */
+static __device__ __forceinline__ void copy_async(void *to, const void *from, bool valid) {
+  uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(valid ? 16 : 0)
+               : "memory");
+}
+static __device__ __forceinline__ void copy_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/* Until at most GROUPS of the thread's groups are under way. */
+template <int GROUPS> static __device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+}
+
+/* --- Launching ---------------------------------------------------------------------------------------------------- */
+
+/* Every kernel calls both, launch_wait before it reads or writes what an earlier kernel may write or read (all but
+ * weights), in all threads. Then the end of a kernel implies the end of all before it. */
+static __device__ __forceinline__ void launch_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/* The next kernel's blocks may begin where there is room. */
+static __device__ __forceinline__ void launch_next() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+
+struct launch_shape {
+  dim3 blocks, threads;
+  size_t shared; /* bytes */
+};
+
+template <class... P, class... A>
+static cudaError_t launch_with(const ie_cuda_queue *queue, const launch_shape &shape,
+                               cudaLaunchAttributeID id, void (*kernel)(P...), A... args) {
+  if (shape.shared > 48 << 10) {
+    cudaError_t status = cudaFuncSetAttribute((const void *)kernel,
+                                              cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shape.shared);
+    if (status != cudaSuccess) return status;
+  }
+  cudaLaunchAttribute attribute = {};
+  attribute.id = id;
+  if (id == cudaLaunchAttributeCooperative)
+    attribute.val.cooperative = 1;
+  else
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.blocks;
+  config.blockDim = shape.threads;
+  config.dynamicSmemBytes = shape.shared;
+  config.stream = queue->stream;
+  config.attrs = &attribute;
+  config.numAttrs = id == cudaLaunchAttributeCooperative || (queue->overlap && queue->major >= 9) ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, P(args)...);
+}
+template <class... P, class... A>
+static cudaError_t launch(const ie_cuda_queue *queue, const launch_shape &shape, void (*kernel)(P...),
+                          A... args) {
+  return launch_with(queue, shape, cudaLaunchAttributeProgrammaticStreamSerialization, kernel, args...);
+}
+/* All blocks run at once. */
+template <class... P, class... A>
+static cudaError_t launch_together(const ie_cuda_queue *queue, const launch_shape &shape,
+                                   void (*kernel)(P...), A... args) {
+  return launch_with(queue, shape, cudaLaunchAttributeCooperative, kernel, args...);
+}
+
+#endif
