@@ -263,13 +263,13 @@ static json_t *case_json(const bench *b, const bench_case *c, const figures *f) 
                 cli_json_number(1e-9 * f->bytes / f->step_s), "flop_per_step", cli_json_number(f->flop),
                 "tflop_s", cli_json_number(1e-12 * f->flop / f->step_s), "ceiling", ceiling_json(b, c, f),
                 "floor_tok_s", cli_json_number(f->floor_tok_s), "ratio", cli_json_number(f->ratio));
-  json_t *rest =
-      json_pack("{s:I, s:s, s:o, s:o, s:b, s:o, s:s, s:i, s:s, s:s}", "peak_rss_bytes",
-                (json_int_t)c->peak_rss, "logits_hash", hash, "foreign_cpu_s",
-                cli_json_number(c->load.foreign_cpu_s), "steal_s", cli_json_number(c->load.steal_s), "valid",
-                f->valid, "arithmetic", cli_arithmetic_json(b->engine.info, c->kv), "isa",
-                ie_device_isa(b->engine.device), "threads", ie_device_threads(b->engine.device), "model",
-                model_name(b->s->model_dir, name, sizeof name), "commit", cli_commit());
+  json_t *rest = json_pack(
+      "{s:I, s:s, s:o, s:o, s:b, s:o, s:s, s:s, s:i, s:s, s:s}", "peak_rss_bytes", (json_int_t)c->peak_rss,
+      "logits_hash", hash, "foreign_cpu_s", cli_json_number(c->load.foreign_cpu_s), "steal_s",
+      cli_json_number(c->load.steal_s), "valid", f->valid, "arithmetic",
+      cli_arithmetic_json(b->engine.info, c->kv), "device", ie_device_name(b->engine.device), "isa",
+      ie_device_isa(b->engine.device), "threads", ie_device_threads(b->engine.device), "model",
+      model_name(b->s->model_dir, name, sizeof name), "commit", cli_commit());
   bool ok = o && speed && rest && json_object_update(o, speed) == 0 && json_object_update(o, rest) == 0;
   json_decref(speed);
   json_decref(rest);

@@ -18,7 +18,7 @@ CUDA_CODE   = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
 NVCC_FLAGS = -std=c++17 -O3 -lineinfo -Iinclude -Isrc $(CUDA_CODE) -ccbin $(CXX) \
   -Xcompiler -fPIC,-Wall,-fno-math-errno,-ffp-contract=off,-pthread
 CUDA_DEFINES = -isystem $(CUDA_HOME)/include -DCLOCHER_CUDA_ARCHS='"$(CUDA_ARCHS)$(CUDA_PTX:%= and PTX of %)"'
-CUDA_LIBS    = -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lstdc++ -ldl -lrt -lpthread
+CUDA_LIBS    = -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -l:libstdc++.a -ldl -lrt -lpthread
 
 CUDA_C  := $(patsubst %.c,$(CUDA_OBJ)/%.o,$(wildcard src/cuda/*.c))
 CUDA_CU := $(patsubst %.cu,$(CUDA_OBJ)/%.cu.o,$(wildcard src/cuda/*.cu))
@@ -53,6 +53,7 @@ $(B)/inference-engine.cuda: $(B)/clocher.cuda
 
 # Tests of the device, tests/gpu/test_NAME.c: linked with CUDA here (to be run where there is a GPU), and with the
 # emulator by `make test`.
+# The kernels' own tests, tests/cuda, likewise.
 GPU_TESTS    := $(patsubst tests/gpu/%.c,%,$(wildcard tests/gpu/test_*.c))
 GPU_PROGRAMS := $(patsubst tests/gpu/%.c,%,$(wildcard tests/gpu/*.c))
 GPU_BIN      := $(GPU_PROGRAMS:%=$(CUDA_OBJ)/%)
@@ -61,12 +62,37 @@ $(GPU_BIN): $(CUDA_OBJ)/%: $(CUDA_OBJ)/tests/gpu/%.o $(B)/tests/libsupport.a $(C
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $^ -lcmocka $(CUDA_LIBS) $(LDLIBS)
 
+KERNEL_TESTS := $(patsubst tests/cuda/%.c,%,$(wildcard tests/cuda/test_*.c))
+KERNEL_BIN   := $(KERNEL_TESTS:%=$(CUDA_OBJ)/%)
+KERNEL_HELP  := $(patsubst %.c,$(CUDA_OBJ)/%.o,$(filter-out tests/cuda/test_%,$(wildcard tests/cuda/*.c)))
+$(KERNEL_BIN): $(CUDA_OBJ)/%: $(CUDA_OBJ)/tests/cuda/%.o $(KERNEL_HELP) $(CUDA_CU) $(B)/tests/libsupport.a $(INTERNAL_LIB)
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $^ -lcmocka $(CUDA_LIBS) $(LDLIBS)
+
 -include $(wildcard $(CUDA_C:.o=.d) $(CUDA_CU:.o=.d) $(GPU_BIN:$(CUDA_OBJ)/%=$(CUDA_OBJ)/tests/gpu/%.d))
+
+# --- What a machine with a GPU and nothing else can run ------------------------------------------------------------
+# A build of its own without optional libraries, the others linked statically: the bundle needs the C library, the driver
+# and nothing else (libcmocka lies beside the tests).
+GPU_BUNDLE  := $(B)/gpu-bundle
+GPU_STATIC  := -Wl,-Bstatic -ljansson -lpcre2-8 -lutf8proc -lnettle -Wl,-Bdynamic -lm
+GPU_STAGES  ?= smoke,correct,sanitize,speed
+
+.PHONY: gpu-bundle gpu-bundle-inside gpu-check
+gpu-bundle: cuda-probe ## $(B)/gpu-bundle: program, tests, golden models and gpu_check.sh for a bare machine with a GPU
+	+@$(SUBMAKE) B=$(B)/gpu WITHOUT='uring hwloc edit curl mpi' OPT=-O2 LDLIBS='$(GPU_STATIC)' \
+	  LDFLAGS=-static-libgcc GPU_BUNDLE=$(GPU_BUNDLE) gpu-bundle-inside
+gpu-bundle-inside: $(CUDA_PROGRAMS) $(GPU_BIN) $(KERNEL_BIN)
+	@scripts/gpu_bundle.sh '$(GPU_BUNDLE)' '$(CUDA_ARCHS)' '$(COMMIT)' $(B)/clocher.cuda $(GPU_BIN) $(KERNEL_BIN)
+
+gpu-check: ## runs gpu_check.sh of the bundle (STAGES=smoke,correct,sanitize,speed); results in docs/gpu/results
+	@test -x $(GPU_BUNDLE)/gpu_check.sh || { echo "gpu-check: there is no bundle in $(GPU_BUNDLE): make gpu-bundle" >&2; exit 1; }
+	@OUT="$${OUT:-$(CURDIR)/docs/gpu/results}" STAGES="$${STAGES:-$(GPU_STAGES)}" $(GPU_BUNDLE)/gpu_check.sh
 
 # --- The same device over the emulator --------------------------------------------------------------------------
 # mk/cuda_emulate.mk compiles the kernels and the runtime ($(EMU_LIB)) and has the rule for $(B)/emulated/%.c.o.
 EMU_DEVICE_OBJ := $(patsubst %,$(B)/emulated/%.o,$(wildcard src/cuda/*.c))
-EMU_GPU_BIN    := $(GPU_TESTS:%=$(B)/emulated/gpu/%)
+EMU_GPU_BIN    := $(GPU_PROGRAMS:%=$(B)/emulated/gpu/%)
 
 $(B)/clocher.emulated: $(CLI_OBJ) $(EMU_DEVICE_OBJ) $(CUDA_HOST_OBJ) $(B)/emulated/libkernels.a
 	$(call say,LINK)
@@ -77,4 +103,10 @@ $(EMU_GPU_BIN): $(B)/emulated/gpu/%: $(B)/emulated/tests/gpu/%.c.o $(B)/tests/li
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $^ -lcmocka $(LDLIBS) -lstdc++
 
--include $(wildcard $(EMU_DEVICE_OBJ:.o=.d) $(GPU_TESTS:%=$(B)/emulated/tests/gpu/%.c.d))
+-include $(wildcard $(EMU_DEVICE_OBJ:.o=.d) $(GPU_PROGRAMS:%=$(B)/emulated/tests/gpu/%.c.d))
+
+# The device in emulation, gpu_check.sh with it, and where nvcc is found the real build for one architecture.
+GPU_FOUND := $(shell command -v $(CXX) 2>/dev/null)
+.PHONY: test-gpu
+test-gpu: build $(if $(GPU_FOUND),$(EMU_GPU_BIN) $(B)/clocher.emulated)
+	@$(TEST_SH) run gpu $(if $(GPU_FOUND),$(GPU_TESTS:%=$(B)/emulated/gpu/%)) tests/gpu/check_script.sh tests/gpu/check_build.sh

@@ -14,8 +14,13 @@ static const size_t reader_bytes = 8u << 20;
 enum { PAGE_TABLE_SHARE = 512, TRANSIT = 8, TRANSIT_LEAST = 2 };
 static const size_t rows_least_bytes = 4u << 20;
 
-/* Memory of the machine; SIZE_MAX when the system does not say. */
-static size_t physical_bytes(void) {
+/* Memory of the device, or of the machine; SIZE_MAX when the system does not say. */
+static size_t physical_bytes(ie_device *device) {
+  size_t room, total;
+  if (device->memory) {
+    device->memory->room(device, &room, &total);
+    return total;
+  }
   long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
   return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : SIZE_MAX;
 }
@@ -65,6 +70,12 @@ static size_t resident_bytes(const ie_model *model) {
   return info->weights_bytes - info->weights_replaced_bytes + info->weights_copied_bytes;
 }
 
+/* A device of its own gets what is computed with, and no more. */
+static size_t held_bytes(const ie_model *model) {
+  const ie_model_info *info = &model->info;
+  return info->weights_bytes - info->weights_replaced_bytes + model->quantised_bytes;
+}
+
 static size_t streamed_fixed(const ie_placement *p) {
   return p->resident_bytes + p->rows_bytes + p->kv_bytes + p->scratch_bytes;
 }
@@ -108,11 +119,11 @@ bool ie_placement_split(const ie_model *model, const ie_state_sizes *sizes, size
 
 void ie_placement_make(const ie_model *model, const ie_state_sizes *sizes, size_t limit, ie_placement *out) {
   ie_placement p = {.kv_bytes = sizes->kv_bytes, .scratch_bytes = sizes->scratch_bytes + sizes->table_bytes};
-  p.resident_bytes = resident_bytes(model);
+  p.resident_bytes = model->device->memory ? held_bytes(model) : resident_bytes(model);
   size_t own = p.resident_bytes + p.kv_bytes + p.scratch_bytes;
   p.other_bytes = program_bytes + own / PAGE_TABLE_SHARE;
   p.peak_bytes = p.minimum_bytes = own + p.other_bytes;
-  p.fits = p.peak_bytes <= (limit ? limit : physical_bytes());
+  p.fits = p.peak_bytes <= (limit ? limit : physical_bytes(model->device));
   ie_placement split;
   if (ie_placement_split(model, sizes, limit, &split)) {
     if (split.minimum_bytes < p.minimum_bytes) p.minimum_bytes = split.minimum_bytes;

@@ -16,12 +16,14 @@ static void place_add(ie_plan *plan, const char *tensors, const char *where, siz
 static void places_mapped(ie_plan *plan, const ie_model *model) {
   size_t experts = model->expert_bytes, quantised = model->quantised_bytes;
   size_t transposed = model->info.weights_copied_bytes - quantised;
+  const char *map = model->device->memory ? ie_device_kind(model->device) : "map";
+  const char *ram = model->device->memory ? map : "ram";
   size_t elsewhere = experts + model->info.weights_replaced_bytes;
-  place_add(plan, transposed ? "experts as stored" : "experts", "map", experts);
-  place_add(plan, "experts transposed at load", "ram", transposed);
+  place_add(plan, transposed ? "experts as stored" : "experts", map, experts);
+  place_add(plan, "experts transposed at load", ram, transposed);
   place_add(plan, quantised ? "norms, router and embedding" : "attention, norms, router, embedding and head",
-            "map", plan->weights_bytes > elsewhere ? plan->weights_bytes - elsewhere : 0);
-  place_add(plan, "dense weights quantised at load", "ram", quantised);
+            map, plan->weights_bytes > elsewhere ? plan->weights_bytes - elsewhere : 0);
+  place_add(plan, "dense weights quantised at load", ram, quantised);
 }
 
 static void places_streamed(ie_plan *plan, const ie_placement *p) {
@@ -81,8 +83,9 @@ ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, i
     places_streamed(&plan, &p);
   else
     places_mapped(&plan, model);
-  place_add(&plan, "keys and values", "ram", plan.kv_bytes);
-  place_add(&plan, "activations", "ram", plan.scratch_bytes);
+  const char *where = model->device->memory ? ie_device_kind(model->device) : "ram";
+  place_add(&plan, "keys and values", where, plan.kv_bytes);
+  place_add(&plan, "activations", where, plan.scratch_bytes);
   place_add(&plan, "program", "ram", plan.other_bytes);
   *out = plan;
   return IE_OK;

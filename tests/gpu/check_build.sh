@@ -1,0 +1,45 @@
+#!/bin/bash
+# The build with CUDA: where nvcc is, the kernels compile for one architecture and the program links; CPU and CUDA objects
+# share no folder; both programs are the same whichever is linked first; without a GPU it says so.
+. scripts/tap.sh
+
+B=${CLOCHER_BUILD:-build}
+make=(make --no-print-directory "B=$B")
+probe=$("${make[@]}" cuda-probe 2>&1)
+if [[ $? -ne 0 ]]; then
+  skip "the kernels compile for one architecture" "${probe%%$'\n'*}"
+  finish
+fi
+check "the kernels compile for one architecture and the program links" "${make[@]}" "-j$(nproc)" build-cuda
+cuda=$B/clocher.cuda
+
+{
+  find "$B/src" "$B/cli" -name '*.o' -newer /dev/null | xargs -r nm -A 2>/dev/null | grep -m 3 -E ' U cuda[A-Z]'
+  find "$B/cuda-obj" -name '*.o' -not -path '*/src/cuda/*' -not -path '*/tests/*'
+} | verdict "CPU and CUDA objects share no folder"
+
+hashes() { sha256sum "$B/clocher" "$cuda" | cut -d' ' -f1; }
+relink() {
+  rm -f "$B/clocher" "$cuda"
+  for target in "$@"; do "${make[@]}" "$target" >/dev/null 2>&1 || echo "make $target fails"; done
+  hashes
+}
+first=$(relink build build-cuda)
+second=$(relink build-cuda build)
+{ [[ $first == "$second" ]] || printf 'build first: %s\nbuild-cuda first: %s\n' "$first" "$second"; } |
+  verdict "built in either order both programs are the same"
+{ "${make[@]}" -q "$B/clocher" "$cuda" >/dev/null 2>&1 || echo "something would be made again"; } |
+  verdict "one build leaves the other up to date"
+
+{ "$cuda" version --json --device cpu | grep -q '"cuda":true' || echo "features.cuda is not true"; } |
+  verdict "version --json says cuda"
+if [[ -e /dev/nvidia0 ]]; then
+  skip "without a GPU --device cuda says why" "there is a GPU here"
+else
+  message=$("$cuda" version --device cuda 2>&1)
+  { [[ $? -eq 1 && $message == *"device 'cuda':"* ]] || echo "$message"; } |
+    verdict "without a GPU --device cuda says why, exit 1"
+  note=$("$cuda" run --model-dir tests/data/models/qwen3 --ids 1,2 --max-new 2 --greedy --json 2>&1 >/dev/null)
+  { [[ $note == *"computing on the CPU: "* ]] || echo "$note"; } | verdict "auto computes on the CPU and says why"
+fi
+finish

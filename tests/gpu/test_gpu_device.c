@@ -1,0 +1,273 @@
+/* What the CUDA device refuses and how it fails: operations without a launcher, training, limits, memory that is full, a
+ * device that is lost, numbers that are not finite; and states that move between devices. */
+#include "cuda/cuda.h"
+#include "engine/state.h"
+#include "models/decoder.h"
+#include "support/golden.h"
+#include "support/tempdir.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const char moe_dir[] = "tests/data/models/gpt-oss-hf", dense_dir[] = "tests/data/models/qwen3";
+
+static ie_device *device_open(const char *kind) {
+  ie_device *device;
+  ie_error error = {0};
+  if (ie_device_open(&(ie_device_options){.kind = kind, .threads = 2}, &device, &error) != IE_OK)
+    fail_msg("%s", error.message);
+  return device;
+}
+
+static ie_model *model_open(ie_device *device, const char *dir) {
+  ie_model *model;
+  ie_error error = {0};
+  const ie_model_options options = {.precision = IE_PRECISION_FP32};
+  if (ie_model_open(device, dir, &options, &model, &error) != IE_OK) fail_msg("%s", error.message);
+  return model;
+}
+
+static ie_state *state_open(ie_model *model) {
+  ie_state *state;
+  ie_error error = {0};
+  if (ie_state_new(model, &(ie_state_options){.context_tok = 96}, &state, &error) != IE_OK)
+    fail_msg("%s", error.message);
+  return state;
+}
+
+static const int32_t prompt[] = {3, 1, 4, 1, 5, 9, 2, 6};
+enum { PROMPT = sizeof prompt / sizeof prompt[0] };
+
+static ie_status prompt_append(ie_state *state, ie_error *error) {
+  return ie_state_append(state, 0, prompt, PROMPT, NULL, error);
+}
+
+static void expect(ie_status found, ie_status status, const ie_error *error, const char *text) {
+  if (found != status || !strstr(error->message, text))
+    fail_msg("expected %s with '%s', found %s: %s", ie_status_name(status), text, ie_status_name(found),
+             error->message);
+}
+
+/* --- Choosing ------------------------------------------------------------------------------------------------ */
+
+static void devices_are_chosen_by_name(void **opaque) {
+  (void)opaque;
+  ie_device *device;
+  ie_error error = {0};
+  assert_true(ie_device_cuda_built());
+  expect(ie_device_open(&(ie_device_options){.kind = "ze"}, &device, &error), IE_UNSUPPORTED, &error,
+         "not built");
+  expect(ie_device_open(&(ie_device_options){.kind = "cuda:999"}, &device, &error), IE_DEVICE, &error,
+         "cuda:999");
+  expect(ie_device_open(&(ie_device_options){.kind = "cuda:x"}, &device, &error), IE_INVALID_ARGUMENT, &error,
+         "cuda:N");
+  static const char *const kinds[] = {"auto", "cuda", "cuda:0"};
+  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+    device = device_open(kinds[i]);
+    assert_string_equal(ie_device_kind(device), "cuda");
+    assert_non_null(strstr(ie_device_name(device), "cuda:0 "));
+    ie_device_free(device);
+  }
+  device = device_open("cpu");
+  assert_string_equal(ie_device_kind(device), "cpu");
+  ie_device_free(device);
+}
+
+/* --- Refusals -------------------------------------------------------------------------------------------------- */
+
+static void operations_without_a_launcher_are_refused(void **opaque) {
+  (void)opaque;
+  ie_device *device = device_open("cuda");
+  ie_model *model = model_open(device, moe_dir);
+  ie_state *state = state_open(model);
+  ie_error error = {0};
+  void (*moe)(ie_ctx *, ie_tensor *, const ie_tensor *, const ie_tensor *, const ie_tensor *,
+              const ie_moe_options *) = device->ops.moe;
+  device->ops.moe = NULL;
+  expect(prompt_append(state, &error), IE_UNSUPPORTED, &error, "moe: device cuda has no such operation");
+  device->ops.moe = moe;
+  assert_int_equal(prompt_append(state, &error), IE_OK);
+  ie_state_free(state);
+  ie_model_free(model);
+  ie_device_free(device);
+}
+
+static void training_and_limits_are_refused(void **opaque) {
+  (void)opaque;
+  ie_device *device = device_open("cuda");
+  ie_model *model;
+  ie_error error = {0};
+  ie_model_options options = {.precision = IE_PRECISION_FP32, .train = true};
+  expect(ie_model_open(device, dense_dir, &options, &model, &error), IE_UNSUPPORTED, &error, "training");
+  model = model_open(device, moe_dir);
+  const ie_plan_options plan = {.context_tok = 96, .memory_bytes = (size_t)64 << 20};
+  expect(ie_model_place(model, &plan, &error), IE_UNSUPPORTED, &error, "--memory");
+  ie_model_free(model);
+  ie_device_free(device);
+}
+
+/* --- Numbers that are not finite -------------------------------------------------------------------------------- */
+
+/* Puts one number into the device's copy of a vector of the host. */
+static void plant(ie_device *device, const void *host, ie_dtype dtype, float value) {
+  void *copy = (void *)(uintptr_t)cuda_held_find(cuda_of(device), host);
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  uint16_t half = dtype == IE_BF16 ? (uint16_t)(bits >> 16) : isnan(value) ? 0x7E00 : 0x7C00;
+  ie_error error = {0};
+  assert_non_null(copy);
+  assert_int_equal(dtype == IE_F32 ? ie_memory_write(device, copy, &value, 4, &error)
+                                   : ie_memory_write(device, copy, &half, 2, &error),
+                   IE_OK);
+}
+
+static void nan_is_named(void **opaque) {
+  (void)opaque;
+  ie_device *device = device_open("cuda");
+  ie_model *model = model_open(device, moe_dir);
+  ie_state *state = state_open(model);
+  ie_error error = {0};
+  const ie_tensor_info *t = ie_checkpoint_find(model->checkpoint, "model.layers.1.self_attn.o_proj.bias");
+  assert_non_null(t);
+  plant(device, t->data, t->dtype, NAN);
+  expect(prompt_append(state, &error), IE_NUMERIC, &error,
+         "layer 1: residual after attention: NaN at token 0 of this forward, column 0");
+  assert_int_equal(ie_state_length(state, 0), 0);
+  ie_state_free(state);
+  ie_model_free(model);
+  ie_device_free(device);
+}
+
+/* --- Moving ----------------------------------------------------------------------------------------------------- */
+
+/* A sequence that one device saved goes on on the other. */
+static void saved_states_move_between_devices(void **opaque) {
+  (void)opaque;
+  ie_device *devices[2] = {device_open("cpu"), device_open("cuda")};
+  char *dir = tempdir_make(), path[512];
+  snprintf(path, sizeof path, "%s/state.safetensors", dir);
+  for (int from = 0; from < 2; from++) {
+    ie_model *a = model_open(devices[from], moe_dir), *b = model_open(devices[1 - from], moe_dir);
+    ie_state *x = state_open(a), *y = state_open(b);
+    ie_error error = {0};
+    const float *p, *q;
+    const int32_t sequence = 0, id = 7;
+    assert_int_equal(prompt_append(x, &error), IE_OK);
+    if (ie_state_save(x, 0, path, &error) != IE_OK || ie_state_load(y, 0, path, &error) != IE_OK)
+      fail_msg("%s", error.message);
+    assert_int_equal(ie_state_step(x, &sequence, &id, 1, &p, &error), IE_OK);
+    assert_int_equal(ie_state_step(y, &sequence, &id, 1, &q, &error), IE_OK);
+    assert_true(golden_error(q, p, ie_model_describe(a)->vocab) < 1e-4);
+    ie_state_free(x);
+    ie_state_free(y);
+    ie_model_free(a);
+    ie_model_free(b);
+  }
+  tempdir_remove(dir);
+  ie_device_free(devices[0]);
+  ie_device_free(devices[1]);
+}
+
+/* Random caches are the same ones; a rolled back sequence gives what it gave. */
+static void random_caches_and_rollback(void **opaque) {
+  (void)opaque;
+  ie_device *devices[2] = {device_open("cpu"), device_open("cuda")};
+  float *logits[2];
+  int64_t V = 0;
+  for (int i = 0; i < 2; i++) {
+    ie_model *model = model_open(devices[i], moe_dir);
+    ie_state *state = state_open(model);
+    ie_error error = {0};
+    const float *row;
+    const int32_t sequence = 0, id = 11;
+    V = ie_model_describe(model)->vocab;
+    if (ie_state_fill_random(state, 0, 70, &error) != IE_OK) fail_msg("%s", error.message);
+    for (int k = 0; k < 4; k++) {
+      if (ie_state_step(state, &sequence, &id, 1, &row, &error) != IE_OK) fail_msg("%s", error.message);
+      if (k == 0) {
+        logits[i] = malloc((size_t)V * sizeof **logits);
+        memcpy(logits[i], row, (size_t)V * sizeof **logits);
+      }
+      assert_memory_equal(logits[i], row, (size_t)V * sizeof *row);
+      assert_int_equal(ie_state_rollback(state, 0, 70, &error), IE_OK);
+    }
+    ie_state_free(state);
+    ie_model_free(model);
+  }
+  assert_true(golden_error(logits[1], logits[0], V) < 1e-4);
+  for (int i = 0; i < 2; i++) {
+    free(logits[i]);
+    ie_device_free(devices[i]);
+  }
+}
+
+/* --- Failures of the runtime, which only the emulator can bring about -------------------------------------------- */
+
+#ifdef CLOCHER_CUDA_EMULATED
+static void full_memory_names_what_would_fit(void **opaque) {
+  (void)opaque;
+  ie_device *device = device_open("cuda");
+  ie_model *model = model_open(device, moe_dir), *second;
+  ie_state *state;
+  ie_error error = {0};
+  size_t room, total;
+  device->memory->room(device, &room, &total);
+  ie_emulate_memory(total - room + (1 << 20));
+  const ie_state_options deep = {.context_tok = 4096, .sequences = 8};
+  ie_status status = ie_state_new(model, &deep, &state, &error);
+  expect(status, IE_OUT_OF_MEMORY, &error, "keys and values (8 sequences of 4096 tokens)");
+  expect(status, IE_OUT_OF_MEMORY, &error, "bytes are wanted");
+  expect(status, IE_OUT_OF_MEMORY, &error, "would fit");
+  const char *flag = strstr(error.message, "--context ");
+  if (flag) { /* what it says must be true */
+    ie_state_options less = {.context_tok = atoll(flag + 10), .sequences = 8};
+    if (ie_state_new(model, &less, &state, &error) != IE_OK) fail_msg("%s", error.message);
+    ie_state_free(state);
+  }
+  ie_emulate_memory(total - room + 4096);
+  const ie_model_options options = {.precision = IE_PRECISION_FP32};
+  status = ie_model_open(device, dense_dir, &options, &second, &error);
+  expect(status, IE_OUT_OF_MEMORY, &error, "weights: ");
+  expect(status, IE_OUT_OF_MEMORY, &error, "--device cpu would fit");
+  ie_emulate_memory((size_t)4 << 30);
+  ie_model_free(model);
+  ie_device_free(device);
+}
+
+static void lost_device_is_a_status(void **opaque) {
+  (void)opaque;
+  for (uint64_t at = 1; at < 40; at += 6) {
+    ie_device *device = device_open("cuda");
+    ie_model *model = model_open(device, moe_dir);
+    ie_state *state = state_open(model);
+    ie_error error = {0};
+    ie_emulate_fail(at, cudaErrorLaunchFailure);
+    expect(prompt_append(state, &error), IE_DEVICE, &error, "cuda:0");
+    expect(prompt_append(state, &error), IE_DEVICE, &error, "cuda:0");
+    ie_emulate_fail(0, cudaSuccess);
+    ie_state_free(state);
+    ie_model_free(model);
+    ie_device_free(device);
+  }
+}
+#endif
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(devices_are_chosen_by_name),
+      cmocka_unit_test(operations_without_a_launcher_are_refused),
+      cmocka_unit_test(training_and_limits_are_refused),
+      cmocka_unit_test(nan_is_named),
+      cmocka_unit_test(saved_states_move_between_devices),
+      cmocka_unit_test(random_caches_and_rollback),
+#ifdef CLOCHER_CUDA_EMULATED
+      cmocka_unit_test(full_memory_names_what_would_fit),
+      cmocka_unit_test(lost_device_is_a_status),
+#endif
+  };
+  return cmocka_run_group_tests_name("gpu device", tests, NULL, NULL);
+}

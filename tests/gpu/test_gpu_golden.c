@@ -1,0 +1,254 @@
+/* The whole engine on the CUDA device against the CPU and the reference, for every golden model: logits of all positions
+ * in classes fp32, bf16 and int8, chunked prompts, quantised weights, int8 caches, greedy ids, hidden states, and decode
+ * in a batch; and that replayed graphs give what launched forwards give, to the bit.
+ *
+ * The same program runs on a GPU, and over the emulator in `make test`. */
+#include "cuda/cuda.h"
+#include "engine/state.h"
+#include "support/golden.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const float gap_decided = 2e-4f; /* of the largest logit; below it two ids are equally good */
+
+typedef struct subject {
+  const golden_model *golden;
+  ie_device *cpu, *cuda;
+} subject;
+
+static ie_model *open_model(ie_device *device, const subject *s, ie_precision precision, ie_weights weights) {
+  ie_error error = {0};
+  ie_model *model;
+  const ie_model_options options = {.precision = precision, .dense_weights = weights};
+  if (ie_model_open(device, s->golden->dir, &options, &model, &error) != IE_OK) fail_msg("%s", error.message);
+  return model;
+}
+
+static ie_state *open_state(ie_model *model, const ie_state_options *options) {
+  ie_error error = {0};
+  ie_state *state;
+  if (ie_state_new(model, options, &state, &error) != IE_OK) fail_msg("%s", error.message);
+  return state;
+}
+
+/* Both devices on all cases; the distance is at most `tolerance` of the largest logit. */
+static void devices_agree(const subject *s, ie_precision precision, ie_weights weights, int64_t chunk,
+                          double tolerance) {
+  ie_model *cpu = open_model(s->cpu, s, precision, weights),
+           *cuda = open_model(s->cuda, s, precision, weights);
+  for (int i = 0; i < s->golden->count; i++) {
+    const golden_case *c = &s->golden->cases[i];
+    float *expected = golden_logits(cpu, c->ids, c->T, /*chunk=*/0);
+    float *found = golden_logits(cuda, c->ids, c->T, chunk);
+    double error = golden_error(found, expected, c->T * c->V);
+    free(expected);
+    free(found);
+    if (!(error <= tolerance)) fail_msg("%s case %d: %.2e beside %.1e", s->golden->name, i, error, tolerance);
+  }
+  ie_model_free(cpu);
+  ie_model_free(cuda);
+}
+
+static void fp32_as_on_the_cpu(void **state) {
+  devices_agree(*state, IE_PRECISION_FP32, IE_WEIGHTS_PUBLISHED, /*chunk=*/0, 1e-4);
+}
+static void fp32_in_chunks(void **state) {
+  devices_agree(*state, IE_PRECISION_FP32, IE_WEIGHTS_PUBLISHED, /*chunk=*/5, 1e-4);
+}
+static void bf16_as_on_the_cpu(void **state) {
+  devices_agree(*state, IE_PRECISION_BF16, IE_WEIGHTS_PUBLISHED, /*chunk=*/0, 1e-2);
+}
+static void int8_as_on_the_cpu(void **state) {
+  devices_agree(*state, IE_PRECISION_INT8, IE_WEIGHTS_PUBLISHED, /*chunk=*/0, 2e-2);
+}
+static void int8_weights_as_on_the_cpu(void **state) {
+  devices_agree(*state, IE_PRECISION_FP32, IE_WEIGHTS_INT8, /*chunk=*/0, 1e-4);
+}
+static void int4_weights_as_on_the_cpu(void **state) {
+  devices_agree(*state, IE_PRECISION_FP32, IE_WEIGHTS_INT4, /*chunk=*/0, 1e-4);
+}
+
+static void reference_is_met(void **state) {
+  const subject *s = *state;
+  ie_model *model = open_model(s->cuda, s, IE_PRECISION_FP32, IE_WEIGHTS_PUBLISHED);
+  for (int i = 0; i < s->golden->count; i++) {
+    const golden_case *c = &s->golden->cases[i];
+    float *logits = golden_logits(model, c->ids, c->T, /*chunk=*/0);
+    double error = golden_error(logits, c->logits, c->T * c->V);
+    free(logits);
+    if (!(error <= 1e-4)) fail_msg("%s case %d: error %.1e", s->golden->name, i, error);
+  }
+  ie_model_free(model);
+}
+
+static void greedy_ids_equal(void **state) {
+  const subject *s = *state;
+  ie_error error = {0};
+  ie_model *model = open_model(s->cuda, s, IE_PRECISION_FP32, IE_WEIGHTS_PUBLISHED);
+  for (int i = 0; i < s->golden->count; i++) {
+    const golden_case *c = &s->golden->cases[i];
+    ie_generate_result r;
+    ie_state *st = open_state(model, &(ie_state_options){.context_tok = c->T + c->new_tok});
+    ie_generate_options o = {.prompt = c->ids,
+                             .prompt_count = c->T,
+                             .max_new = c->new_tok,
+                             .ignore_eos = true,
+                             .sample = {.greedy = true}};
+    if (ie_generate(st, 0, &o, &r, &error) != IE_OK) fail_msg("%s", error.message);
+    assert_int_equal(r.ids.count, c->new_tok);
+    for (int64_t k = 0; k < c->new_tok && c->gap[k] >= gap_decided; k++)
+      assert_int_equal(r.ids.ids[k], c->greedy[k]);
+    if (c->new_tok > 4) assert_true(cuda_runner_counts(st->runner).replayed > 0);
+    ie_generate_result_free(&r);
+    ie_state_free(st);
+  }
+  ie_model_free(model);
+}
+
+/* --- Replays ------------------------------------------------------------------------------------------------ */
+
+static ie_status hidden_ignore(void *arg, int64_t layer, int64_t position, int64_t count, const float *hidden,
+                               ie_error *error) {
+  (void)layer, (void)position, (void)count, (void)error;
+  float *sum = arg;
+  *sum += hidden[0];
+  return IE_OK;
+}
+
+/* One token of each sequence. Somebody who listens to the layers makes it a launched forward. */
+static void step(ie_state *state, const int32_t *ids, int64_t n, bool launched, float *logits) {
+  ie_error error = {0};
+  ie_advance row[8] = {0};
+  float sum = 0;
+  ie_forward_options options = {.hidden = launched ? hidden_ignore : NULL, .arg = &sum};
+  for (int64_t i = 0; i < n; i++)
+    row[i] = (ie_advance){.sequence = i, .ids = &ids[i], .count = 1, .wanted = 1};
+  if (ie_state_advance(state, row, n, &options, &error) != IE_OK) fail_msg("%s", error.message);
+  int64_t V = ie_model_describe(state->model)->vocab;
+  for (int64_t i = 0; i < n; i++) memcpy(logits + i * V, row[i].logits, (size_t)V * sizeof *logits);
+}
+
+/* Decode of n sequences with prompts of different lengths: a state that replays beside one that launches. */
+static void replay_equals_launches(void **opaque) {
+  const subject *s = *opaque;
+  const golden_case *c = &s->golden->cases[s->golden->count - 1];
+  ie_model *model = open_model(s->cuda, s, IE_PRECISION_BF16, IE_WEIGHTS_PUBLISHED);
+  enum { SEQUENCES = 3, STEPS = 6 };
+  const ie_state_options options = {.context_tok = c->T + STEPS, .sequences = SEQUENCES};
+  ie_state *replayed = open_state(model, &options), *launched = open_state(model, &options);
+  float *logits = malloc(2 * SEQUENCES * (size_t)c->V * sizeof *logits), *other = logits + SEQUENCES * c->V;
+  ie_error error = {0};
+  for (int64_t i = 0; i < SEQUENCES; i++) {
+    assert_int_equal(ie_state_append(replayed, i, c->ids, c->T - 2 * i, NULL, &error), IE_OK);
+    assert_int_equal(ie_state_append(launched, i, c->ids, c->T - 2 * i, NULL, &error), IE_OK);
+  }
+  for (int k = 0; k < STEPS; k++) {
+    int32_t ids[SEQUENCES];
+    for (int64_t i = 0; i < SEQUENCES; i++) ids[i] = c->ids[(k + i) % c->T];
+    int64_t n = k < STEPS - 1 ? SEQUENCES : 1; /* the last one has another shape */
+    step(replayed, ids, n, /*launched=*/false, logits);
+    step(launched, ids, n, /*launched=*/true, other);
+    assert_memory_equal(logits, other, (size_t)(n * c->V) * sizeof *logits);
+  }
+  cuda_counts counts = cuda_runner_counts(replayed->runner);
+  assert_int_equal(counts.recorded, 1);
+  assert_int_equal(counts.replayed, STEPS - 2);
+  assert_int_equal(cuda_runner_counts(launched->runner).replayed, 0);
+  assert_null(ie_device_note(s->cuda));
+  ie_state_work a = ie_state_work_done(replayed), b = ie_state_work_done(launched);
+  assert_true(a.weight_bytes == b.weight_bytes && a.kv_bytes == b.kv_bytes && a.flop == b.flop);
+  free(logits);
+  ie_state_free(replayed);
+  ie_state_free(launched);
+  ie_model_free(model);
+}
+
+/* --- Caches --------------------------------------------------------------------------------------------------- */
+
+static float *decode_logits(const subject *s, ie_device *device, const golden_case *c, ie_dtype kv) {
+  ie_model *model = open_model(device, s, IE_PRECISION_FP32, IE_WEIGHTS_PUBLISHED);
+  enum { STEPS = 70 }; /* groups of an int8 cache are 64 positions */
+  int64_t context = c->T + STEPS, most = ie_model_describe(model)->context_tok;
+  if (context > most) context = most;
+  ie_state *state = open_state(model, &(ie_state_options){.context_tok = context, .kv = kv, .chunk_tok = 7});
+  float *logits = calloc(1, (size_t)(context * c->V) * sizeof *logits);
+  ie_error error = {0};
+  assert_int_equal(ie_state_append(state, 0, c->ids, c->T, NULL, &error), IE_OK);
+  for (int64_t t = c->T; t < context; t++)
+    step(state, &c->ids[t % c->T], 1, /*launched=*/false, logits + t * c->V);
+  ie_state_free(state);
+  ie_model_free(model);
+  return logits;
+}
+
+static void caches_agree(const subject *s, ie_dtype kv, double tolerance) {
+  const golden_case *c = &s->golden->cases[0];
+  float *expected = decode_logits(s, s->cpu, c, kv), *found = decode_logits(s, s->cuda, c, kv);
+  ie_model *model = open_model(s->cpu, s, IE_PRECISION_FP32, IE_WEIGHTS_PUBLISHED);
+  int64_t context = ie_model_describe(model)->context_tok;
+  if (context > c->T + 70) context = c->T + 70;
+  double error = golden_error(found, expected, context * c->V);
+  if (!(error <= tolerance)) fail_msg("%s: %.2e beside %.1e", s->golden->name, error, tolerance);
+  ie_model_free(model);
+  free(expected);
+  free(found);
+}
+
+static void f16_cache_as_on_the_cpu(void **state) {
+  caches_agree(*state, IE_F16, 2e-3); /* where a key lies near the middle of two numbers of f16 */
+}
+static void int8_cache_as_on_the_cpu(void **state) {
+  caches_agree(*state, IE_I8, 1e-2);
+}
+
+static const struct {
+  const char *name;
+  CMUnitTestFunction function;
+} checks[] = {
+    {"reference_is_met", reference_is_met},
+    {"fp32_as_on_the_cpu", fp32_as_on_the_cpu},
+    {"fp32_in_chunks", fp32_in_chunks},
+    {"bf16_as_on_the_cpu", bf16_as_on_the_cpu},
+    {"int8_as_on_the_cpu", int8_as_on_the_cpu},
+    {"int8_weights_as_on_the_cpu", int8_weights_as_on_the_cpu},
+    {"int4_weights_as_on_the_cpu", int4_weights_as_on_the_cpu},
+    {"greedy_ids_equal", greedy_ids_equal},
+    {"replay_equals_launches", replay_equals_launches},
+    {"f16_cache_as_on_the_cpu", f16_cache_as_on_the_cpu},
+    {"int8_cache_as_on_the_cpu", int8_cache_as_on_the_cpu},
+};
+enum { CHECKS = sizeof checks / sizeof checks[0] };
+
+/* test_gpu_golden [FILTER]: names of tests, with * and ? */
+int main(int argc, char **argv) {
+  static golden_model models[GOLDEN_MODELS_MAX];
+  static subject subjects[GOLDEN_MODELS_MAX];
+  static struct CMUnitTest tests[GOLDEN_MODELS_MAX * CHECKS];
+  static char names[GOLDEN_MODELS_MAX * CHECKS][128];
+  ie_device *cpu, *cuda;
+  ie_error error = {0};
+  int count = golden_open_all("tests/data/models", models, GOLDEN_MODELS_MAX), t = 0;
+  if (ie_device_open(&(ie_device_options){.kind = "cpu"}, &cpu, &error) != IE_OK ||
+      ie_device_open(&(ie_device_options){.kind = "cuda", .threads = 1}, &cuda, &error) != IE_OK) {
+    fprintf(stderr, "%s\n", error.message);
+    return 1;
+  }
+  for (int m = 0; m < count; m++) subjects[m] = (subject){&models[m], cpu, cuda};
+  for (int m = 0; m < count; m++)
+    for (int c = 0; c < CHECKS; c++, t++) {
+      snprintf(names[t], sizeof names[t], "%s %s", checks[c].name, models[m].name);
+      tests[t] = (struct CMUnitTest){
+          .name = names[t], .test_func = checks[c].function, .initial_state = &subjects[m]};
+    }
+  if (argc > 1) cmocka_set_test_filter(argv[1]);
+  int failed = count == 0 ? 1 : _cmocka_run_group_tests("gpu golden", tests, (size_t)t, NULL, NULL);
+  for (int m = 0; m < count; m++) golden_close(&models[m]);
+  ie_device_free(cuda);
+  ie_device_free(cpu);
+  return failed;
+}
