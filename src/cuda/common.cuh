@@ -7,8 +7,12 @@
 enum { WARP = 32 };
 #define ALL_LANES 0xFFFFFFFFu
 
-static inline int64_t blocks_for(int64_t n, int64_t per_block) {
+static __host__ __device__ __forceinline__ int64_t blocks_for(int64_t n, int64_t per_block) {
   return (n + per_block - 1) / per_block;
+}
+
+static __host__ __device__ __forceinline__ int64_t least_of(int64_t a, int64_t b) {
+  return a < b ? a : b;
 }
 
 /* The CUDA grid's x is below 2^31. */

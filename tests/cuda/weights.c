@@ -90,6 +90,11 @@ ie_wview test_weight_view(const test_weight *w, int64_t expert) {
   return v;
 }
 
+void test_weight_row(float *out, const test_weight *w, int64_t expert, int64_t row) {
+  ie_wview v = test_weight_view(w, expert);
+  scalar.weight_cols(out, &v, row, 0, w->device.cols);
+}
+
 float test_weight_at(const test_weight *w, int64_t expert, int64_t row, int64_t col) {
   ie_wview v = test_weight_view(w, expert);
   float block[64];

@@ -14,6 +14,8 @@ typedef struct test_weight {
 test_weight test_weight_new(uint64_t seed, ie_wformat format, int64_t E, int64_t R, int64_t K);
 /* Adds a bias of `dtype`. */
 void test_weight_bias(test_weight *w, uint64_t seed, ie_dtype dtype);
+/* All numbers of a row (K). */
+void test_weight_row(float *out, const test_weight *w, int64_t expert, int64_t row);
 float test_weight_at(const test_weight *w, int64_t expert, int64_t row, int64_t col);
 /* Rows of one expert as the CPU's kernels take them. */
 ie_wview test_weight_view(const test_weight *w, int64_t expert);

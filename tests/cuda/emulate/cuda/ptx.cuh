@@ -29,6 +29,11 @@ static inline uint32_t bf16x2_mul(uint32_t a, uint32_t b) {
                    ie_bf16_to_f32((uint16_t)(a >> 16)) * ie_bf16_to_f32((uint16_t)(b >> 16)));
 }
 
+static inline uint32_t bf16x2_add(uint32_t a, uint32_t b) {
+  return bf16x2_of(ie_bf16_to_f32((uint16_t)a) + ie_bf16_to_f32((uint16_t)b),
+                   ie_bf16_to_f32((uint16_t)(a >> 16)) + ie_bf16_to_f32((uint16_t)(b >> 16)));
+}
+
 static inline float emu_half(const unsigned char *fragment, int half) {
   uint16_t h;
   memcpy(&h, fragment + 2 * half, 2);
