@@ -217,9 +217,9 @@ static void full_memory_names_what_would_fit(void **opaque) {
   size_t room, total;
   device->memory->room(device, &room, &total);
   ie_emulate_memory(total - room + (1 << 20));
-  const ie_state_options deep = {.context_tok = 4096, .sequences = 8};
+  const ie_state_options deep = {.context_tok = 2048, .sequences = 8};
   ie_status status = ie_state_new(model, &deep, &state, &error);
-  expect(status, IE_OUT_OF_MEMORY, &error, "keys and values (8 sequences of 4096 tokens)");
+  expect(status, IE_OUT_OF_MEMORY, &error, "keys and values (8 sequences of 2048 tokens)");
   expect(status, IE_OUT_OF_MEMORY, &error, "bytes are wanted");
   expect(status, IE_OUT_OF_MEMORY, &error, "would fit");
   const char *flag = strstr(error.message, "--context ");
