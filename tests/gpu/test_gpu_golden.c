@@ -2,7 +2,12 @@
  * in classes fp32, bf16 and int8, chunked prompts, quantised weights, int8 caches, greedy ids, hidden states, and decode
  * in a batch; and that replayed graphs give what launched forwards give, to the bit.
  *
- * The same program runs on a GPU, and over the emulator in `make test`. */
+ * The same program runs on a GPU, and over the emulator in `make test`: there every model goes through fp32 and bf16, two
+ * of them through the rest, with few tokens, since a forward of one token takes a quarter of a second.
+ *
+ * In class bf16 a product's input lies now and then on the edge between two numbers of bf16, and sums in another order
+ * round it the other way; where a router then hesitates between two experts, a row of logits is another one. Instruction
+ * sets of the CPU differ likewise. So of a mixture one row in a hundred may be farther away than the tolerance. */
 #include "cuda/cuda.h"
 #include "engine/state.h"
 #include "support/golden.h"
@@ -13,6 +18,12 @@
 #include <string.h>
 
 #include <cmocka.h>
+
+#ifdef CLOCHER_CUDA_EMULATED
+enum { EMULATED = 1, NEW_TOK = 6, DEEP_TOK = 66 };
+#else
+enum { EMULATED = 0, NEW_TOK = 64, DEEP_TOK = 70 };
+#endif
 
 static const float gap_decided = 2e-4f; /* of the largest logit; below it two ids are equally good */
 
@@ -36,6 +47,21 @@ static ie_state *open_state(ie_model *model, const ie_state_options *options) {
   return state;
 }
 
+/* Rows of V that are farther away than `tolerance` of the largest expected number. */
+static int64_t rows_beyond(const float *found, const float *expected, int64_t rows, int64_t V,
+                           double tolerance) {
+  double largest = 0;
+  int64_t beyond = 0;
+  for (int64_t i = 0; i < rows * V; i++) largest = fmax(largest, fabs((double)expected[i]));
+  for (int64_t r = 0; r < rows; r++) {
+    bool far = false;
+    for (int64_t i = r * V; i < (r + 1) * V; i++)
+      far |= !(fabs((double)found[i] - (double)expected[i]) <= tolerance * largest);
+    beyond += far;
+  }
+  return beyond;
+}
+
 /* Both devices on all cases; the distance is at most `tolerance` of the largest logit. */
 static void devices_agree(const subject *s, ie_precision precision, ie_weights weights, int64_t chunk,
                           double tolerance) {
@@ -46,9 +72,13 @@ static void devices_agree(const subject *s, ie_precision precision, ie_weights w
     float *expected = golden_logits(cpu, c->ids, c->T, /*chunk=*/0);
     float *found = golden_logits(cuda, c->ids, c->T, chunk);
     double error = golden_error(found, expected, c->T * c->V);
+    int64_t beyond = rows_beyond(found, expected, c->T, c->V, tolerance);
+    bool chooses = precision != IE_PRECISION_FP32 && cpu->moe[0].gate_up;
     free(expected);
     free(found);
-    if (!(error <= tolerance)) fail_msg("%s case %d: %.2e beside %.1e", s->golden->name, i, error, tolerance);
+    if (beyond > (chooses ? c->T / 100 : 0))
+      fail_msg("%s case %d: %.2e beside %.1e, %lld of %lld rows are farther", s->golden->name, i, error,
+               tolerance, (long long)beyond, (long long)c->T);
   }
   ie_model_free(cpu);
   ie_model_free(cuda);
@@ -58,7 +88,7 @@ static void fp32_as_on_the_cpu(void **state) {
   devices_agree(*state, IE_PRECISION_FP32, IE_WEIGHTS_PUBLISHED, /*chunk=*/0, 1e-4);
 }
 static void fp32_in_chunks(void **state) {
-  devices_agree(*state, IE_PRECISION_FP32, IE_WEIGHTS_PUBLISHED, /*chunk=*/5, 1e-4);
+  devices_agree(*state, IE_PRECISION_FP32, IE_WEIGHTS_PUBLISHED, /*chunk=*/EMULATED ? 37 : 5, 1e-4);
 }
 static void bf16_as_on_the_cpu(void **state) {
   devices_agree(*state, IE_PRECISION_BF16, IE_WEIGHTS_PUBLISHED, /*chunk=*/0, 1e-2);
@@ -93,17 +123,18 @@ static void greedy_ids_equal(void **state) {
   for (int i = 0; i < s->golden->count; i++) {
     const golden_case *c = &s->golden->cases[i];
     ie_generate_result r;
-    ie_state *st = open_state(model, &(ie_state_options){.context_tok = c->T + c->new_tok});
+    int64_t count = c->new_tok < NEW_TOK ? c->new_tok : NEW_TOK;
+    ie_state *st = open_state(model, &(ie_state_options){.context_tok = c->T + count});
     ie_generate_options o = {.prompt = c->ids,
                              .prompt_count = c->T,
-                             .max_new = c->new_tok,
+                             .max_new = count,
                              .ignore_eos = true,
                              .sample = {.greedy = true}};
     if (ie_generate(st, 0, &o, &r, &error) != IE_OK) fail_msg("%s", error.message);
-    assert_int_equal(r.ids.count, c->new_tok);
-    for (int64_t k = 0; k < c->new_tok && c->gap[k] >= gap_decided; k++)
+    assert_int_equal(r.ids.count, count);
+    for (int64_t k = 0; k < count && c->gap[k] >= gap_decided; k++)
       assert_int_equal(r.ids.ids[k], c->greedy[k]);
-    if (c->new_tok > 4) assert_true(cuda_runner_counts(st->runner).replayed > 0);
+    if (count > 4) assert_true(cuda_runner_counts(st->runner).replayed > 0);
     ie_generate_result_free(&r);
     ie_state_free(st);
   }
@@ -138,7 +169,7 @@ static void replay_equals_launches(void **opaque) {
   const subject *s = *opaque;
   const golden_case *c = &s->golden->cases[s->golden->count - 1];
   ie_model *model = open_model(s->cuda, s, IE_PRECISION_BF16, IE_WEIGHTS_PUBLISHED);
-  enum { SEQUENCES = 3, STEPS = 6 };
+  enum { SEQUENCES = 3, STEPS = 4 };
   const ie_state_options options = {.context_tok = c->T + STEPS, .sequences = SEQUENCES};
   ie_state *replayed = open_state(model, &options), *launched = open_state(model, &options);
   float *logits = malloc(2 * SEQUENCES * (size_t)c->V * sizeof *logits), *other = logits + SEQUENCES * c->V;
@@ -170,11 +201,15 @@ static void replay_equals_launches(void **opaque) {
 
 /* --- Caches --------------------------------------------------------------------------------------------------- */
 
+/* Groups of an int8 cache are 64 positions: decode crosses the end of one. */
+static int64_t deep_context(const golden_case *c) {
+  return c->T < DEEP_TOK ? DEEP_TOK : c->T + 4;
+}
+
 static float *decode_logits(const subject *s, ie_device *device, const golden_case *c, ie_dtype kv) {
   ie_model *model = open_model(device, s, IE_PRECISION_FP32, IE_WEIGHTS_PUBLISHED);
-  enum { STEPS = 70 }; /* groups of an int8 cache are 64 positions */
-  int64_t context = c->T + STEPS, most = ie_model_describe(model)->context_tok;
-  if (context > most) context = most;
+  int64_t context = deep_context(c), most = ie_model_describe(model)->context_tok;
+  assert_true(context <= most);
   ie_state *state = open_state(model, &(ie_state_options){.context_tok = context, .kv = kv, .chunk_tok = 7});
   float *logits = calloc(1, (size_t)(context * c->V) * sizeof *logits);
   ie_error error = {0};
@@ -187,14 +222,10 @@ static float *decode_logits(const subject *s, ie_device *device, const golden_ca
 }
 
 static void caches_agree(const subject *s, ie_dtype kv, double tolerance) {
-  const golden_case *c = &s->golden->cases[0];
+  const golden_case *c = &s->golden->cases[s->golden->count > 1]; /* forty tokens, or the only case */
   float *expected = decode_logits(s, s->cpu, c, kv), *found = decode_logits(s, s->cuda, c, kv);
-  ie_model *model = open_model(s->cpu, s, IE_PRECISION_FP32, IE_WEIGHTS_PUBLISHED);
-  int64_t context = ie_model_describe(model)->context_tok;
-  if (context > c->T + 70) context = c->T + 70;
-  double error = golden_error(found, expected, context * c->V);
+  double error = golden_error(found, expected, deep_context(c) * c->V);
   if (!(error <= tolerance)) fail_msg("%s: %.2e beside %.1e", s->golden->name, error, tolerance);
-  ie_model_free(model);
   free(expected);
   free(found);
 }
@@ -210,10 +241,10 @@ static const struct {
   const char *name;
   CMUnitTestFunction function;
 } checks[] = {
-    {"reference_is_met", reference_is_met},
-    {"fp32_as_on_the_cpu", fp32_as_on_the_cpu},
-    {"fp32_in_chunks", fp32_in_chunks},
     {"bf16_as_on_the_cpu", bf16_as_on_the_cpu},
+    {"reference_is_met", reference_is_met},
+    {"fp32_as_on_the_cpu", fp32_as_on_the_cpu}, /* from here on of all models on a GPU alone */
+    {"fp32_in_chunks", fp32_in_chunks},
     {"int8_as_on_the_cpu", int8_as_on_the_cpu},
     {"int8_weights_as_on_the_cpu", int8_weights_as_on_the_cpu},
     {"int4_weights_as_on_the_cpu", int4_weights_as_on_the_cpu},
@@ -240,9 +271,11 @@ int main(int argc, char **argv) {
   }
   for (int m = 0; m < count; m++) subjects[m] = (subject){&models[m], cpu, cuda};
   for (int m = 0; m < count; m++)
-    for (int c = 0; c < CHECKS; c++, t++) {
+    for (int c = 0; c < CHECKS; c++) {
+      bool deep = !strcmp(models[m].name, "qwen3") && checks[c].function == greedy_ids_equal;
+      if (EMULATED && c >= 2 && !deep && strcmp(models[m].name, "gpt-oss-hf") != 0) continue;
       snprintf(names[t], sizeof names[t], "%s %s", checks[c].name, models[m].name);
-      tests[t] = (struct CMUnitTest){
+      tests[t++] = (struct CMUnitTest){
           .name = names[t], .test_func = checks[c].function, .initial_state = &subjects[m]};
     }
   if (argc > 1) cmocka_set_test_filter(argv[1]);
