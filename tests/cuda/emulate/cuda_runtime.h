@@ -16,6 +16,7 @@
 #define __noinline__    __attribute__((noinline))
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__   static thread_local
 #define __align__(n) alignas(n)
 
