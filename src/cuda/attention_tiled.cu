@@ -50,6 +50,7 @@ struct lane_queries {
 
 static __device__ lane_queries queries_of(const tiled_job &job, int64_t first, int64_t h) {
   lane_queries q;
+#pragma unroll
   for (int i = 0; i < 2; i++) {
     int64_t row = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4 + 8 * i;
     q.token[i] = first + row / job.group;
@@ -69,6 +70,7 @@ static __device__ __forceinline__ void queries_load(uint32_t a[D / 16][4], const
   int t = (int)(threadIdx.x % 4);
 #pragma unroll
   for (int k = 0; k < D / 16; k++)
+#pragma unroll
     for (int i = 0; i < 4; i++) {
       const float *x =
           job.args.q + (q.token[i % 2] * job.args.heads + q.head[i % 2]) * D + 16 * k + 2 * t + i / 2 * 8;
@@ -83,6 +85,7 @@ static __device__ __forceinline__ void tile_scores(float s[KEYS / 8][4], const u
   int m = (int)(threadIdx.x % WARP) / 8, r = (int)(threadIdx.x % 8);
 #pragma unroll
   for (int n = 0; n < KEYS / 8; n += 2) {
+#pragma unroll
     for (int i = 0; i < 4; i++) s[n][i] = s[n + 1][i] = 0;
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
@@ -98,6 +101,7 @@ static __device__ __forceinline__ void tile_scores(float s[KEYS / 8][4], const u
 static __device__ __forceinline__ void tile_softmax(float s[KEYS / 8][4], float keep[2], lane_queries &q,
                                                     const tiled_job &job, const token_run &run, int64_t p0) {
   int t = (int)(threadIdx.x % 4);
+#pragma unroll
   for (int i = 0; i < 2; i++) {
     bool in = q.real[i] && q.token[i] >= run.first && q.token[i] < run.end;
     int64_t position = in ? job.args.position[q.token[i]] : -1;
@@ -105,6 +109,7 @@ static __device__ __forceinline__ void tile_softmax(float s[KEYS / 8][4], float 
     float most = q.m[i];
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
       for (int j = 0; j < 2; j++) {
         int64_t p = p0 + n * 8 + 2 * t + j;
         float *x = &s[n][2 * i + j];
@@ -117,6 +122,7 @@ static __device__ __forceinline__ void tile_softmax(float s[KEYS / 8][4], float 
     float total = 0;
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
       for (int j = 0; j < 2; j++) {
         float *x = &s[n][2 * i + j];
         *x = *x == -INFINITY ? 0.0f : expf(*x - most);
@@ -181,6 +187,7 @@ static __global__ void __launch_bounds__(THREADS) tiled_kernel(const __grid_cons
       tile_softmax(s, keep, q, job, run, p0);
 #pragma unroll
       for (int i = 0; i < D / 8; i++)
+#pragma unroll
         for (int j = 0; j < 4; j++) acc[i][j] *= keep[j / 2];
       tile_values<D>(acc, s, keys + KEYS * (D + PAD));
       __syncthreads();
@@ -188,12 +195,14 @@ static __global__ void __launch_bounds__(THREADS) tiled_kernel(const __grid_cons
   }
   copy_async_wait<0>();
   int t = (int)(threadIdx.x % 4);
+#pragma unroll
   for (int i = 0; i < 2; i++) {
     if (!q.real[i]) continue;
     float *y = args.y + (q.token[i] * args.heads + q.head[i]) * D;
     bool seen = q.l[i] != 0.0f && args.position[q.token[i]] >= 0;
 #pragma unroll
     for (int n = 0; n < D / 8; n++)
+#pragma unroll
       for (int j = 0; j < 2; j++) y[n * 8 + 2 * t + j] = seen ? acc[n][2 * i + j] / q.l[i] : 0.0f;
   }
 }
