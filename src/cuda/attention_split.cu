@@ -92,14 +92,20 @@ static __device__ __forceinline__ void scores(float s[GH], const split_job &job,
 /* Running softmax of a warp: GH heads, dimension lane + 32 i of each in acc. */
 template <int GH, int DL> struct running { float m[GH], l[GH], acc[GH][DL]; };
 
-/* Keys first .. first + 31 below end. `p` (32, GH) is the warp's shared memory. */
+/* Shared memory of a warp: the block's queries (GH, D) and its own softmax numerators (32, GH). */
+struct warp_memory {
+  const float *q;
+  float *p;
+};
+
+/* Keys first .. first + 31 below end. */
 template <int GH, int DL>
 static __device__ __forceinline__ void keys_add(running<GH, DL> &r, const split_job &job, const kv_view &view,
-                                                const float *q, float *p, int64_t first, int64_t end) {
+                                                const warp_memory &memory, int64_t first, int64_t end) {
   int lane = (int)(threadIdx.x % WARP);
   int64_t D = job.args.kv.dim, mine = first + lane;
-  float s[GH];
-  scores<GH>(s, job, view, q, mine < end ? mine : end - 1);
+  float s[GH], *p = memory.p;
+  scores<GH>(s, job, view, memory.q, mine < end ? mine : end - 1);
 #pragma unroll
   for (int h = 0; h < GH; h++) {
     s[h] = mine < end ? s[h] * job.args.scale : -INFINITY;
@@ -199,8 +205,9 @@ static __global__ void __launch_bounds__(THREADS) split_kernel(const __grid_cons
   int64_t first = lo + split * each, end = least_of(first + each, lo + keys);
   int warp = (int)(threadIdx.x / WARP);
   kv_view view = view_of(job, args.sequence[t], h, position);
+  warp_memory own = {q, p + warp * WARP * GH};
   for (int64_t k = first + warp * WARP; position >= 0 && k < end; k += PART_KEYS)
-    keys_add<GH, DL>(r, job, view, q, p + warp * WARP * GH, k, end);
+    keys_add<GH, DL>(r, job, view, own, k, end);
   __syncthreads();
   const int64_t at[3] = {t, head, head_end};
   warps_merge<GH, DL>(r, job, (float *)memory, at);
