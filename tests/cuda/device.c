@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-enum { GUARD = 256, HELD_MAX = 256, FILL = 0xA5 };
+enum { GUARD = 256, HELD_MAX = 1024, FILL = 0xA5 };
 
 typedef struct held {
   uint8_t *memory;

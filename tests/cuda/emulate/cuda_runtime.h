@@ -1,8 +1,8 @@
 /* The part of CUDA C++ that Clocher's kernels use, for g++: threads of a block are fibers of one host thread, which take
  * turns at barriers and warp operations (emulate.cpp). Warp operations want all 32 lanes and mask 0xFFFFFFFF; lanes that
  * meet in different operations, or a barrier that some thread does not reach, end the process with a message. */
-#ifndef CLOCHER_TESTS_CUDA_RUNTIME_H
-#define CLOCHER_TESTS_CUDA_RUNTIME_H
+#ifndef CLOCHER_TESTS_CUDA_EMULATE_CUDA_RUNTIME_H
+#define CLOCHER_TESTS_CUDA_EMULATE_CUDA_RUNTIME_H
 
 #include "cuda_runtime_api.h"
 
@@ -16,6 +16,7 @@
 #define __noinline__    __attribute__((noinline))
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__   static thread_local
 #define __align__(n) alignas(n)
 

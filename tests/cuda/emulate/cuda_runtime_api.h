@@ -5,8 +5,8 @@
  * process. Device memory begins as NaNs. One device, "emulated", of the size that ie_emulate_memory set.
  *
  * C and C++. Put its folder before every other include folder. */
-#ifndef CLOCHER_TESTS_CUDA_RUNTIME_API_H
-#define CLOCHER_TESTS_CUDA_RUNTIME_API_H
+#ifndef CLOCHER_TESTS_CUDA_EMULATE_CUDA_RUNTIME_API_H
+#define CLOCHER_TESTS_CUDA_EMULATE_CUDA_RUNTIME_API_H
 
 #include <stddef.h>
 #include <stdint.h>

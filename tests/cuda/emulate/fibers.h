@@ -1,6 +1,6 @@
 /* The emulator's machine: one kernel at a time, block after block. */
-#ifndef CLOCHER_TESTS_CUDA_FIBERS_H
-#define CLOCHER_TESTS_CUDA_FIBERS_H
+#ifndef CLOCHER_TESTS_CUDA_EMULATE_FIBERS_H
+#define CLOCHER_TESTS_CUDA_EMULATE_FIBERS_H
 
 #include <cuda_runtime.h>
 
