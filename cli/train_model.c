@@ -36,6 +36,8 @@ static const cli_option options[] = {
      .meaning = "Text or F.jsonl that is not trained on: its loss is reported."},
     {"--tokenizer", CLI_AS_PATH(settings, tokenizer), .argument = "FILE",
      .meaning = "The tokenizer; default: the model's."},
+    {"--chat-format", CLI_AS_STRING(settings, chat_format), .argument = "NAME",
+     .meaning = "How `messages` of the data are written for the model; default: the model's own."},
     {"--out", CLI_AS_PATH(settings, out), .argument = "DIR",
      .meaning = "Where the model (or adapter), snapshots and tokenised data go."},
     {"--steps", CLI_AS_INT(settings, steps), .argument = "N", .min = 1, .max = 1 << 30,
@@ -251,6 +253,7 @@ static ie_status tokenizer_open(job *j, ie_error *error) {
   if (ie_tokenizer_vocab(j->tokenizer) > j->engine.info->vocab)
     cli_log(j->context, "clocher: the tokenizer has %lld tokens, the model %lld: the ids beyond are refused",
             (long long)ie_tokenizer_vocab(j->tokenizer), (long long)j->engine.info->vocab);
+  if (s->chat_format) return ie_chat_format_find(s->chat_format, &j->format, error);
   ie_error none = {0};
   if (ie_chat_format_detect(s->model_dir, j->tokenizer, &j->format, &none) != IE_OK) j->format = NULL;
   return IE_OK;

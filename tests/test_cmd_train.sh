@@ -263,6 +263,7 @@ refused 1 "at least two tokens" "${new[@]}" --data "$folder/empty.txt" --lr 1
 refused 1 "does not hold this run" "${new[@]}" --data $text --lr 1 --seq 32 --memory 1MB
 refused 1 "ignored: train base does not use it" base --model-dir "$folder/missing" --out "$folder/x" --steps 1 --batch 2 \
   --data $text --lr 1 --weights int4
+refused 2 "wizard" "${new[@]}" --data $text --lr 1 --chat-format wizard
 refused 2 "own folder" base --model-dir "$made" --out "$made" --steps 3 --batch 2 --data $text --lr 1
 refused 2 "holds a run already" base "${base[@]}" --out "$folder/long" --steps 9
 refused 2 "it stands after step 8" base "${base[@]}" --out "$folder/short" --resume --steps 3
