@@ -14,7 +14,7 @@ STRUCTURE_TESTS := $(filter test_structure% test_docs% test_lint%,$(SHELL_TESTS)
 # by itself: the library does not read the environment.)
 PROGRAM_TESTS := $(filter test_cli% test_cmd% test_contract%,$(TESTS) $(filter-out $(STRUCTURE_TESTS),$(SHELL_TESTS)))
 
-TEST_STAGES := lint structure unit scalar emulated install asan tsan fuzz
+TEST_STAGES := lint structure unit scalar emulated gpu install asan tsan fuzz
 CHECK_STAGES := lint structure unit
 
 # Paths of test programs, compiled or shell.
