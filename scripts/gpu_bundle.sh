@@ -15,7 +15,7 @@ cp -r tests/data/models "$folder/tests/data/"
 install -m 755 scripts/gpu_check.sh "$folder/"
 printf '%s\n' "$archs" >"$folder/ARCHS"
 printf '%s\n' "$commit" >"$folder/COMMIT"
-cmocka=$(ldd "$1" 2>/dev/null | awk '$1 ~ /^libcmocka/ { print $3 }')
+cmocka=$(ldd "$@" 2>/dev/null | awk '$1 ~ /^libcmocka/ { print $3; exit }')
 [[ -z $cmocka ]] || cp -L "$cmocka" "$folder/lib/"
 
 # The C library and the driver's own are there; anything else would be missing.
