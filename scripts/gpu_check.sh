@@ -143,7 +143,7 @@ field() { grep -oE "\"$1\":[-0-9.e+]+" | head -n 1 | cut -d: -f2; }
 bench() {
   local name=$1 output
   shift
-  check "$name" "$program" bench --model-dir "$model" --device cuda --json --quiet "$@" || return
+  check "$name" "$program" bench --model-dir "$model" --device cuda --json --quiet ${SMALL:+--probe-buffer 65536} "$@" || return
   output=$(grep '^{"phase"' "$log" | tail -n 1)
   say "        $(field tok_s_median <<<"$output") tok/s, $(field gb_s <<<"$output") GB/s, $(field tflop_s <<<"$output") TFLOP/s, ratio $(field ratio <<<"$output")"
 }

@@ -108,7 +108,8 @@ ie_status cuda_run(ie_runner *runner, ie_ctx *ctx, const ie_forward *forward, co
 cuda_counts cuda_runner_counts(const ie_runner *runner);
 
 /* probe.c */
-ie_status cuda_probe(ie_device *device, size_t buffer_bytes, ie_ceilings *out, ie_error *error);
+ie_status cuda_probe_read(ie_device *device, size_t buffer_bytes, ie_ceilings *out, ie_error *error);
+ie_status cuda_probe_matrix(ie_device *device, ie_ceilings *out, ie_error *error);
 
 /* launch.c: fails the context when a launch was refused. */
 bool cuda_launched(ie_ctx *ctx, const char *op, cudaError_t result);

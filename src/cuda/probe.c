@@ -5,7 +5,8 @@
 
 #include <stdio.h>
 
-enum { PROBE_TRIES = 8, MATRIX_ROUNDS = 4096 };
+enum { PROBE_TRIES = 8, ROUNDS_MOST = 4096 };
+static const float matrix_ms = 20;                         /* that one try should take */
 static const size_t read_bytes_default = (size_t)2 << 30; /* far more than the L2 */
 
 /* Milliseconds of the best of several tries of `launch`. */
@@ -44,40 +45,53 @@ static cudaError_t read_launch(const ie_cuda_queue *queue, void *arg) {
 
 typedef struct matrix_job {
   float *sink;
+  int64_t rounds;
   double flop;
 } matrix_job;
 
 static cudaError_t matrix_launch(const ie_cuda_queue *queue, void *arg) {
   matrix_job *job = arg;
-  return ie_cuda_probe_matrix(queue, MATRIX_ROUNDS, job->sink, &job->flop);
+  return ie_cuda_probe_matrix(queue, job->rounds, job->sink, &job->flop);
 }
 
 static double rate(double amount, float ms, double unit) {
   return ms > 0 ? amount / (1e-3 * (double)ms) / unit : 0;
 }
 
-ie_status cuda_probe(ie_device *base, size_t buffer_bytes, ie_ceilings *out, ie_error *error) {
+ie_status cuda_probe_read(ie_device *base, size_t buffer_bytes, ie_ceilings *out, ie_error *error) {
   cuda_device *device = cuda_of(base);
-  *out = (ie_ceilings){.buffer_bytes = buffer_bytes ? buffer_bytes : read_bytes_default};
-  size_t room, total;
+  size_t room, total, bytes = buffer_bytes ? buffer_bytes : read_bytes_default;
   base->memory->room(base, &room, &total);
-  if (out->buffer_bytes > room / 2) out->buffer_bytes = room / 2;
-  out->buffer_bytes = out->buffer_bytes / CUDA_ALIGN * CUDA_ALIGN;
+  if (bytes > room / 2) bytes = room / 2;
+  bytes = bytes / CUDA_ALIGN * CUDA_ALIGN;
   void *memory = NULL, *sink = NULL;
-  ie_status status = base->memory->take(base, out->buffer_bytes, "the read probe", &memory, error);
-  if (status == IE_OK) status = base->memory->take(base, sizeof(float), "the probes", &sink, error);
+  ie_status status = base->memory->take(base, bytes, "the read probe", &memory, error);
+  if (status == IE_OK) status = base->memory->take(base, sizeof(float), "the read probe", &sink, error);
   if (status == IE_OK) {
     float ms = 0;
-    read_job reads = {memory, out->buffer_bytes, sink};
-    matrix_job products = {.sink = sink};
-    cudaError_t result = best_ms(device, read_launch, &reads, &ms);
-    out->read_gb_s = rate((double)out->buffer_bytes, ms, 1e9);
-    if (result == cudaSuccess) result = best_ms(device, matrix_launch, &products, &ms);
-    out->matrix_tflop_s = rate(products.flop, ms, 1e12);
-    snprintf(out->matrix_kind, sizeof out->matrix_kind, "mma-bf16");
-    status = cuda_status(device, result, "a probe", error);
+    read_job job = {memory, bytes, sink};
+    status = cuda_status(device, best_ms(device, read_launch, &job, &ms), "the read probe", error);
+    out->read_gb_s = rate((double)bytes, ms, 1e9);
+    out->buffer_bytes = bytes;
   }
   base->memory->give(base, sink, sizeof(float));
-  base->memory->give(base, memory, out->buffer_bytes);
+  base->memory->give(base, memory, bytes);
   return status;
+}
+
+ie_status cuda_probe_matrix(ie_device *base, ie_ceilings *out, ie_error *error) {
+  cuda_device *device = cuda_of(base);
+  void *sink = NULL;
+  float ms = 0;
+  ie_status status = base->memory->take(base, sizeof(float), "the matrix probe", &sink, error);
+  if (status != IE_OK) return status;
+  matrix_job job = {.sink = sink, .rounds = 1};
+  cudaError_t result = best_ms(device, matrix_launch, &job, &ms);
+  double most = ms > 0 ? (double)(matrix_ms / ms) : ROUNDS_MOST;
+  job.rounds = most < 1 ? 1 : most > ROUNDS_MOST ? ROUNDS_MOST : (int64_t)most;
+  if (result == cudaSuccess && job.rounds > 1) result = best_ms(device, matrix_launch, &job, &ms);
+  out->matrix_tflop_s = rate(job.flop, ms, 1e12);
+  snprintf(out->matrix_kind, sizeof out->matrix_kind, "mma-bf16");
+  base->memory->give(base, sink, sizeof(float));
+  return cuda_status(device, result, "the matrix probe", error);
 }

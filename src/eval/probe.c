@@ -119,8 +119,8 @@ static const ie_memory_probe_options memory_defaults = {0};
 /* Of a device with memory of its own. */
 static ie_status device_probe(ie_device *device, const ie_memory_probe_options *options, ie_memory_probe *out,
                               ie_error *error) {
-  ie_ceilings ceilings;
-  ie_status status = device->memory->probe(device, options->buffer_bytes, &ceilings, error);
+  ie_ceilings ceilings = {0};
+  ie_status status = device->memory->probe_read(device, options->buffer_bytes, &ceilings, error);
   if (status != IE_OK) return status;
   out->read_gb_s = ceilings.read_gb_s;
   out->buffer_bytes = out->read_bytes = ceilings.buffer_bytes;
@@ -251,8 +251,8 @@ static double matrix_measure(ie_team *team, const ie_probe_matrix_loop *loop) {
 
 void ie_probe_matrix(ie_device *device, ie_matrix_probe *out) {
   memset(out, 0, sizeof *out);
-  ie_ceilings ceilings;
-  if (device->memory && device->memory->probe(device, /*buffer_bytes=*/0, &ceilings, NULL) == IE_OK) {
+  ie_ceilings ceilings = {0};
+  if (device->memory && device->memory->probe_matrix(device, &ceilings, NULL) == IE_OK) {
     out->matrix_tflop_s = out->each[out->kinds++].tera_s = ceilings.matrix_tflop_s;
     memcpy(out->matrix_kind, ceilings.matrix_kind, sizeof out->matrix_kind);
     memcpy(out->each[0].kind, ceilings.matrix_kind, sizeof out->each[0].kind);

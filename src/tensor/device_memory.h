@@ -66,8 +66,9 @@ typedef struct ie_device_memory {
    * empty before. A failure is in ctx and *error. */
   ie_status (*run)(ie_runner *runner, ie_ctx *ctx, const ie_forward *forward, const float **logits,
                    ie_error *error);
-  /* buffer_bytes 0: far more than any cache. */
-  ie_status (*probe)(ie_device *device, size_t buffer_bytes, ie_ceilings *out, ie_error *error);
+  /* Each fills in its own half of *out. buffer_bytes 0: far more than any cache. */
+  ie_status (*probe_read)(ie_device *device, size_t buffer_bytes, ie_ceilings *out, ie_error *error);
+  ie_status (*probe_matrix)(ie_device *device, ie_ceilings *out, ie_error *error);
 } ie_device_memory;
 
 /* Memory in which the device computes; on the CPU pages of the host. Given back by ie_memory_give. */

@@ -88,7 +88,7 @@ static double upload_gb_s(ie_device *device, size_t bytes) {
 int main(int argc, char **argv) {
   bool small = argc > 1 && !strcmp(argv[1], "--small"); /* where a read of gigabytes would take minutes */
   ie_device *device;
-  ie_ceilings ceilings;
+  ie_ceilings ceilings = {0};
   ie_error error = {0};
   int driver = 0, runtime = 0;
   if (ie_device_open(&(ie_device_options){.kind = "cuda"}, &device, &error) != IE_OK)
@@ -96,7 +96,8 @@ int main(int argc, char **argv) {
   cuda_device *cuda = cuda_of(device);
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
-  if (device->memory->probe(device, small ? (size_t)1 << 16 : 0, &ceilings, &error) != IE_OK)
+  if (device->memory->probe_read(device, small ? (size_t)1 << 16 : 0, &ceilings, &error) != IE_OK ||
+      device->memory->probe_matrix(device, &ceilings, &error) != IE_OK)
     return fail("ceilings", error.message);
   double eager = gap_eager(cuda), graph = gap_graph(cuda), barrier = barrier_us(cuda);
   double upload = upload_gb_s(device, small ? (size_t)1 << 20 : (size_t)4 << 30);
