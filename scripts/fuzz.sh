@@ -17,23 +17,46 @@ export UBSAN_OPTIONS=print_stacktrace=1
 # Fuzzers whose inputs are large say so: "Length: 65536".
 max_length() { sed -nE 's/.*Length: ([0-9]+).*/\1/p; 10q' "fuzz/$1.c" | grep . || echo 4096; }
 
+# One fuzzer: over its seeds, then on new inputs. Its output goes to $B/fuzz/logs, with a file of the status that each
+# of the two ended with.
+fuzz_one() {
+  local fuzzer=$1 name=${1#fuzz_} log=$B/fuzz/logs/$1
+  local corpus=$B/fuzz/corpus/$name
+  mkdir -p "$corpus"
+  "$B/fuzz/fuzz/$fuzzer" "${limits[@]}" -runs=0 -max_len=1048576 -artifact_prefix="$B/fuzz/findings/$fuzzer-" \
+    "fuzz/corpus/$name" >"$log.seeds" 2>&1
+  echo $? >"$log.seeds.status"
+  "$B/fuzz/fuzz/$fuzzer" "${limits[@]}" -max_total_time="$FUZZ_SECONDS" -max_len="$(max_length "$fuzzer")" \
+    -print_final_stats=1 -artifact_prefix="$B/fuzz/findings/$fuzzer-" "$corpus" "fuzz/corpus/$name" >"$log.new" 2>&1
+  echo $? >"$log.new.status"
+}
+
+# ended LOG: shows the end of a log whose status is not 0, and fails. A fuzzer that never ended left no status.
+ended() {
+  [[ $(cat "$1.status" 2>/dev/null) == 0 ]] || { tail -n 40 "$1" && return 1; }
+}
+
+# A fuzzer has one thread: as many run at a time as there are cores.
 run() {
-  local name corpus
-  mkdir -p "$B/fuzz/findings"
+  local name running=0
+  trap 'trap "" TERM; kill 0; exit 1' INT TERM # what runs in the background does not hear of it otherwise
+  mkdir -p "$B/fuzz/findings" "$B/fuzz/logs"
+  rm -f "$B"/fuzz/logs/*
+  for fuzzer in $FUZZERS; do
+    [[ -n $(ls "fuzz/corpus/${fuzzer#fuzz_}" 2>/dev/null) ]] || continue
+    [[ $running -lt $(nproc) ]] || wait -n
+    running=$((running < $(nproc) ? running + 1 : running))
+    fuzz_one "$fuzzer" &
+  done
+  wait
   for fuzzer in $FUZZERS; do
     name=${fuzzer#fuzz_}
-    corpus=$B/fuzz/corpus/$name
-    mkdir -p "$corpus"
     if [[ -z $(ls "fuzz/corpus/$name" 2>/dev/null) ]]; then
       echo "no seed in fuzz/corpus/$name" | verdict "$fuzzer has seeds"
       continue
     fi
-    check "$fuzzer: $(find "fuzz/corpus/$name" -type f | wc -l) seeds" \
-      "$B/fuzz/fuzz/$fuzzer" "${limits[@]}" -runs=0 -max_len=1048576 \
-      -artifact_prefix="$B/fuzz/findings/$fuzzer-" "fuzz/corpus/$name"
-    check "$fuzzer: $FUZZ_SECONDS s" "$B/fuzz/fuzz/$fuzzer" "${limits[@]}" -max_total_time="$FUZZ_SECONDS" \
-      -max_len="$(max_length "$fuzzer")" -print_final_stats=1 -artifact_prefix="$B/fuzz/findings/$fuzzer-" \
-      "$corpus" "fuzz/corpus/$name"
+    check "$fuzzer: $(find "fuzz/corpus/$name" -type f | wc -l) seeds" ended "$B/fuzz/logs/$fuzzer.seeds"
+    check "$fuzzer: $FUZZ_SECONDS s" ended "$B/fuzz/logs/$fuzzer.new"
   done
   finish
 }
