@@ -22,9 +22,9 @@
  *
  * A token whose position is negative is padding (of a shape bucket): it is in no cache and its attention is zero.
  *
- * Programs without a GPU: tests/cuda/emulate has a cuda_runtime.h, cuda/ptx.cuh and emulate.cpp with which g++ makes
- * host code of the very same files: -Itests/cuda/emulate before every other -I, *.cu as C++17 (-x c++), link emulate.o
- * and -lstdc++. mk/cuda_emulate.mk: $(B)/emulated/libkernels.a is all of it (kernels, runtime calls). */
+ * Programs without a GPU: tests/cuda/emulate has a cuda_runtime_api.h, cuda_runtime.h and cuda/ptx.cuh with which g++
+ * makes host code of the very same files: -Itests/cuda/emulate before every other -I, *.cu as C++17 (-x c++), the *.cpp of
+ * that folder, and -lstdc++. mk/cuda_emulate.mk: $(B)/emulated/libkernels.a has all of it, kernels and runtime calls. */
 #ifndef CLOCHER_CUDA_KERNELS_H
 #define CLOCHER_CUDA_KERNELS_H
 
@@ -49,8 +49,7 @@ typedef struct ie_cuda_queue {
                           Right with any order of these functions, copies and memsets on one stream */
 } ie_cuda_queue;
 
-/* Fills everything but the stream from the properties of a device, and tells the driver how much shared memory the
- * kernels want. overlap = false. Once per device, before the first launch. */
+/* Fills everything but the stream from the properties of a device; overlap = false. */
 cudaError_t ie_cuda_queue_prepare(int device, ie_cuda_queue *out);
 
 /* --- Operands ---------------------------------------------------------------------------------------------- */

@@ -9,6 +9,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+/* What compute capability 7.5 lacks is a trap there: no kernel that would meet it is launched. */
+
 /* --- Numbers ------------------------------------------------------------------------------------------------- */
 
 static __device__ __forceinline__ float f16_to_f32(uint16_t h) {
@@ -31,6 +33,8 @@ static __device__ __forceinline__ uint32_t bf16x2_mul(uint32_t a, uint32_t b) {
   uint32_t d;
 #if __CUDA_ARCH__ >= 900
   asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+#elif __CUDA_ARCH__ < 800
+  d = a ^ b, __trap();
 #else
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(0x80008000u));
 #endif
@@ -42,6 +46,8 @@ static __device__ __forceinline__ uint32_t bf16x2_add(uint32_t a, uint32_t b) {
   uint32_t d;
 #if __CUDA_ARCH__ >= 900
   asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+#elif __CUDA_ARCH__ < 800
+  d = a ^ b, __trap();
 #else
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(0x3F803F80u), "r"(b));
 #endif
@@ -53,11 +59,15 @@ static __device__ __forceinline__ uint32_t bf16x2_add(uint32_t a, uint32_t b) {
 /* Lane 4 g + t: a[0] = A[g][2t, 2t + 1], a[1] = A[g + 8][same], a[2] = A[g][2t + 8, 2t + 9], a[3] = A[g + 8][same];
  * b[0] = B[2t, 2t + 1][g], b[1] = B[2t + 8, 2t + 9][g]; d[0..1] = D[g][2t, 2t + 1], d[2..3] = D[g + 8][same]. */
 static __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+#if __CUDA_ARCH__ >= 800
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  __trap();
+#endif
 }
 
 /* Four matrices of 8 x 8 halves from shared memory; lane 8 m + r names row r of matrix m (16 bytes, aligned). Lane
@@ -95,16 +105,28 @@ static __device__ __forceinline__ uint2 load_once8(const void *from) {
 
 /* 16 bytes from global to shared memory behind the thread's back; zeros where not valid (nothing is read then). */
 static __device__ __forceinline__ void copy_async(void *to, const void *from, bool valid) {
+#if __CUDA_ARCH__ >= 800
   uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(valid ? 16 : 0)
                : "memory");
+#else
+  __trap();
+#endif
 }
 static __device__ __forceinline__ void copy_async_commit() {
+#if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;" ::: "memory");
+#else
+  __trap();
+#endif
 }
 /* Until at most GROUPS of the thread's groups are under way. */
 template <int GROUPS> static __device__ __forceinline__ void copy_async_wait() {
+#if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+#else
+  __trap();
+#endif
 }
 
 /* --- Launching ---------------------------------------------------------------------------------------------------- */
@@ -133,7 +155,8 @@ struct launch_shape {
 template <class... P, class... A>
 static cudaError_t launch_with(const ie_cuda_queue *queue, const launch_shape &shape,
                                cudaLaunchAttributeID id, void (*kernel)(P...), A... args) {
-  if (shape.shared > 48 << 10) {
+  /* 48 KiB are free to take, static shared memory (at most 16 of them) included */
+  if (shape.shared > 32 << 10) {
     cudaError_t status = cudaFuncSetAttribute((const void *)kernel,
                                               cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shape.shared);
     if (status != cudaSuccess) return status;

@@ -137,6 +137,11 @@ static inline unsigned long long atomicMin(unsigned long long *at, unsigned long
   if (value < old) *at = value;
   return old;
 }
+static inline unsigned int atomicMin(unsigned int *at, unsigned int value) {
+  unsigned int old = *at;
+  if (value < old) *at = value;
+  return old;
+}
 static inline unsigned int atomicMax(unsigned int *at, unsigned int value) {
   unsigned int old = *at;
   if (value > old) *at = value;
