@@ -189,7 +189,7 @@ for stage in ${STAGES//,/ }; do
   echo "== $stage"
   $stage
   say "$stage took $(since "$stage_begin") s"
-  grep -E '^(ok|FAILED|skipped|        |[a-z]+ took) ' "$log" >>"$OUT/summary.txt"
+  grep -E '^(ok|FAILED|skipped|       |[a-z]+ took) ' "$log" >>"$OUT/summary.txt"
 done
 log=$OUT/summary.txt
 say "$passed passed, $failed failed, $skipped skipped"
