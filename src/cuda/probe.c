@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 enum { PROBE_TRIES = 8, ROUNDS_MOST = 4096 };
-static const float matrix_ms = 20;                         /* that one try should take */
+static const float matrix_ms = 20;                        /* that one try should take */
 static const size_t read_bytes_default = (size_t)2 << 30; /* far more than the L2 */
 
 /* Milliseconds of the best of several tries of `launch`. */
