@@ -67,19 +67,40 @@ static __device__ __forceinline__ void ring_multiply(float sum[1][1][4], const c
     }
 }
 
-/* All chunks of a warp; `ring` holds the first ones already. */
+/* k matrices whose products add up, one after the other: expert[j] of w, with its own x. */
+struct row_walk {
+  const ie_cuda_weight *w;
+  const int32_t *expert; /* (k); not read where k is 1 */
+  int k;
+  int64_t first, K;       /* row of the block; columns */
+  const unsigned char *x; /* this lane's columns of the first x; the others x_step bytes apart */
+  int64_t x_step;
+  uint32_t use; /* bit j: this lane has a token of the j-th */
+};
+
+/* All chunks of a warp; `ring` holds the first ones already. The next loads are under way before the last ones are used,
+ * across matrices too. */
 template <ie_wformat F>
-static __device__ __forceinline__ void rows_multiply(float sum[1][1][4], chunk_ring<F> &ring,
-                                                     const lane_rows &rows, const unsigned char *x, int64_t K,
-                                                     bool use) {
+static __device__ __forceinline__ void walk_multiply(float sum[1][1][4], chunk_ring<F> &ring, lane_rows rows,
+                                                     const row_walk &walk) {
   enum { STEP = format_traits<F>::AHEAD * WARPS };
-  int t = (int)(threadIdx.x % 4);
-  int64_t chunks = blocks_for(K, format_traits<F>::CHUNK);
-  for (int64_t c = threadIdx.x / WARP; c < chunks; c += STEP) {
+  int t = (int)(threadIdx.x % 4), g = (int)(threadIdx.x % WARP) / 4, warp = (int)(threadIdx.x / WARP);
+  int64_t chunks = blocks_for(walk.K, format_traits<F>::CHUNK);
+  int64_t c = warp;
+  for (int j = 0; j < walk.k;) {
+    int64_t next_c = c + STEP;
+    int next_j = j;
+    if (next_c >= chunks) {
+      next_c = warp;
+      next_j = j + 1;
+      if (next_j < walk.k) rows = lane_rows_at(*walk.w, walk.expert[next_j], walk.first, g);
+    }
     chunk_ring<F> next;
-    if (c + STEP < chunks) ring_load<F>(next, rows, c + STEP, t, K);
-    ring_multiply<F>(sum, ring, x, c, chunks, use);
-    if (c + STEP < chunks) ring = next;
+    if (next_j < walk.k) ring_load<F>(next, rows, next_c, t, walk.K);
+    ring_multiply<F>(sum, ring, walk.x + j * walk.x_step, c, chunks, walk.use >> j & 1);
+    if (next_j < walk.k) ring = next;
+    j = next_j;
+    c = next_c;
   }
 }
 
@@ -95,7 +116,8 @@ static __device__ __forceinline__ float sums_get(const block_sums &all, int m, i
   return sum;
 }
 
-template <ie_wformat F> static __global__ void __launch_bounds__(THREADS, 2) few_kernel(product_job job) {
+template <ie_wformat F>
+static __global__ void __launch_bounds__(THREADS, 2) few_kernel(const __grid_constant__ product_job job) {
   DYNAMIC_SHARED(x);
   __shared__ block_sums sums;
   int64_t block = blockIdx.x, K = job.K;
@@ -118,7 +140,8 @@ template <ie_wformat F> static __global__ void __launch_bounds__(THREADS, 2) few
   __syncthreads();
   float sum[1][1][4] = {};
   bool use = g < tile.count;
-  rows_multiply<F>(sum, ring, rows, x + (use ? g : 0) * x_bytes + x_lane<F>(t), K, use);
+  row_walk walk = {&w, NULL, 1, block * ROWS, K, x + (use ? g : 0) * x_bytes + x_lane<F>(t), 0, use};
+  walk_multiply<F>(sum, ring, rows, walk);
   sums_put(sums, sum[0][0]);
   __syncthreads();
   int m = (int)threadIdx.x / 8, n = (int)threadIdx.x % 8;
@@ -135,7 +158,7 @@ template <ie_wformat F> static __global__ void __launch_bounds__(THREADS, 2) few
  * side by side in one accumulator. */
 template <ie_wformat F>
 static __global__ void __launch_bounds__(THREADS, 2)
-    fold_kernel(product_job job, const float *weight, int k) {
+    fold_kernel(const __grid_constant__ product_job job, const float *weight, int k) {
   DYNAMIC_SHARED(x);
   __shared__ block_sums sums;
   launch_wait();
@@ -150,12 +173,8 @@ static __global__ void __launch_bounds__(THREADS, 2)
   for (int j = 0; j < k; j++) x_stage(x + j * x_bytes, job.x + (p0 + j) * K, K, F);
   __syncthreads();
   float sum[1][1][4] = {};
-  for (int j = 0; j < k; j++) {
-    rows_multiply<F>(sum, ring, rows, x + j * x_bytes + x_lane<F>(t), K, g == j);
-    if (j + 1 == k) break;
-    rows = lane_rows_at(w, job.rows.expert[p0 + j + 1], first, g);
-    ring_load<F>(ring, rows, threadIdx.x / WARP, t, K);
-  }
+  row_walk walk = {&w, job.rows.expert + p0, k, first, K, x + x_lane<F>(t), x_bytes, 1u << g};
+  walk_multiply<F>(sum, ring, rows, walk);
   sums_put(sums, sum[0][0]);
   __syncthreads();
   int m = (int)threadIdx.x;

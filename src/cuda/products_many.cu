@@ -86,7 +86,7 @@ static __device__ void tile_store(const product_job &job, int s, const moe_tile 
 }
 
 template <ie_wformat F, int NT>
-static __global__ void __launch_bounds__(THREADS) many_kernel(product_job job) {
+static __global__ void __launch_bounds__(THREADS) many_kernel(const __grid_constant__ product_job job) {
   typedef format_traits<F> format;
   typedef ring_traits<F> ring;
   enum { STAGE_BYTES = NT * 8 * TOKEN_BYTES };
