@@ -1,6 +1,7 @@
 /* logits, inspect, plan, sample and bench from outside, on the small golden models. */
 #include "clocher/tensor.h"
 #include "support/program.h"
+#include "support/random_model.h"
 #include "support/small_model.h"
 #include "support/tempdir.h"
 
@@ -387,6 +388,40 @@ static void bench_reports_one_object_a_case(void **state) {
   program_expect(2, "memory, matrix", "bench");
 }
 
+/* What a limit does not hold is refused before weights are quantised: it takes no more memory than planning. */
+static void limits_refuse_before_loading(void **state) {
+  (void)state;
+  static const char *const commands[] = {"run --ids 1,2 --max-new 1", "logits --ids 1,2 --out none",
+                                         "bench --phase decode --probe-buffer 1MiB"};
+  char *dir = tempdir_make();
+  random_model_write(&(random_model){.arch = RANDOM_LLAMA,
+                                     .layers = 2,
+                                     .width = 1024,
+                                     .ffn = 4096,
+                                     .heads = 8,
+                                     .kv_heads = 8,
+                                     .head_dim = 128,
+                                     .vocab = 300,
+                                     .dtype = IE_BF16,
+                                     .seed = 5},
+                     dir);
+  program_result plan = program_run("plan --model-dir %s --weights int8 --memory 20MiB", dir);
+  assert_int_equal(plan.code, 0);
+  for (size_t i = 0; i < 3; i++) {
+    program_result r = program_run("%s --model-dir %s --weights int8 --memory 20MiB", commands[i], dir);
+    if (r.code != 1 || !strstr(r.err, "at least")) fail_msg("%s: exit %d: %s", commands[i], r.code, r.err);
+    if (r.peak_bytes > plan.peak_bytes + (8 << 20)) fail_msg("%s: %zu bytes", commands[i], r.peak_bytes);
+    program_free(&r);
+  }
+  program_result r =
+      program_run("run --ids 1,2 --max-new 1 --model-dir %s --weights int8 --memory 200MiB", dir);
+  if (r.code != 0) fail_msg("%s", r.err);
+  assert_true(r.peak_bytes > plan.peak_bytes + (16 << 20));
+  program_free(&r);
+  program_free(&plan);
+  tempdir_remove(dir);
+}
+
 /* Several rows in one forward: deterministic the bytes of one after the other, in every class. */
 static void logits_of_rows_together(void **state) {
   (void)state;
@@ -427,6 +462,7 @@ int main(void) {
       cmocka_unit_test(plan_counts_quantised_weights),
       cmocka_unit_test(sample_writes_what_it_promises),
       cmocka_unit_test(bench_reports_one_object_a_case),
+      cmocka_unit_test(limits_refuse_before_loading),
       cmocka_unit_test(bench_ends_at_an_interrupt),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
