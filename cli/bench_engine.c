@@ -18,8 +18,9 @@ typedef struct bench {
   cli_engine engine;
   ie_matrix_probe matrix;
   ie_state *state;
-  ie_state_options largest; /* of all cases, by the bytes of its state */
-  size_t largest_bytes;
+  ie_state_options largest; /* of all cases, the one that leaves experts the least of --memory */
+  ie_plan largest_plan;     /* no places: none yet */
+  size_t state_bytes;       /* of the largest state of all cases */
 } bench;
 
 /* One case and what came out of it. */
@@ -275,6 +276,8 @@ static json_t *case_json(const bench *b, const bench_case *c, const figures *f) 
   json_decref(rest);
   if (ok && f->ratio_mapped > 0)
     ok = json_object_set_new(o, "ratio_mapped", cli_json_number(f->ratio_mapped)) == 0;
+  if (ok && b->context->common.memory)
+    ok = json_object_set_new(o, "stream", cli_stream_json(&b->engine)) == 0;
   if (ok && c->neighbour >= 0)
     ok = json_object_set_new(o, "neighbour", json_integer(c->neighbour)) == 0 &&
          json_object_set_new(o, "neighbour_cpu_s", cli_json_number(c->neighbour_s)) == 0;
@@ -327,6 +330,31 @@ static int case_run(bench *b, bench_case *c) {
   return cli_out_ok(b->context) ? code : CLI_FAILED;
 }
 
+static size_t plan_state_bytes(const ie_plan *plan) {
+  return plan->kv_bytes + plan->scratch_bytes;
+}
+
+/* Under --memory all cases run with one placement: that of the case which leaves the fewest experts in memory. */
+static void largest_note(bench *b, const ie_state_options *o, const ie_plan *plan) {
+  const ie_plan *best = &b->largest_plan;
+  bool streamed = plan->streamed_bytes_per_tok > 0, best_streamed = best->streamed_bytes_per_tok > 0;
+  if (plan_state_bytes(plan) > b->state_bytes) b->state_bytes = plan_state_bytes(plan);
+  if (best->places &&
+      (streamed < best_streamed || (streamed == best_streamed && plan->minimum_bytes <= best->minimum_bytes)))
+    return;
+  b->largest = *o;
+  b->largest_plan = *plan;
+}
+
+/* A case with a larger state, whose forwards look up fewer rows of the embedding, may need less in all; the rows that
+ * lie in memory are those of the case that was chosen, so that the difference is kept free. */
+static ie_status largest_place(bench *b, ie_error *error) {
+  uint64_t *limit = &b->context->common.memory;
+  size_t more = b->state_bytes - plan_state_bytes(&b->largest_plan);
+  if (*limit && b->largest_plan.streamed_bytes_per_tok > 0) *limit = more < *limit ? *limit - more : 1;
+  return cli_memory_place(b->context, &b->engine, &b->largest, error);
+}
+
 /* Refuses what could not be measured: all cases are looked at before the first one runs. */
 static int case_check(bench *b, bench_case *c) {
   ie_state_options o = case_options(b, c);
@@ -337,8 +365,7 @@ static int case_check(bench *b, bench_case *c) {
     return cli_usage(b->context, "--depth %lld and %s %lld do not fit the model's context of %lld",
                      (long long)c->depth, c->prompt ? "--prompt" : "--tokens",
                      (long long)(o.context_tok - c->depth), (long long)limit);
-  ie_plan_options p = {
-      .context_tok = o.context_tok, .sequences = o.sequences, .chunk_tok = o.chunk_tok, .kv = o.kv};
+  ie_plan_options p = cli_plan_options(b->context, &o);
   ie_status status = ie_model_plan(b->engine.model, &p, &plan, &error);
   double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
   if (status == IE_OK && (double)plan.kv_bytes + (double)plan.scratch_bytes > machine)
@@ -348,10 +375,7 @@ static int case_check(bench *b, bench_case *c) {
                      "do not fit the machine's %.0f",
                      (long long)c->depth, (long long)c->batch, plan.kv_bytes, plan.scratch_bytes, machine);
   if (status == IE_OK) status = cli_memory_check(b->context, &b->engine, &o, &error);
-  if (status == IE_OK && plan.kv_bytes + plan.scratch_bytes > b->largest_bytes) {
-    b->largest = o;
-    b->largest_bytes = plan.kv_bytes + plan.scratch_bytes;
-  }
+  if (status == IE_OK) largest_note(b, &o, &plan);
   return status == IE_OK ? CLI_OK : cli_fail(b->context, status, &error);
 }
 
@@ -427,8 +451,7 @@ int bench_engine(cli_context *context, const bench_settings *given) {
   if (code >= 0) return code;
   ie_status status = cli_engine_open(context, s.model_dir, /*plan_only=*/false, &b.engine, &error);
   code = status == IE_OK ? cases_do(&b, &lists, case_check) : cli_fail(context, status, &error);
-  if (code == CLI_OK && cli_memory_place(context, &b.engine, &b.largest, &error) != IE_OK)
-    code = cli_fail(context, error.status, &error);
+  if (code == CLI_OK && largest_place(&b, &error) != IE_OK) code = cli_fail(context, error.status, &error);
   if (code == CLI_OK) {
     ie_probe_matrix(b.engine.device, &b.matrix);
     cli_signals_poll();

@@ -388,6 +388,55 @@ static void bench_reports_one_object_a_case(void **state) {
   program_expect(2, "memory, matrix", "bench");
 }
 
+/* Experts that a bench of these cases had room for. */
+static int64_t bench_slots(const char *dir, const char *cases, int64_t limit) {
+  program_result r = program_run("bench --model-dir %s %s --tokens 4 --runs 1 --chunk 16 --memory %lld "
+                                 "--probe-buffer 1MiB --probe-read 1MiB --json",
+                                 dir, cases, (long long)limit + (1 << 20));
+  if (r.code != 0) fail_msg("%s", r.err);
+  json_t *v = json_loads(r.out, JSON_DISABLE_EOF_CHECK, NULL);
+  assert_non_null(v);
+  json_t *stream = json_object_get(v, "stream");
+  assert_true(json_is_true(json_object_get(stream, "streamed")));
+  int64_t slots = result_integer(stream, "slots");
+  json_decref(v);
+  program_free(&r);
+  return slots;
+}
+
+/* The limit holds every case. A prefill is taken back whole, so that its windows are as long as its prompt: its state is
+ * larger here than that of three sequences with windows of their own length. */
+static void bench_limits_the_largest_case(void **state) {
+  (void)state;
+  static const char decode[] = "--phase decode --depth 150 --batch 3",
+                    prefill[] = "--phase prefill --depth 150 --prompt 350",
+                    both[] = "--phase decode,prefill --depth 150 --batch 3 --prompt 350";
+  char *dir = tempdir_make();
+  random_model_write(&(random_model){.arch = RANDOM_GPT_OSS,
+                                     .layers = 4,
+                                     .width = 256,
+                                     .ffn = 512,
+                                     .heads = 8,
+                                     .kv_heads = 8,
+                                     .head_dim = 64,
+                                     .vocab = 300,
+                                     .experts = 64,
+                                     .top_k = 2,
+                                     .window = 16,
+                                     .dtype = IE_BF16,
+                                     .seed = 5},
+                     dir);
+  json_t *v = program_json("plan --model-dir %s --ctx 508 --chunk 16 --memory 1 --json", dir);
+  int64_t limit = result_integer(v, "minimum_bytes");
+  json_decref(v);
+  int64_t one = bench_slots(dir, decode, limit), other = bench_slots(dir, prefill, limit);
+  assert_true(other < one);
+  assert_int_equal(bench_slots(dir, both, limit), other);
+  program_expect(1, "at least", "bench --model-dir %s %s --memory %lld --probe-buffer 1MiB", dir, both,
+                 (long long)limit / 2);
+  tempdir_remove(dir);
+}
+
 /* What a limit does not hold is refused before weights are quantised: it takes no more memory than planning. */
 static void limits_refuse_before_loading(void **state) {
   (void)state;
@@ -462,6 +511,7 @@ int main(void) {
       cmocka_unit_test(plan_counts_quantised_weights),
       cmocka_unit_test(sample_writes_what_it_promises),
       cmocka_unit_test(bench_reports_one_object_a_case),
+      cmocka_unit_test(bench_limits_the_largest_case),
       cmocka_unit_test(limits_refuse_before_loading),
       cmocka_unit_test(bench_ends_at_an_interrupt),
   };
