@@ -248,6 +248,19 @@ static void plan_counts_quantised_weights(void **state) {
   json_decref(v);
 }
 
+/* The directory's tokenizer has its room: 1 MiB and 100 bytes a row of the vocabulary. */
+static void plan_counts_a_tokenizer(void **state) {
+  (void)state;
+  char *dir = text_model_make();
+  json_t *without = program_json("plan --model-dir %s --ctx 64 --json", model);
+  json_t *with = program_json("plan --model-dir %s --ctx 64 --json", dir);
+  assert_int_equal(result_integer(with, "other_bytes") - result_integer(without, "other_bytes"),
+                   (1 << 20) + 100 * VOCAB);
+  json_decref(without);
+  json_decref(with);
+  tempdir_remove(dir);
+}
+
 static void sample_writes_what_it_promises(void **state) {
   (void)state;
   char *dir = tempdir_make();
@@ -509,6 +522,7 @@ int main(void) {
       cmocka_unit_test(inspect_tells_what_is_there),
       cmocka_unit_test(plan_adds_up),
       cmocka_unit_test(plan_counts_quantised_weights),
+      cmocka_unit_test(plan_counts_a_tokenizer),
       cmocka_unit_test(sample_writes_what_it_promises),
       cmocka_unit_test(bench_reports_one_object_a_case),
       cmocka_unit_test(bench_limits_the_largest_case),
