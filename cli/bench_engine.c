@@ -23,6 +23,12 @@ typedef struct bench {
   size_t state_bytes;       /* of the largest state of all cases */
 } bench;
 
+/* What the machine gave just before a case, or just after it. */
+typedef struct case_probes {
+  ie_memory_probe read;
+  ie_matrix_probe matrix; /* of prefill, which the matrix units bind; of decode that of the beginning */
+} case_probes;
+
 /* One case and what came out of it. */
 typedef struct bench_case {
   const char *phase;
@@ -37,7 +43,7 @@ typedef struct bench_case {
   ie_dtype kv;
   uint64_t hash; /* of the last logits */
   size_t peak_rss;
-  ie_memory_probe read_before, read_after;
+  case_probes before, after;
   double mapped_gb_s; /* of the weights' file, the better of before and after; 0: not measured */
   ie_load load;
 } bench_case;
@@ -51,10 +57,16 @@ static uint64_t logits_hash(const float *logits, int64_t count) {
 }
 
 /* The ceiling of the class: integer units for int8 where there are some. */
-static double matrix_ceiling(const bench *b, const char **kind) {
-  bool integers = b->engine.info->precision == IE_PRECISION_INT8 && b->matrix.int8_tops > 0;
-  if (kind) *kind = integers ? b->matrix.int8_kind : b->matrix.matrix_kind;
-  return integers ? b->matrix.int8_tops : b->matrix.matrix_tflop_s;
+static double matrix_probed(const bench *b, const ie_matrix_probe *p, const char **kind) {
+  bool integers = b->engine.info->precision == IE_PRECISION_INT8 && p->int8_tops > 0;
+  if (kind) *kind = integers ? p->int8_kind : p->matrix_kind;
+  return integers ? p->int8_tops : p->matrix_tflop_s;
+}
+
+/* The better of both probes. */
+static double matrix_ceiling(const bench *b, const bench_case *c, const char **kind) {
+  double before = matrix_probed(b, &c->before.matrix, NULL), after = matrix_probed(b, &c->after.matrix, NULL);
+  return matrix_probed(b, before >= after ? &c->before.matrix : &c->after.matrix, kind);
 }
 
 static ie_status cancelled(ie_error *error) {
@@ -67,14 +79,16 @@ static bool stop_wanted(void *arg) {
 }
 
 /* Under a limit the weights' file is left alone: its pages would count. */
-static ie_status probe_read(const bench *b, bench_case *c, ie_memory_probe *out, ie_error *error) {
+static ie_status case_probe(const bench *b, bench_case *c, case_probes *out, ie_error *error) {
   ie_memory_probe_options o = {
       .buffer_bytes = (size_t)b->s->buffer, .read_bytes = (size_t)b->s->probe_read, .cancelled = stop_wanted};
   ie_memory_probe mapped = {0};
-  ie_status status = ie_probe_memory(b->engine.device, &o, out, error);
+  ie_status status = ie_probe_memory(b->engine.device, &o, &out->read, error);
   if (status == IE_OK && !b->context->common.memory)
     status = ie_probe_weights(b->engine.model, &o, &mapped, error);
   c->mapped_gb_s = fmax(c->mapped_gb_s, mapped.read_gb_s);
+  out->matrix = b->matrix;
+  if (status == IE_OK && c->prompt) ie_probe_matrix(b->engine.device, &out->matrix);
   return status;
 }
 
@@ -173,7 +187,7 @@ static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {
   /* one run that does not count: page faults, clocks, caches */
   if (status == IE_OK)
     status = decode ? decode_once(b, c, more < 4 ? more : 4, false, error) : prefill_once(b, c, false, error);
-  if (status == IE_OK) status = probe_read(b, c, &c->read_before, error);
+  if (status == IE_OK) status = case_probe(b, c, &c->before, error);
   ie_usage_reset_peak(); /* the probe's buffer does not count into the run */
   bench_neighbour neighbour = {0};
   ie_load_mark mark;
@@ -186,7 +200,7 @@ static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {
   ie_usage usage;
   ie_usage_read(&usage);
   c->peak_rss = usage.peak_rss_bytes;
-  if (status == IE_OK) status = probe_read(b, c, &c->read_after, error);
+  if (status == IE_OK) status = case_probe(b, c, &c->after, error);
   ie_state_free(b->state);
   b->state = NULL;
   return status;
@@ -197,31 +211,44 @@ static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {
 typedef struct figures {
   bench_spread tok_s;
   double step_s, bytes, flop; /* of one step: median seconds, mean work */
-  double read_gb_s, floor_tok_s, ratio, p50_ms, p95_ms;
+  double read_gb_s, tera_s;   /* ceilings: the better of before and after */
+  double floor_tok_s, ratio, p50_ms, p95_ms;
   double ratio_mapped; /* to what the weights' own memory gives; 0: not measured */
-  bool valid;
+  bool memory_binds, valid;
 } figures;
+
+/* Two probes of one ceiling that say the same. */
+static bool probes_agree(double a, double b) {
+  return fabs(a - b) <= 0.05 * fmax(a, b);
+}
+
+/* Nobody disturbed the runs, and the probes of the ceiling that binds agree. */
+static bool case_valid(const bench *b, const bench_case *c, bool memory_binds) {
+  ie_load others = c->load;
+  others.foreign_cpu_s = fmax(0, others.foreign_cpu_s - c->neighbour_s);
+  if (!bench_quiet(&others)) return false;
+  if (memory_binds || !c->prompt) return probes_agree(c->before.read.read_gb_s, c->after.read.read_gb_s);
+  return probes_agree(matrix_probed(b, &c->before.matrix, NULL), matrix_probed(b, &c->after.matrix, NULL));
+}
 
 static figures figures_of(const bench *b, const bench_case *c) {
   figures f = {.tok_s = bench_spread_of(c->tok_s, c->runs)};
-  double first = c->read_before.read_gb_s, second = c->read_after.read_gb_s;
-  double low = fmin(first, second), high = fmax(first, second);
-  f.read_gb_s = high;
+  f.read_gb_s = fmax(c->before.read.read_gb_s, c->after.read.read_gb_s);
+  f.tera_s = matrix_ceiling(b, c, NULL);
   f.step_s = f.tok_s.median > 0 ? (double)c->step_tok / f.tok_s.median : 0;
   f.bytes = (double)(c->work.weight_bytes + c->work.kv_bytes) / (double)c->steps;
   f.flop = (double)c->work.flop / (double)c->steps;
-  double least_s = fmax(f.bytes / (f.read_gb_s * 1e9), f.flop / (matrix_ceiling(b, NULL) * 1e12));
+  double read_s = f.bytes / (f.read_gb_s * 1e9), compute_s = f.flop / (f.tera_s * 1e12);
+  double least_s = fmax(read_s, compute_s);
+  f.memory_binds = read_s >= compute_s;
   f.floor_tok_s = least_s > 0 ? (double)c->step_tok / least_s : 0;
   f.ratio = f.floor_tok_s > 0 ? f.tok_s.median / f.floor_tok_s : 0;
   if (c->mapped_gb_s > 0 && f.step_s > 0)
-    f.ratio_mapped =
-        fmax(f.bytes / (c->mapped_gb_s * 1e9), f.flop / (matrix_ceiling(b, NULL) * 1e12)) / f.step_s;
+    f.ratio_mapped = fmax(f.bytes / (c->mapped_gb_s * 1e9), compute_s) / f.step_s;
   double scale = c->prompt ? 1e3 / (double)c->prompt : 1e3;
   f.p50_ms = scale * cli_quantile(c->token_s, c->steps, 0.5);
   f.p95_ms = scale * cli_quantile(c->token_s, c->steps, 0.95);
-  ie_load others = c->load;
-  others.foreign_cpu_s = fmax(0, others.foreign_cpu_s - c->neighbour_s);
-  f.valid = bench_quiet(&others) && high - low <= 0.05 * high;
+  f.valid = case_valid(b, c, f.memory_binds);
   return f;
 }
 
@@ -236,11 +263,12 @@ static const char *model_name(const char *dir, char *out, size_t size) {
 
 static json_t *ceiling_json(const bench *b, const bench_case *c, const figures *f) {
   const char *kind;
-  double matrix = matrix_ceiling(b, &kind);
-  bool first = c->read_before.read_gb_s >= c->read_after.read_gb_s;
+  double matrix = matrix_ceiling(b, c, &kind);
+  const ie_memory_probe *before = &c->before.read, *after = &c->after.read;
+  bool first = before->read_gb_s >= after->read_gb_s;
   json_t *o = json_pack("{s:o, s:s, s:o, s:s}", "read_gb_s", cli_json_number(f->read_gb_s), "read_pattern",
-                        first ? c->read_before.pattern : c->read_after.pattern, "matrix_tflop_s",
-                        cli_json_number(matrix), "matrix_kind", kind);
+                        first ? before->pattern : after->pattern, "matrix_tflop_s", cli_json_number(matrix),
+                        "matrix_kind", kind);
   if (o && c->mapped_gb_s > 0) json_object_set_new(o, "mapped_read_gb_s", cli_json_number(c->mapped_gb_s));
   return o;
 }
@@ -294,14 +322,13 @@ static int case_print(const bench *b, const bench_case *c) {
     return code;
   }
   const char *kind;
-  double ceiling = matrix_ceiling(b, &kind);
-  bool memory = f.bytes / (f.read_gb_s * 1e9) >= f.flop / (matrix_ceiling(b, NULL) * 1e12);
+  double ceiling = matrix_ceiling(b, c, &kind);
   cli_out_printf(b->context, "%-7s", c->phase);
   if (c->neighbour >= 0) cli_out_printf(b->context, " neighbour %lld", (long long)c->neighbour);
   if (c->prompt) cli_out_printf(b->context, " prompt %lld", (long long)c->prompt);
   cli_out_printf(b->context, " depth %lld batch %lld: %.2f tok/s (%.2f to %.2f), ", (long long)c->depth,
                  (long long)c->batch, f.tok_s.median, f.tok_s.min, f.tok_s.max);
-  if (memory)
+  if (f.memory_binds)
     cli_out_printf(b->context, "%.2f GB/s, %.0f%% of %.2f", 1e-9 * f.bytes / f.step_s, 100 * f.ratio,
                    f.read_gb_s);
   else
