@@ -27,6 +27,7 @@ typedef struct bench {
 typedef struct case_probes {
   ie_memory_probe read;
   ie_matrix_probe matrix; /* of prefill, which the matrix units bind; of decode that of the beginning */
+  ie_disk_probe disk;     /* of the weights' largest file, where --memory leaves experts on disk */
 } case_probes;
 
 /* One case and what came out of it. */
@@ -46,6 +47,7 @@ typedef struct bench_case {
   case_probes before, after;
   double mapped_gb_s; /* of the weights' file, the better of before and after; 0: not measured */
   ie_load load;
+  uint64_t disk_bytes; /* read from disk in all steps, and not in vain */
 } bench_case;
 
 /* FNV-1a over the bytes. */
@@ -78,6 +80,28 @@ static bool stop_wanted(void *arg) {
   return cli_interrupted();
 }
 
+/* The disk in the way of the stream. What it reads into takes the place of the other probe's buffer. */
+static ie_status disk_probe(const bench *b, ie_disk_probe *out, ie_error *error) {
+  ie_disk_probe_options o = {.read_bytes = (size_t)b->s->probe_read, .buffer_bytes = (size_t)b->s->buffer};
+  const char *largest = NULL;
+  size_t most = 0;
+  for (size_t i = 0; i < ie_model_file_count(b->engine.model); i++) {
+    size_t bytes;
+    const char *path = ie_model_file(b->engine.model, i, &bytes);
+    if (bytes < most) continue;
+    largest = path;
+    most = bytes;
+  }
+  return ie_probe_disk(largest, &o, out, error);
+}
+
+static bool is_streamed(const bench *b, uint64_t *useful_bytes) {
+  ie_stream_stats s;
+  ie_model_stream_stats(b->engine.model, &s);
+  if (useful_bytes) *useful_bytes = s.read_bytes - s.vain_bytes;
+  return s.streamed;
+}
+
 /* Under a limit the weights' file is left alone: its pages would count. */
 static ie_status case_probe(const bench *b, bench_case *c, case_probes *out, ie_error *error) {
   ie_memory_probe_options o = {
@@ -87,6 +111,7 @@ static ie_status case_probe(const bench *b, bench_case *c, case_probes *out, ie_
   if (status == IE_OK && !b->context->common.memory)
     status = ie_probe_weights(b->engine.model, &o, &mapped, error);
   c->mapped_gb_s = fmax(c->mapped_gb_s, mapped.read_gb_s);
+  if (status == IE_OK && is_streamed(b, NULL)) status = disk_probe(b, &out->disk, error);
   out->matrix = b->matrix;
   if (status == IE_OK && c->prompt) ie_probe_matrix(b->engine.device, &out->matrix);
   return status;
@@ -191,12 +216,16 @@ static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {
   ie_usage_reset_peak(); /* the probe's buffer does not count into the run */
   bench_neighbour neighbour = {0};
   ie_load_mark mark;
+  uint64_t disk_before, disk_after;
+  (void)is_streamed(b, &disk_before);
   ie_load_begin(&mark);
   if (status == IE_OK && c->neighbour >= 0) status = bench_neighbour_start(c->neighbour, &neighbour, error);
   for (int64_t i = 0; status == IE_OK && i < s->runs; i++)
     status = decode ? decode_once(b, c, more, true, error) : prefill_once(b, c, true, error);
   c->neighbour_s = bench_neighbour_stop(&neighbour);
   ie_load_since(&mark, &c->load);
+  (void)is_streamed(b, &disk_after);
+  c->disk_bytes = disk_after - disk_before;
   ie_usage usage;
   ie_usage_read(&usage);
   c->peak_rss = usage.peak_rss_bytes;
@@ -213,6 +242,7 @@ typedef struct figures {
   double step_s, bytes, flop; /* of one step: median seconds, mean work */
   double read_gb_s, tera_s;   /* ceilings: the better of before and after */
   double floor_tok_s, ratio, p50_ms, p95_ms;
+  double disk_gb_s, disk_ceiling_gb_s, ratio_disk; /* 0: nothing is read from disk */
   double ratio_mapped; /* to what the weights' own memory gives; 0: not measured */
   bool memory_binds, valid;
 } figures;
@@ -229,6 +259,10 @@ static bool case_valid(const bench *b, const bench_case *c, bool memory_binds) {
   if (!bench_quiet(&others)) return false;
   if (memory_binds || !c->prompt) return probes_agree(c->before.read.read_gb_s, c->after.read.read_gb_s);
   return probes_agree(matrix_probed(b, &c->before.matrix, NULL), matrix_probed(b, &c->after.matrix, NULL));
+}
+
+static double disk_best(const ie_disk_probe *p) {
+  return fmax(p->sequential_gb_s, p->random_gb_s);
 }
 
 static figures figures_of(const bench *b, const bench_case *c) {
@@ -248,6 +282,13 @@ static figures figures_of(const bench *b, const bench_case *c) {
   double scale = c->prompt ? 1e3 / (double)c->prompt : 1e3;
   f.p50_ms = scale * cli_quantile(c->token_s, c->steps, 0.5);
   f.p95_ms = scale * cli_quantile(c->token_s, c->steps, 0.95);
+  f.disk_ceiling_gb_s = fmax(disk_best(&c->before.disk), disk_best(&c->after.disk));
+  double spent = 0;
+  for (size_t i = 0; i < c->steps; i++) spent += c->token_s[i];
+  if (f.disk_ceiling_gb_s > 0 && spent > 0) {
+    f.disk_gb_s = 1e-9 * (double)c->disk_bytes / spent;
+    f.ratio_disk = f.disk_gb_s / f.disk_ceiling_gb_s;
+  }
   f.valid = case_valid(b, c, f.memory_binds);
   return f;
 }
@@ -271,6 +312,16 @@ static json_t *ceiling_json(const bench *b, const bench_case *c, const figures *
                         "matrix_kind", kind);
   if (o && c->mapped_gb_s > 0) json_object_set_new(o, "mapped_read_gb_s", cli_json_number(c->mapped_gb_s));
   return o;
+}
+
+/* Bytes that had to come from disk over the time of the steps, beside what the disk gives. */
+static json_t *disk_json(const bench_case *c, const figures *f) {
+  const ie_disk_probe *p = &c->before.disk;
+  return json_pack("{s:o, s:o, s:o, s:o, s:o, s:i, s:b, s:b}", "gb_s", cli_json_number(f->disk_gb_s),
+                   "ceiling_gb_s", cli_json_number(f->disk_ceiling_gb_s), "before_gb_s",
+                   cli_json_number(disk_best(p)), "after_gb_s", cli_json_number(disk_best(&c->after.disk)),
+                   "ratio", cli_json_number(f->ratio_disk), "depth", p->depth, "direct", p->direct, "uring",
+                   p->uring);
 }
 
 static const char *filled_name(const bench *b, const bench_case *c) {
@@ -304,6 +355,7 @@ static json_t *case_json(const bench *b, const bench_case *c, const figures *f) 
   json_decref(rest);
   if (ok && f->ratio_mapped > 0)
     ok = json_object_set_new(o, "ratio_mapped", cli_json_number(f->ratio_mapped)) == 0;
+  if (ok && f->disk_ceiling_gb_s > 0) ok = json_object_set_new(o, "disk", disk_json(c, f)) == 0;
   if (ok && b->context->common.memory)
     ok = json_object_set_new(o, "stream", cli_stream_json(&b->engine)) == 0;
   if (ok && c->neighbour >= 0)
@@ -334,6 +386,10 @@ static int case_print(const bench *b, const bench_case *c) {
   else
     cli_out_printf(b->context, "%.3f TFLOP/s, %.0f%% of %.3f (%s)", 1e-12 * f.flop / f.step_s, 100 * f.ratio,
                    ceiling, kind);
+  if (f.disk_ceiling_gb_s > 0)
+    cli_out_printf(b->context, ", disk %.2f GB/s, %.0f%% of %.2f (%.2f before, %.2f after)", f.disk_gb_s,
+                   100 * f.ratio_disk, f.disk_ceiling_gb_s, disk_best(&c->before.disk),
+                   disk_best(&c->after.disk));
   cli_out_printf(b->context, ", peak %.2f GB%s\n", 1e-9 * (double)c->peak_rss,
                  f.valid ? "" : "  INVALID: disturbed");
   cli_out_flush(b->context);

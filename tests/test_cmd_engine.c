@@ -412,6 +412,14 @@ static int64_t bench_slots(const char *dir, const char *cases, int64_t limit) {
   json_t *stream = json_object_get(v, "stream");
   assert_true(json_is_true(json_object_get(stream, "streamed")));
   int64_t slots = result_integer(stream, "slots");
+  json_t *disk = json_object_get(v, "disk");
+  double before = json_number_value(json_object_get(disk, "before_gb_s")),
+         after = json_number_value(json_object_get(disk, "after_gb_s")),
+         ceiling = json_number_value(json_object_get(disk, "ceiling_gb_s")),
+         reached = json_number_value(json_object_get(disk, "gb_s"));
+  assert_true(before > 0 && after > 0 && ceiling == fmax(before, after) && reached > 0);
+  assert_true(fabs(json_number_value(json_object_get(disk, "ratio")) - reached / ceiling) <
+              1e-3 * reached / ceiling);
   json_decref(v);
   program_free(&r);
   return slots;

@@ -192,6 +192,12 @@ static void test_disk(void **state) {
   snprintf(path, sizeof path, "%s", "/nowhere/at/all");
   assert_int_equal(ie_probe_disk(path, NULL, &probe, &error), IE_IO);
   assert_non_null(strstr(error.message, "/nowhere/at/all"));
+  /* As the stream of weights reads; a small buffer makes the reads smaller. */
+  options = (ie_disk_probe_options){.read_bytes = 8 << 20, .buffer_bytes = 1 << 20};
+  assert_int_equal(ie_probe_disk(big, &options, &probe, &error), IE_OK);
+  assert_int_equal(probe.depth, probe.uring ? 32 : 8);
+  assert_int_equal(probe.block_bytes, (1 << 20) / probe.depth);
+  assert_true(probe.read_bytes == 8 << 20 && probe.random_gb_s > 0);
   options.depth = 1000;
   assert_int_equal(ie_probe_disk(big, &options, &probe, &error), IE_INVALID_ARGUMENT);
   tempdir_remove(dir);
