@@ -44,6 +44,7 @@ typedef struct bench_case {
   ie_dtype kv;
   uint64_t hash; /* of the last logits */
   size_t peak_rss;
+  bool peak_whole; /* the system did not let us begin anew: the probe and what was loaded count */
   case_probes before, after;
   double mapped_gb_s; /* of the weights' file, the better of before and after; 0: not measured */
   ie_load load;
@@ -213,7 +214,7 @@ static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {
   if (status == IE_OK)
     status = decode ? decode_once(b, c, more < 4 ? more : 4, false, error) : prefill_once(b, c, false, error);
   if (status == IE_OK) status = case_probe(b, c, &c->before, error);
-  ie_usage_reset_peak(); /* the probe's buffer does not count into the run */
+  c->peak_whole = !ie_usage_reset_peak(); /* the probe's buffer does not count into the run */
   bench_neighbour neighbour = {0};
   ie_load_mark mark;
   uint64_t disk_before, disk_after;
@@ -353,6 +354,7 @@ static json_t *case_json(const bench *b, const bench_case *c, const figures *f) 
   bool ok = o && speed && rest && json_object_update(o, speed) == 0 && json_object_update(o, rest) == 0;
   json_decref(speed);
   json_decref(rest);
+  if (ok && c->peak_whole) ok = json_object_set_new(o, "peak_of_process", json_true()) == 0;
   if (ok && f->ratio_mapped > 0)
     ok = json_object_set_new(o, "ratio_mapped", cli_json_number(f->ratio_mapped)) == 0;
   if (ok && f->disk_ceiling_gb_s > 0) ok = json_object_set_new(o, "disk", disk_json(c, f)) == 0;
@@ -390,8 +392,8 @@ static int case_print(const bench *b, const bench_case *c) {
     cli_out_printf(b->context, ", disk %.2f GB/s, %.0f%% of %.2f (%.2f before, %.2f after)", f.disk_gb_s,
                    100 * f.ratio_disk, f.disk_ceiling_gb_s, disk_best(&c->before.disk),
                    disk_best(&c->after.disk));
-  cli_out_printf(b->context, ", peak %.2f GB%s\n", 1e-9 * (double)c->peak_rss,
-                 f.valid ? "" : "  INVALID: disturbed");
+  cli_out_printf(b->context, ", peak %.2f GB%s%s\n", 1e-9 * (double)c->peak_rss,
+                 c->peak_whole ? " (of all before it too)" : "", f.valid ? "" : "  INVALID: disturbed");
   cli_out_flush(b->context);
   return CLI_OK;
 }

@@ -167,7 +167,7 @@ typedef struct ie_stream_stats {
   size_t slot_bytes;
   uint64_t hits, misses;            /* experts that a forward needed: in memory, or to be read */
   uint64_t expected, expected_used; /* misses that were guessed before the router spoke, and guessed right */
-  uint64_t read_bytes, vain_bytes;  /* vain: of experts that were guessed and not used */
+  uint64_t read_bytes, vain_bytes;  /* vain: of them, for experts that were guessed and not used so far */
   double read_s, wait_s; /* while reads were under way; while nothing could be computed for want of them */
 } ie_stream_stats;
 void ie_model_stream_stats(const ie_model *model, ie_stream_stats *out);

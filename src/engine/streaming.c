@@ -25,6 +25,7 @@ typedef struct stream_slot {
   int failed; /* errno of one */
   int64_t layer, expert;
   bool expected; /* read on a guess, and not used yet */
+  size_t bytes;  /* that were read for it */
 } stream_slot;
 
 typedef enum want_stage { WANT_MISSING, WANT_READING, WANT_TAKEN, WANT_DONE } want_stage;
@@ -60,7 +61,7 @@ struct ie_stream {
   int64_t want_count, layer;
   ie_read_done failed; /* the first read of an expert that failed and was not reported */
   stream_rows rows;
-  ie_stream_stats stats;
+  ie_stream_stats stats; /* vain_bytes: of guesses whose slots were taken since */
   double busy_since; /* when reads began to be under way; 0: none */
 };
 
@@ -114,6 +115,7 @@ static const uint8_t *part_data(const ie_stream *s, int64_t layer, int64_t exper
 
 /* Starts to read an expert into a slot, which stays pinned until all has come. */
 static void expert_read(ie_stream *s, int64_t layer, int64_t expert, int64_t slot) {
+  if (s->slot[slot].expected) s->stats.vain_bytes += s->slot[slot].bytes;
   s->slot[slot] = (stream_slot){.layer = layer, .expert = expert};
   ie_expert_cache_pin(s->cache, slot);
   for (int k = 0; k < IE_PART_COUNT; k++) {
@@ -123,6 +125,7 @@ static void expert_read(ie_stream *s, int64_t layer, int64_t expert, int64_t slo
     uint64_t begin = offset / IE_READER_ALIGN * IE_READER_ALIGN;
     size_t bytes = ie_size_align((size_t)(offset + p->bytes - begin), IE_READER_ALIGN);
     s->slot[slot].reads++;
+    s->slot[slot].bytes += bytes;
     read_start(s, p->file, begin, bytes, s->memory + (size_t)slot * s->place.slot_bytes + s->place.part_at[k],
                (uint64_t)slot);
   }
@@ -433,6 +436,7 @@ ie_status ie_stream_open(ie_model *model, const ie_placement *placement, const i
 
 void ie_stream_describe(const ie_stream *s, ie_stream_stats *out) {
   *out = s->stats;
-  out->vain_bytes = (s->stats.expected - s->stats.expected_used) * s->place.slot_bytes;
+  for (int64_t i = 0; i < s->place.slots; i++)
+    if (s->slot[i].expected) out->vain_bytes += s->slot[i].bytes;
   if (ie_reader_pending(s->reader) > 0) out->read_s += ie_clock_s() - s->busy_since;
 }
