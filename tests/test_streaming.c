@@ -379,7 +379,8 @@ static ie_status expert_take(ie_experts *e, ie_ctx *ctx, int64_t expert) {
   ie_expert_taken taken;
   ctx->status = IE_OK;
   e->want(e, ctx, &want, 1);
-  assert_int_equal(e->take(e, ctx, &taken), ctx->status == IE_OK);
+  int64_t n = e->take(e, ctx, &taken);
+  assert_int_equal(n, ctx->status == IE_OK);
   e->give_back(e);
   return ctx->status;
 }
@@ -406,6 +407,28 @@ static void guesses_in_vain(void **state) {
   assert_int_equal(expert_take(e, ctx, 1), IE_OK);
   ie_model_stream_stats(x.model, &s);
   assert_int_equal(s.vain_bytes, expert_read_bytes(&x, 1));
+  free(ctx);
+  subject_close(&x);
+}
+
+/* A guess that cannot be read fails no forward that does without it, and is read anew when it is wanted. */
+static void failed_guesses(void **state) {
+  (void)state;
+  subject x = subject_open(HF, &threaded, /*streamed=*/true);
+  ie_experts *e = ie_stream_experts(x.model->stream);
+  ie_ctx *ctx = calloc(1, sizeof *ctx);
+  assert_non_null(ctx);
+  assert_int_equal(expert_take(e, ctx, 0), IE_OK);
+  atomic_store(&slow_ms, 100);
+  atomic_store(&fail_after, 0);
+  e->expect(e, ctx, (const int32_t[]){1}, 1);
+  nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+  atomic_store(&slow_ms, 300);
+  assert_int_equal(expert_take(e, ctx, 2), IE_OK); /* while the other one fails */
+  atomic_store(&slow_ms, 0);
+  assert_true(atomic_exchange(&fail_after, -1) < 0);
+  assert_int_equal(expert_take(e, ctx, 0), IE_OK);
+  assert_int_equal(expert_take(e, ctx, 1), IE_OK);
   free(ctx);
   subject_close(&x);
 }
@@ -598,17 +621,12 @@ static void plans(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(hugging_face),
-      cmocka_unit_test(original),
-      cmocka_unit_test(shards),
-      cmocka_unit_test(iebin),
-      cmocka_unit_test(failed_reads),
-      cmocka_unit_test(failed_loads),
-      cmocka_unit_test(shrunk_file),
-      cmocka_unit_test(guesses_in_vain),
-      cmocka_unit_test(cancelled_while_reading),
-      cmocka_unit_test(quantised),
-      cmocka_unit_test(quantised_is_not_read_again),
+      cmocka_unit_test(hugging_face),   cmocka_unit_test(original),
+      cmocka_unit_test(shards),         cmocka_unit_test(iebin),
+      cmocka_unit_test(failed_reads),   cmocka_unit_test(failed_loads),
+      cmocka_unit_test(shrunk_file),    cmocka_unit_test(guesses_in_vain),
+      cmocka_unit_test(failed_guesses), cmocka_unit_test(cancelled_while_reading),
+      cmocka_unit_test(quantised),      cmocka_unit_test(quantised_is_not_read_again),
       cmocka_unit_test(plans),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -284,7 +284,7 @@ static ie_status state_forward(ie_state *state, int64_t tokens, int64_t wanted, 
   state->logits = NULL;
   struct ie_stream *stream = state->model->stream;
   ctx->experts = stream ? ie_stream_experts(stream) : NULL;
-  ie_status status = stream ? ie_stream_rows(stream, b, tokens, error) : IE_OK;
+  ie_status status = stream ? ie_stream_rows(stream, ctx, b, tokens, error) : IE_OK;
   if (status != IE_OK) return status;
   ie_tensor *logits =
       ie_decoder_forward(state->model->arch->decoder, ctx, state->model->net, state->layer, &batch, hooks);

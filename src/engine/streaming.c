@@ -59,10 +59,10 @@ struct ie_stream {
   stream_slot *slot;
   stream_want *want; /* (most experts of a layer) */
   int64_t want_count, layer;
-  ie_read_done failed; /* the first read of an expert that failed and was not reported */
+  ie_read_done failed; /* the first read of a wanted expert that failed and was not reported */
   stream_rows rows;
   ie_stream_stats stats; /* vain_bytes: of guesses whose slots were taken since */
-  double busy_since; /* when reads began to be under way; 0: none */
+  double busy_since;     /* when reads began to be under way; 0: none */
 };
 
 /* --- Reads -------------------------------------------------------------------------------------------------- */
@@ -72,6 +72,14 @@ static void read_start(ie_stream *s, int file, uint64_t offset, size_t bytes, vo
   if (ie_reader_pending(s->reader) == 0) s->busy_since = ie_clock_s();
   ie_reader_start(s->reader, &read);
   s->stats.read_bytes += bytes;
+}
+
+/* A forward waits for that slot. What fails of others (of a guess, or of a forward that was cancelled) is read anew when
+ * it is wanted. */
+static bool is_wanted(const ie_stream *s, int64_t slot) {
+  for (int64_t i = 0; i < s->want_count; i++)
+    if (s->want[i].stage == WANT_READING && s->want[i].slot == slot) return true;
+  return false;
 }
 
 static void read_done(ie_stream *s, const ie_read_done *done) {
@@ -84,7 +92,7 @@ static void read_done(ie_stream *s, const ie_read_done *done) {
   stream_slot *slot = &s->slot[done->read.tag];
   slot->reads--;
   if (done->failed && !slot->failed) slot->failed = done->failed;
-  if (done->failed && !s->failed.failed) s->failed = *done;
+  if (done->failed && !s->failed.failed && is_wanted(s, (int64_t)done->read.tag)) s->failed = *done;
   if (slot->reads == 0) {
     ie_expert_cache_unpin(s->cache, (int64_t)done->read.tag);
     if (slot->failed) ie_expert_cache_drop(s->cache, (int64_t)done->read.tag);
@@ -302,17 +310,23 @@ static void row_read(ie_stream *s, int64_t id) {
   }
 }
 
-ie_status ie_stream_rows(ie_stream *s, const int32_t *ids, int64_t n, ie_error *error) {
+ie_status ie_stream_rows(ie_stream *s, const ie_ctx *ctx, const int32_t *ids, int64_t n, ie_error *error) {
   stream_rows *r = &s->rows;
   if (!r->pages) return IE_OK;
   size_t row_pages_most = ie_size_align(r->row_bytes, IE_READER_ALIGN) / IE_READER_ALIGN + 1;
   rows_make_room(r, (size_t)n * row_pages_most);
-  r->failed.failed = 0;
   for (int64_t i = 0; i < n; i++) row_read(s, ids[i]);
-  while (r->reads > 0) reads_poll(s, WAIT_MS);
+  while (r->reads > 0) {
+    reads_poll(s, WAIT_MS);
+    /* What is under way then is waited for by the next forward, and fails that one when it fails. */
+    if (r->reads > 0 && ctx->cancelled && ctx->cancelled(ctx->cancelled_arg))
+      return ie_error_set(error, IE_CANCELLED, "cancelled");
+  }
   if (!r->failed.failed) return IE_OK;
+  ie_read_done failed = r->failed;
+  r->failed.failed = 0;
   rows_make_room(r, SIZE_MAX / 2);
-  return ie_reader_error(s->reader, &r->failed, error);
+  return ie_reader_error(s->reader, &failed, error);
 }
 
 /* --- Life --------------------------------------------------------------------------------------------------- */
