@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* Under a memory limit: still more than the caches of most processors. */
 enum { LIMITED_PROBE_BYTES = 256 << 20 };
@@ -452,13 +451,12 @@ static int case_check(bench *b, bench_case *c) {
                      (long long)(o.context_tok - c->depth), (long long)limit);
   ie_plan_options p = cli_plan_options(b->context, &o);
   ie_status status = ie_model_plan(b->engine.model, &p, &plan, &error);
-  double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-  if (status == IE_OK && (double)plan.kv_bytes + (double)plan.scratch_bytes > machine)
-    status =
-        ie_error_set(&error, IE_LIMIT,
-                     "--depth %lld and --batch %lld: %zu bytes of keys and values and %zu of activations "
-                     "do not fit the machine's %.0f",
-                     (long long)c->depth, (long long)c->batch, plan.kv_bytes, plan.scratch_bytes, machine);
+  if (status == IE_OK && !b->context->common.memory && plan_state_bytes(&plan) > plan.limit_bytes)
+    status = ie_error_set(
+        &error, IE_LIMIT,
+        "--depth %lld and --batch %lld: %zu bytes of keys and values and %zu of activations "
+        "do not fit the %zu of the machine or its control group",
+        (long long)c->depth, (long long)c->batch, plan.kv_bytes, plan.scratch_bytes, plan.limit_bytes);
   if (status == IE_OK) status = cli_memory_check(b->context, &b->engine, &o, &error);
   if (status == IE_OK) largest_note(b, &o, &plan);
   return status == IE_OK ? CLI_OK : cli_fail(b->context, status, &error);

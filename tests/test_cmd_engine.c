@@ -211,7 +211,7 @@ static void plan_adds_up(void **state) {
                 result_integer(v, "scratch_bytes") + result_integer(v, "other_bytes");
   assert_int_equal(result_integer(v, "peak_bytes"), sum);
   assert_true(result_integer(v, "minimum_bytes") <= sum && result_integer(v, "kv_bytes") > 0);
-  assert_true(json_is_true(json_object_get(v, "fits")));
+  assert_true(json_is_true(json_object_get(v, "fits")) && result_integer(v, "limit_bytes") >= sum);
   assert_true(json_array_size(json_object_get(v, "placement")) >= 2);
   int64_t kv = result_integer(v, "kv_bytes");
   json_decref(v);

@@ -139,7 +139,9 @@ typedef struct ie_plan_place {
 typedef struct ie_plan {
   size_t weights_bytes, resident_weights_bytes, kv_bytes, scratch_bytes, other_bytes, peak_bytes,
       minimum_bytes;
-  bool fits; /* peak <= memory_bytes, or without a limit <= the machine's memory */
+  size_t
+      limit_bytes; /* memory_bytes, or without it the machine's memory, or less where a control group has a limit */
+  bool fits;       /* peak <= limit_bytes */
   /* Of experts and embedding that are read from disk for each token when the cache finds nothing; 0 while all weights
    * are resident. */
   size_t streamed_bytes_per_tok;

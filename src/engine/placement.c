@@ -1,10 +1,9 @@
 #include "engine/placement.h"
 
+#include "base/memory.h"
 #include "base/reader.h"
 #include "base/size.h"
 #include "models/decoder.h"
-
-#include <unistd.h>
 
 /* The program itself, its stacks and tables, jansson's header objects. */
 static const size_t program_bytes = 8u << 20;
@@ -17,12 +16,6 @@ static const size_t reader_bytes = 8u << 20;
 /* Page tables: 8 bytes for each page of 4 KiB. */
 enum { PAGE_TABLE_SHARE = 512, TRANSIT = 8, TRANSIT_LEAST = 2 };
 static const size_t rows_least_bytes = 4u << 20;
-
-/* Memory of the machine; SIZE_MAX when the system does not say. */
-static size_t physical_bytes(void) {
-  long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-  return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : SIZE_MAX;
-}
 
 /* Of an expert's part, wherever it begins in a page. */
 static size_t part_span(size_t bytes) {
@@ -127,11 +120,15 @@ void ie_placement_make(const ie_model *model, const ie_state_sizes *sizes, size_
   size_t own = p.resident_bytes + p.kv_bytes + p.scratch_bytes;
   p.other_bytes = program_bytes + tokenizer_bytes(model, own) + own / PAGE_TABLE_SHARE;
   p.peak_bytes = p.minimum_bytes = own + p.other_bytes;
-  p.fits = p.peak_bytes <= (limit ? limit : physical_bytes());
+  p.limit_bytes = limit ? limit : ie_memory_limit();
+  p.fits = p.peak_bytes <= p.limit_bytes;
   ie_placement split;
   if (ie_placement_split(model, sizes, limit, &split)) {
     if (split.minimum_bytes < p.minimum_bytes) p.minimum_bytes = split.minimum_bytes;
-    if (limit && !p.fits) p = split;
+    if (limit && !p.fits) {
+      p = split;
+      p.limit_bytes = limit;
+    }
   }
   *out = p;
 }

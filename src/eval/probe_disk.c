@@ -166,7 +166,8 @@ static ie_status job_open(disk_job *job, const disk_file *file, const ie_disk_pr
 static ie_status job_read(disk_job *job, size_t wanted, size_t buffer_bytes, ie_disk_probe *out,
                           ie_error *error) {
   job->block_bytes = BLOCK;
-  while (buffer_bytes && job->block_bytes > IE_READER_ALIGN && job->block_bytes * (size_t)job->depth > buffer_bytes)
+  while (buffer_bytes && job->block_bytes > IE_READER_ALIGN &&
+         job->block_bytes * (size_t)job->depth > buffer_bytes)
     job->block_bytes /= 2;
   job->blocks = (int64_t)((wanted < job->file_bytes ? wanted : job->file_bytes) / job->block_bytes);
   if (job->blocks < 1) job->blocks = 1;
