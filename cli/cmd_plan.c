@@ -80,7 +80,7 @@ static int plan_run(cli_context *context, void *opaque) {
 const cli_command cmd_plan = {
     .name = "plan",
     .summary = "Say where every byte would live, before loading anything",
-    .usage = "--model-dir D [--ctx N] [--batch B] [--kv T] [--memory SIZE] [--json]",
+    .usage = "--model-dir D [--ctx N] [--batch B] [--chunk N] [--kv T] [--memory SIZE] [--json]",
     .help = "peak = resident weights + keys and values + activations + the program itself. `map` is the page "
             "cache,\n"
             "which the system can take back; `ram` is memory of the process's own.",

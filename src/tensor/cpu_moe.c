@@ -56,18 +56,15 @@ static size_t packed_bound(const ie_weight *w, int64_t P, int64_t n) {
   return bound + (size_t)n * IE_ARENA_ALIGN;
 }
 
-static bool scratch_bound(moe_run *run, const ie_weight *w) {
+/* The most that a thread needs for a product of any number of tokens. */
+static size_t scratch_bound(const moe_run *run, const ie_weight *w) {
   const ie_product *products[2] = {w->few, w->many};
+  size_t bound = 0;
   for (int i = 0; i < 2; i++) {
-    void *own;
-    size_t bytes;
-    if (!products[i]) continue;
-    if (!cpu_run_scratch(run->ctx, products[i], run->T, w->cols, &own, &bytes)) return false;
-    if (bytes <= run->per_thread) continue;
-    run->scratch = own;
-    run->per_thread = bytes;
+    size_t bytes = products[i] ? cpu_run_bytes(products[i], run->T, w->cols) : 0;
+    if (bytes > bound) bound = bytes;
   }
-  return true;
+  return bound;
 }
 
 static bool moe_take(moe_run *run) {
@@ -78,6 +75,8 @@ static bool moe_take(moe_run *run) {
   size_t bytes = packed_bound(up, run->P, n);
   size_t down_bytes = packed_bound(down, run->P, n);
   run->packed_bytes = bytes > down_bytes ? bytes : down_bytes;
+  size_t up_scratch = scratch_bound(run, up), down_scratch = scratch_bound(run, down);
+  run->per_thread = up_scratch > down_scratch ? up_scratch : down_scratch;
   return moe_pairs_take(ctx, &run->pairs, run->T, run->k, up->experts) &&
          ie_ctx_scratch(ctx, (size_t)n * sizeof(moe_expert), (void **)&run->list) &&
          ie_ctx_scratch(ctx, (size_t)n * sizeof(moe_expert *), (void **)&run->wave) &&
@@ -87,8 +86,8 @@ static bool moe_take(moe_run *run) {
          ie_ctx_scratch(ctx, P * 2 * F * sizeof(float), (void **)&run->h) &&
          ie_ctx_scratch(ctx, P * F * sizeof(float), (void **)&run->a) &&
          ie_ctx_scratch(ctx, P * C * sizeof(float), (void **)&run->d) &&
-         ie_ctx_scratch(ctx, run->packed_bytes, (void **)&run->packed) && scratch_bound(run, up) &&
-         scratch_bound(run, down);
+         ie_ctx_scratch(ctx, run->packed_bytes, (void **)&run->packed) &&
+         cpu_run_scratch(ctx, run->per_thread, &run->scratch);
 }
 
 /* The experts that have tokens. */
