@@ -1,6 +1,7 @@
 #include "engine/placement.h"
 
 #include "base/memory.h"
+#include "base/pages.h"
 #include "base/reader.h"
 #include "base/size.h"
 #include "models/decoder.h"
@@ -86,7 +87,7 @@ static void streamed_make(const ie_model *model, const ie_state_sizes *sizes, si
   p->embed_streamed = d->embed.part[0] != d->head.part[0] && d->embed.part[1] == NULL;
   p->embed_disk_bytes = p->embed_streamed ? (size_t)d->embed.rows * d->embed.row_bytes[0] : 0;
   /* A row begins in any page; three times a forward's rows, so that some are found again. */
-  size_t row_span = ie_size_align(d->embed.row_bytes[0], IE_READER_ALIGN) + IE_READER_ALIGN;
+  size_t page = ie_page_bytes(), row_span = ie_size_align(d->embed.row_bytes[0], page) + page;
   p->rows_bytes = p->embed_streamed ? 3 * (size_t)sizes->batch_max * row_span : 0;
   if (p->embed_streamed && p->rows_bytes < rows_least_bytes) p->rows_bytes = rows_least_bytes;
   /* No model with experts ties its head to the embedding, so a matrix is left out once. */

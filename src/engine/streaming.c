@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/pages.h"
 #include "base/size.h"
 #include "engine/resident.h"
 #include "models/decoder.h"
@@ -39,7 +40,8 @@ typedef struct stream_want {
 typedef struct stream_rows {
   const uint8_t *first_row; /* where row 0 begins */
   size_t row_bytes;
-  uint8_t *pages; /* the whole pages of the tensor */
+  size_t page_bytes; /* at least IE_READER_ALIGN, and a multiple */
+  uint8_t *pages;    /* the whole pages of the tensor */
   size_t count, held, held_max;
   int file;
   uint64_t offset; /* of pages */
@@ -272,7 +274,7 @@ static bool page_there(const stream_rows *r, size_t page) {
 /* Lets all pages go when so many more would not fit. */
 static void rows_make_room(stream_rows *r, size_t more) {
   if (r->held + more <= r->held_max || r->held == 0) return;
-  (void)madvise(r->pages, r->count * IE_READER_ALIGN, MADV_DONTNEED);
+  (void)madvise(r->pages, r->count * r->page_bytes, MADV_DONTNEED);
   memset(r->there, 0, (r->count + 7) / 8);
   r->held = 0;
 }
@@ -280,12 +282,12 @@ static void rows_make_room(stream_rows *r, size_t more) {
 /* Pages first .. last of the tensor that the row needs; those at its edges, which it shares, are always there. */
 static bool row_pages(const stream_rows *r, int64_t id, size_t *first, size_t *last) {
   const uint8_t *begin = r->first_row + (size_t)id * r->row_bytes, *end = begin + r->row_bytes;
-  const uint8_t *pages_end = r->pages + r->count * IE_READER_ALIGN;
+  const uint8_t *pages_end = r->pages + r->count * r->page_bytes;
   if (begin < r->pages) begin = r->pages;
   if (end > pages_end) end = pages_end;
   if (begin >= end) return false;
-  *first = (size_t)(begin - r->pages) / IE_READER_ALIGN;
-  *last = (size_t)(end - 1 - r->pages) / IE_READER_ALIGN;
+  *first = (size_t)(begin - r->pages) / r->page_bytes;
+  *last = (size_t)(end - 1 - r->pages) / r->page_bytes;
   return true;
 }
 
@@ -304,8 +306,8 @@ static void row_read(ie_stream *s, int64_t id) {
     while (!ie_reader_has_room(s->reader)) reads_poll(s, WAIT_MS);
     r->reads++;
     r->held += n;
-    read_start(s, r->file, r->offset + page * IE_READER_ALIGN, n * IE_READER_ALIGN,
-               r->pages + page * IE_READER_ALIGN, rows_tag);
+    read_start(s, r->file, r->offset + page * r->page_bytes, n * r->page_bytes,
+               r->pages + page * r->page_bytes, rows_tag);
     page += n;
   }
 }
@@ -313,7 +315,7 @@ static void row_read(ie_stream *s, int64_t id) {
 ie_status ie_stream_rows(ie_stream *s, const ie_ctx *ctx, const int32_t *ids, int64_t n, ie_error *error) {
   stream_rows *r = &s->rows;
   if (!r->pages) return IE_OK;
-  size_t row_pages_most = ie_size_align(r->row_bytes, IE_READER_ALIGN) / IE_READER_ALIGN + 1;
+  size_t row_pages_most = ie_size_align(r->row_bytes, r->page_bytes) / r->page_bytes + 1;
   rows_make_room(r, (size_t)n * row_pages_most);
   for (int64_t i = 0; i < n; i++) row_read(s, ids[i]);
   while (r->reads > 0) {
@@ -400,12 +402,13 @@ static ie_status rows_make(ie_stream *s, ie_error *error) {
   size_t file;
   if (!ie_checkpoint_locate(s->model->checkpoint, inner.data, &file, &r->offset))
     return ie_error_set(error, IE_INTERNAL, "the embedding is not mapped");
-  r->count = inner.bytes / IE_READER_ALIGN;
+  r->page_bytes = ie_page_bytes();
+  r->count = inner.bytes / r->page_bytes;
   r->there = calloc((r->count + 7) / 8, 1);
   if (!r->there) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the embedding's rows");
   r->first_row = d->embed.part[0];
   r->row_bytes = d->embed.row_bytes[0];
-  r->held_max = s->place.rows_bytes / IE_READER_ALIGN;
+  r->held_max = s->place.rows_bytes / r->page_bytes;
   r->file = (int)file;
   ie_status status = ie_map_replace(inner.data, inner.bytes, /*huge=*/false, error);
   if (status == IE_OK) r->pages = (uint8_t *)(uintptr_t)inner.data;
