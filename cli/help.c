@@ -110,8 +110,8 @@ void cli_help(const cli_command *command) {
     options_print("Flags of every command", cli_common_options, command->common | 1u << CLI_COMMON_QUIET);
     unused_print(command);
   }
-  printf("\nExit: %s.\n",
-         dialect ? dialect->exit_codes : "0 ok, 1 failed, 2 usage or bad argument, 4 quality gate");
+  printf("\nExit: %s.\n", dialect ? dialect->exit_codes
+                                  : "0 ok, 1 failed, 2 usage or bad argument, 4 quality gate, 130 Ctrl-C");
 }
 
 void cli_help_all(void) {

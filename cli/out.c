@@ -104,6 +104,12 @@ static ie_status stream_read(FILE *stream, const char *where, size_t max_bytes, 
   return status;
 }
 
+bool cli_is_jsonl(const char *path) {
+  static const char ending[] = ".jsonl";
+  size_t n = path ? strlen(path) : 0, m = strlen(ending);
+  return n > m && !strcmp(path + n - m, ending);
+}
+
 char *cli_path_join(const char *dir, const char *name) {
   char *path;
   return asprintf(&path, "%s/%s", dir, name) < 0 ? NULL : path;

@@ -32,6 +32,8 @@ bool cli_bytes_append(ie_bytes *bytes, const void *data, size_t size);
 bool cli_utf8_append(ie_bytes *bytes, const char *text, size_t size);
 /* "dir/name", fresh memory; NULL when memory is out. */
 char *cli_path_join(const char *dir, const char *name);
+/* Whether its name ends in .jsonl; NULL does not. */
+bool cli_is_jsonl(const char *path);
 /* Appends a whole file to *out; "-" is stdin. IE_IO, or IE_LIMIT above max_bytes. */
 ie_status cli_read(const char *path, size_t max_bytes, ie_bytes *out, ie_error *error);
 

@@ -60,13 +60,8 @@ static ie_status json_line(void *arg, const char *line, size_t size, size_t numb
   return status;
 }
 
-static bool ends_with(const char *text, const char *end) {
-  size_t n = strlen(text), m = strlen(end);
-  return n >= m && !strcmp(text + n - m, end);
-}
-
 ie_status cli_prompts_read(const char *path, cli_line_fn take, void *arg, ie_error *error) {
   json_lines lines = {path, take, arg};
-  return ends_with(path, ".jsonl") ? cli_lines_read(path, json_line, &lines, error)
-                                   : cli_lines_read(path, take, arg, error);
+  return cli_is_jsonl(path) ? cli_lines_read(path, json_line, &lines, error)
+                            : cli_lines_read(path, take, arg, error);
 }

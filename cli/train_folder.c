@@ -4,8 +4,10 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -58,9 +60,19 @@ int train_folder_check(const cli_context *context, const char *out, const char *
       name);
 }
 
-ie_status train_folder_make(const char *out, ie_error *error) {
-  if (mkdir(out, 0777) == 0 || errno == EEXIST) return IE_OK;
-  return ie_error_set(error, IE_IO, "%s: cannot make the folder: %s", out, strerror(errno));
+ie_status train_folder_lock(const char *dir, int *out, ie_error *error) {
+  *out = 0;
+  if (mkdir(dir, 0777) != 0 && errno != EEXIST)
+    return ie_error_set(error, IE_IO, "%s: cannot make the folder: %s", dir, strerror(errno));
+  int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return ie_error_set(error, IE_IO, "%s: cannot open the folder: %s", dir, strerror(errno));
+  if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
+    *out = fd;
+    return IE_OK;
+  }
+  bool held = errno == EWOULDBLOCK;
+  close(fd);
+  return held ? ie_error_set(error, IE_LIMIT, "%s: another run writes into this folder", dir) : IE_OK;
 }
 
 int train_metrics_check(const cli_context *context, const char *path, bool resume) {

@@ -10,8 +10,9 @@
  * lines of metrics. -1 to go on (it may be missing), or an exit code after a message. */
 int train_folder_check(const cli_context *context, const char *out, const char *model_dir, bool resume);
 
-/* Makes the folder where it is missing; its parent must be there. */
-ie_status train_folder_make(const char *out, ie_error *error);
+/* Makes the folder where it is missing (its parent must be there), and holds it against a second run until the
+ * descriptor is closed. IE_LIMIT when another run has it; *out is 0 where the file system knows no locks. */
+ie_status train_folder_lock(const char *dir, int *out, ie_error *error);
 
 /* Refuses a --metrics file that holds something, unless the run resumes. -1 to go on, or an exit code after a message. */
 int train_metrics_check(const cli_context *context, const char *path, bool resume);

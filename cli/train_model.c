@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char *const optimisers[] = {"adamw", "muon", "adamw8bit", NULL};
 static const char *const schedules[] = {"constant", "linear", "cosine", "step", NULL};
@@ -35,6 +36,8 @@ static const cli_option options[] = {
      .meaning = "Text or F.jsonl that is not trained on: its loss is reported."},
     {"--tokenizer", CLI_AS_PATH(settings, tokenizer), .argument = "FILE",
      .meaning = "The tokenizer; default: the model's."},
+    {"--chat-format", CLI_AS_STRING(settings, chat_format), .argument = "NAME",
+     .meaning = "How `messages` of the data are written for the model; default: the model's own."},
     {"--out", CLI_AS_PATH(settings, out), .argument = "DIR",
      .meaning = "Where the model (or adapter), snapshots and tokenised data go."},
     {"--steps", CLI_AS_INT(settings, steps), .argument = "N", .min = 1, .max = 1 << 30,
@@ -128,6 +131,7 @@ typedef struct job {
   uint64_t done, total; /* of the file that is tokenised */
   bool shown;
   bool leads; /* rank 0: reports, samples */
+  int folder; /* that is held against a second run; 0: none */
 } job;
 
 static void job_free(job *j) {
@@ -136,6 +140,7 @@ static void job_free(job *j) {
   ie_tokenizer_free(j->tokenizer);
   cli_engine_close(&j->engine);
   ie_ranks_close(j->ranks);
+  if (j->folder > 0) close(j->folder);
 }
 
 static bool tokenising_shown(void *user, uint64_t done, uint64_t total) {
@@ -225,9 +230,9 @@ static ie_status adapter_open(job *j, ie_error *error) {
   return status;
 }
 
-static ie_status model_open(job *j, ie_error *error) {
+static ie_status model_open(job *j, bool plan_only, ie_error *error) {
   const settings *s = j->s;
-  ie_model_options o = {.train = j->kind != TRAIN_LORA, .seed = (uint64_t)s->seed, .plan_only = s->dry_run};
+  ie_model_options o = {.train = j->kind != TRAIN_LORA, .seed = (uint64_t)s->seed, .plan_only = plan_only};
   bool present = true;
   ie_status status = IE_OK;
   if (j->kind == TRAIN_BASE) status = ie_model_present(s->model_dir, &present, error);
@@ -248,14 +253,10 @@ static ie_status tokenizer_open(job *j, ie_error *error) {
   if (ie_tokenizer_vocab(j->tokenizer) > j->engine.info->vocab)
     cli_log(j->context, "clocher: the tokenizer has %lld tokens, the model %lld: the ids beyond are refused",
             (long long)ie_tokenizer_vocab(j->tokenizer), (long long)j->engine.info->vocab);
+  if (s->chat_format) return ie_chat_format_find(s->chat_format, &j->format, error);
   ie_error none = {0};
   if (ie_chat_format_detect(s->model_dir, j->tokenizer, &j->format, &none) != IE_OK) j->format = NULL;
   return IE_OK;
-}
-
-static bool is_jsonl(const char *path) {
-  size_t n = path ? strlen(path) : 0;
-  return n > 6 && !strcmp(path + n - 6, ".jsonl");
 }
 
 static ie_status options_fill(job *j, ie_error *error) {
@@ -264,7 +265,7 @@ static ie_status options_fill(job *j, ie_error *error) {
     return ie_error_set(error, IE_INVALID_ARGUMENT, "--seq %lld: the model's context is %lld tokens",
                         (long long)s->seq, (long long)j->engine.info->context_tok);
   ie_train_layout layout = s->layout > 0 ? (ie_train_layout)(s->layout - 1)
-                           : j->kind == TRAIN_SFT || (j->kind == TRAIN_LORA && is_jsonl(s->data))
+                           : j->kind == TRAIN_SFT || (j->kind == TRAIN_LORA && cli_is_jsonl(s->data))
                                ? IE_TRAIN_WHOLE
                                : IE_TRAIN_PACKED;
   j->options = (ie_train_options){.data = s->data,
@@ -344,6 +345,13 @@ static ie_status sample(job *j, ie_error *error) {
   return ie_ranks_agree(j->ranks, status, error);
 }
 
+/* Trouble began: what there was before it is not rotated away. */
+static void guard(job *j) {
+  train_report_line_end(&j->report);
+  int64_t step = ie_train_guard(j->train);
+  if (step >= 0) cli_log(j->context, "clocher: the snapshot of step %lld stays", (long long)step);
+}
+
 /* Steps until the end or Ctrl-C. After either, and after a failure, what was learned is on the disk. */
 static ie_status steps_run(job *j, ie_error *error) {
   const settings *s = j->s;
@@ -357,6 +365,7 @@ static ie_status steps_run(job *j, ie_error *error) {
     if (j->leads && early && s->balance > 0 && !routed)
       cli_log(j->context, "clocher: --balance is ignored: the model has no routers");
     if (j->leads) status = train_report_step(&j->report, &m, error);
+    if (j->leads && j->report.trouble_began) guard(j);
     status = ie_ranks_agree(j->ranks, status, error);
     bool last = m.step == s->steps;
     if (status == IE_OK && s->valid && (last || due(s->eval_every, m.step))) status = evaluate(j, error);
@@ -368,12 +377,16 @@ static ie_status steps_run(job *j, ie_error *error) {
   return status;
 }
 
-/* --memory against the plan. */
-static ie_status memory_check(const job *j, ie_error *error) {
+/* --memory against the plan, before a parameter is read or made. */
+static ie_status memory_check(job *j, ie_error *error) {
   uint64_t limit = j->context->common.memory;
   if (!limit) return IE_OK;
+  job planned = {.context = j->context, .s = j->s, .kind = j->kind, .ranks = j->ranks};
   ie_train_plan plan;
-  ie_status status = ie_train_plan_make(j->engine.model, &j->options, &plan, error);
+  ie_status status = model_open(&planned, /*plan_only=*/true, error);
+  if (status == IE_OK) status = options_fill(&planned, error);
+  if (status == IE_OK) status = ie_train_plan_make(planned.engine.model, &planned.options, &plan, error);
+  cli_engine_close(&planned.engine);
   if (status == IE_OK && plan.peak > limit)
     status =
         ie_error_set(error, IE_LIMIT,
@@ -395,9 +408,21 @@ static ie_status stopped(job *j, ie_error *error) {
 }
 
 static ie_status job_open(job *j, ie_error *error) {
-  ie_status status = model_open(j, error);
+  ie_status status = model_open(j, j->s->dry_run, error);
   if (status == IE_OK) status = tokenizer_open(j, error);
   return status == IE_OK ? options_fill(j, error) : status;
+}
+
+static void data_log(const job *j) {
+  const ie_train_data d = ie_train_data_get(j->train);
+  if (j->context->common.quiet || !j->s->data) return;
+  cli_log(j->context, "clocher: %s: %lld documents, %lld tokens", j->s->data, (long long)d.documents,
+          (long long)d.tokens);
+  if (d.cut_tokens > 0)
+    cli_log(j->context,
+            "clocher: %lld documents are longer than a row: %lld tokens of them are left out (--seq, or "
+            "--layout packed)",
+            (long long)d.cut_documents, (long long)d.cut_tokens);
 }
 
 /* Metrics and messages are those of the first process, about all. */
@@ -406,16 +431,18 @@ static ie_status report_open(job *j, ie_error *error) {
   if (j->leads)
     status = train_report_open(&j->report, j->context, j->s, &j->engine, ie_train_position(j->train), error);
   j->report.peak_flop_s *= ie_ranks_size(j->ranks);
+  if (status == IE_OK && j->leads) data_log(j);
   return ie_ranks_agree(j->ranks, status, error);
 }
 
 static ie_status job_run(job *j, ie_error *error) {
   const settings *s = j->s;
-  ie_status status = ie_ranks_agree(j->ranks, job_open(j, error), error);
+  ie_status status = s->dry_run ? IE_OK : ie_ranks_agree(j->ranks, memory_check(j, error), error);
+  if (status == IE_OK) status = ie_ranks_agree(j->ranks, job_open(j, error), error);
   if (status != IE_OK) return status;
   if (s->dry_run)
     return j->leads ? train_report_plan(j->context, j->engine.model, &j->options, error) : IE_OK;
-  status = ie_ranks_agree(j->ranks, memory_check(j, error), error);
+  status = ie_ranks_agree(j->ranks, j->leads ? train_folder_lock(s->out, &j->folder, error) : IE_OK, error);
   if (status != IE_OK) return status;
   cli_signals_poll();
   status = ie_train_new(j->engine.model, &j->options, &j->train, error);
@@ -521,6 +548,8 @@ static int train_run(cli_context *context, settings *s, train_kind kind) {
   train_config config = {0};
   int code = s->config ? train_config_read(&config, context, s->config, s) : -1;
   if (code < 0) code = flags_check(context, s, kind, &config);
+  if (kind != TRAIN_LORA)
+    context->common.weights = CLI_WEIGHTS_PUBLISHED;       /* the flag was said to be ignored */
   if (kind != TRAIN_LORA || s->adapter_in) s->lora = NULL; /* it says nothing, and is not written down */
   if (code < 0) code = job_main(context, s, kind, &config);
   train_config_free(&config);
@@ -537,6 +566,9 @@ static int lora_run(cli_context *context, void *opaque) {
   return train_run(context, opaque, TRAIN_LORA);
 }
 
+/* Parameters are trained as f32 masters: they have no other encoding until they are saved. */
+#define TRAINS_PARAMETERS (CLI_USES_MODEL & ~(1 << CLI_COMMON_WEIGHTS))
+
 #define USAGE "--model-dir D (--data F | --data-ids F) --out DIR --steps N --batch B --lr F [flags]"
 
 const cli_command cmd_train_base = {
@@ -548,7 +580,7 @@ const cli_command cmd_train_base = {
             "sums (--precision fp32: f32), masters and optimiser f32. DIR ends in the published layout.",
     .options = options,
     .settings_bytes = sizeof(settings),
-    .common = CLI_USES_MODEL,
+    .common = TRAINS_PARAMETERS,
     .run = base_run,
 };
 
@@ -561,7 +593,7 @@ const cli_command cmd_train_sft = {
             "{\"prompt\", \"completion\"}, where the completion is, or {\"text\"}.",
     .options = options,
     .settings_bytes = sizeof(settings),
-    .common = CLI_USES_MODEL,
+    .common = TRAINS_PARAMETERS,
     .run = sft_run,
 };
 

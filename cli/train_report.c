@@ -32,8 +32,7 @@ ie_status train_report_open(train_report *r, cli_context *context, const train_s
   if (!context->common.quiet)
     cli_log(context, "clocher: %s, ceiling %.3f TFLOP/s (%s), precision %s", engine->info->architecture,
             probe.matrix_tflop_s, probe.matrix_kind, ie_precision_name(engine->info->precision));
-  ie_status made = train_folder_make(s->out, error);
-  if (made == IE_OK) made = train_config_write(context, s, s->out, error);
+  ie_status made = train_config_write(context, s, s->out, error);
   if (made != IE_OK) return made;
   r->metrics_path = s->metrics ? strdup(s->metrics) : cli_path_join(s->out, "metrics.jsonl");
   r->plot_path = s->plot ? strdup(s->plot) : cli_path_join(s->out, "loss.png");
@@ -109,6 +108,8 @@ static void line_show(train_report *r, const ie_train_metrics *m, double mfu, co
 ie_status train_report_step(train_report *r, const ie_train_metrics *m, ie_error *error) {
   double mfu = m->step_s > 0 && r->peak_flop_s > 0 ? m->flop / m->step_s / r->peak_flop_s : 0;
   const char *warning = trouble(r, m);
+  r->trouble_began = warning && !r->troubled;
+  r->troubled = warning != NULL;
   line_show(r, m, mfu, warning);
   json_t *object = json_pack("{s:I,s:o,s:o,s:o,s:I,s:o,s:o,s:o,s:I}", "step", (json_int_t)m->step, "loss",
                              cli_json_number(m->loss), "lr", cli_json_number(m->rate), "grad_norm",

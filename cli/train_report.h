@@ -21,7 +21,8 @@ typedef struct train_report {
   double loss_mean, loss_deviation; /* over the last steps */
   const char *warned;               /* the last warning that was shown, and its step */
   int64_t warned_step;
-  bool terminal, line_open; /* the cursor stands behind a line that the next one replaces */
+  bool troubled, trouble_began; /* the last step had a warning; and the one before had none */
+  bool terminal, line_open;     /* the cursor stands behind a line that the next one replaces */
 } train_report;
 
 ie_status train_report_open(train_report *report, cli_context *context, const train_settings *s,

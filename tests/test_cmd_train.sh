@@ -36,15 +36,18 @@ same() {
 # value FILE KEY: its values, one a line.
 values() { grep -oE "\"$2\":[^,}]*" "$1" | cut -d: -f2; }
 
-# ids STEPS B T VOCAB FILE: a safetensors file with `data`, I32 (steps, B, T).
+# ids STEPS B T VOCAB FILE [CALM]: a safetensors file with `data`, I32 (steps, B, T). The first CALM steps have two ids.
 ids() {
   local bytes=$(($1 * $2 * $3 * 4)) header
   header="{\"data\":{\"dtype\":\"I32\",\"shape\":[$1,$2,$3],\"data_offsets\":[0,$bytes]}}"
   while ((${#header} % 8)); do header+=' '; done
   {
     printf "\\x$(printf %02x $((${#header} % 256)))\\x00\\x00\\x00\\x00\\x00\\x00\\x00%s" "$header"
-    awk -v n=$(($1 * $2 * $3)) -v vocab="$4" 'BEGIN {
-      for (i = x = 1; i <= n; i++) { x = (x * 1103 + 12345) % 65521; printf "\\%03o\\000\\000\\000", x % vocab }
+    awk -v n=$(($1 * $2 * $3)) -v vocab="$4" -v calm=$((${6:-0} * $2 * $3)) 'BEGIN {
+      for (i = x = 1; i <= n; i++) {
+        x = (x * 1103 + 12345) % 65521
+        printf "\\%03o\\000\\000\\000", x % (i > calm ? vocab : 2)
+      }
     }' | { read -r line || printf "$line"; }
   } >"$5"
 }
@@ -148,6 +151,30 @@ train base nan --model-dir "$folder/infinite" --data $text "${size[@]}" --lr 1e-
   [[ ! -e $folder/nan/model.safetensors ]] || echo "a model was written"
 } | verdict "a number that is not finite is named with its step, exit 1"
 
+# After 30 steps of two ids come others: the loss jumps.
+ids 34 2 24 128 "$folder/spike.safetensors" 30
+"$program" train sft --model-dir $models/qwen3 --out "$folder/spike" --data-ids "$folder/spike.safetensors" --batch 2 \
+  --lr 1e-3 --steps 34 --save-every 2 --keep 1 2>"$folder/err"
+{
+  grep -q '"step":31,.*"warning":"loss spike"' "$folder/spike/metrics.jsonl" || echo "no warning in the metrics"
+  grep -q "step 31: loss spike" "$folder/err" && grep -q "the snapshot of step 30 stays" "$folder/err" || cat "$folder/err"
+  (cd "$folder/spike" && echo step-*) | grep -vx "step-000030 step-000034"
+} | verdict "a loss spike is named, and the snapshot before it stays"
+
+# --- One run in a folder ------------------------------------------------------------------------------------------
+
+"$program" train base --out "$folder/held" --quiet "${base[@]}" --steps 1000000 --save-every 1000000 2>"$folder/err" &
+pid=$!
+for ((i = 0; i < 200; i++)); do [[ ! -s $folder/held/metrics.jsonl ]] || break; sleep 0.05; done
+{
+  train base held "${base[@]}" --steps 4 --resume 2>"$folder/err"
+  code=$?
+  [[ $code -eq 1 ]] || echo "exit $code"
+  grep -q "another run writes into this folder" "$folder/err" || cat "$folder/err"
+} | verdict "a second run in a folder is refused"
+kill -TERM $pid
+wait $pid 2>/dev/null
+
 # --- Memory -------------------------------------------------------------------------------------------------------
 
 large=(--model-dir "$made" --data $text --batch 64 --seq 128 --lr 1e-3 --steps 2)
@@ -234,6 +261,9 @@ refused 1 "none.txt" "${new[@]}" --data "$folder/none.txt" --lr 1
 : >"$folder/empty.txt"
 refused 1 "at least two tokens" "${new[@]}" --data "$folder/empty.txt" --lr 1
 refused 1 "does not hold this run" "${new[@]}" --data $text --lr 1 --seq 32 --memory 1MB
+refused 1 "ignored: train base does not use it" base --model-dir "$folder/missing" --out "$folder/x" --steps 1 --batch 2 \
+  --data $text --lr 1 --weights int4
+refused 2 "wizard" "${new[@]}" --data $text --lr 1 --chat-format wizard
 refused 2 "own folder" base --model-dir "$made" --out "$made" --steps 3 --batch 2 --data $text --lr 1
 refused 2 "holds a run already" base "${base[@]}" --out "$folder/long" --steps 9
 refused 2 "it stands after step 8" base "${base[@]}" --out "$folder/short" --resume --steps 3
@@ -250,16 +280,16 @@ refused 2 "step 1: token" sft --model-dir $models/qwen3 --out "$folder/y" --lr 1
 
 # Another run than the one that is gone on with.
 again=(--resume --steps 8)
-refused 1 "another precision" base "${base[@]}" --out "$folder/short" "${again[@]}" --precision fp32
-refused 1 "another balance" base "${base[@]}" --out "$folder/short" "${again[@]}" --balance 0.5
+refused 2 "precision \"bf16\", this one has \"fp32\"" base "${base[@]}" --out "$folder/short" "${again[@]}" --precision fp32
+refused 2 "had balance 0.0, this one has 0.5" base "${base[@]}" --out "$folder/short" "${again[@]}" --balance 0.5
 cp -r "$made" "$folder/spaced"
 echo >>"$folder/spaced/config.json"
-refused 1 "another config.json" base "${base[@]}" --model-dir "$folder/spaced" --out "$folder/short" "${again[@]}"
+refused 2 "had config.json " base "${base[@]}" --model-dir "$folder/spaced" --out "$folder/short" "${again[@]}"
 ids 8 2 24 130 "$folder/other.safetensors"
 lora=(lora --model-dir $models/gpt-oss-hf --batch 2 --lr 1e-3 --out "$folder/again" "${again[@]}")
-refused 1 "another content of the data" "${lora[@]}" --data-ids "$folder/other.safetensors" --lora r=4,alpha=8
-refused 1 "another adapter's r" "${lora[@]}" --data-ids "$folder/ids.safetensors" --lora r=2,alpha=8
-refused 1 "another adapter's alpha" "${lora[@]}" --data-ids "$folder/ids.safetensors" --lora r=4,alpha=4
+refused 2 "had content of the data " "${lora[@]}" --data-ids "$folder/other.safetensors" --lora r=4,alpha=8
+refused 2 "had adapter's r 4, this one has 2" "${lora[@]}" --data-ids "$folder/ids.safetensors" --lora r=2,alpha=8
+refused 2 "had adapter's alpha 8.0, this one has 4.0" "${lora[@]}" --data-ids "$folder/ids.safetensors" --lora r=4,alpha=4
 ids 8 2 257 131 "$folder/wide.safetensors"
 refused 2 "context is 256" "${new[@]}" --lr 1 --data-ids "$folder/wide.safetensors" --dry-run
 refused 2 "2 rows of 24 tokens, 3 rows" "${qwen[@]}" --batch 3 --steps 8 --dry-run

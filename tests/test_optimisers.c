@@ -531,9 +531,7 @@ static void test_refuses(void **state) {
     assert_non_null(strstr(error.message, "expected"));
     p->grad = grad;
   }
-  for (int k = 0; k < IE_OPTIMISER_COUNT; k++)
-    assert_int_equal(ie_optimiser_from_name(ie_optimiser_name((ie_optimiser_kind)k)), k);
-  assert_int_equal(ie_optimiser_from_name("sgd"), -1);
+  for (int k = 0; k < IE_OPTIMISER_COUNT; k++) assert_non_null(ie_optimiser_name((ie_optimiser_kind)k));
   ie_optimiser_free(NULL);
   param_free(p);
   ie_device_free(device);
@@ -570,9 +568,6 @@ static void test_norm(void **state) {
   free(f.param[5]->grad); /* a parameter without gradient is left out */
   f.param[5]->grad = NULL;
   assert_int_equal(ie_grad_norm(device, f.param, f.count, norm, &error), IE_OK);
-  float before = f.param[0]->grad[3];
-  ie_grad_scale(device, f.param, f.count, 0.25f);
-  assert_true(f.param[0]->grad[3] == before * 0.25f);
   assert_int_equal(ie_grad_norm(device, f.param, 0, norm, &error), IE_OK);
   assert_true(norm[0] == 0);
   ie_device_free(device);
@@ -594,7 +589,8 @@ static void test_clip(void **state) {
     param_fill(a.param[i]->grad, a.param[i]->count, 5 + (uint64_t)i, 1.0);
     param_fill(b.param[i]->grad, b.param[i]->count, 5 + (uint64_t)i, 1.0);
   }
-  ie_grad_scale(device, b.param, b.count, scale);
+  for (int i = 0; i < b.count; i++)
+    for (int64_t k = 0; k < b.param[i]->count; k++) b.param[i]->grad[k] *= scale;
   ie_optimiser_step(oa, &(ie_step){.rate = 0.01, .number = 1, .grad_scale = scale});
   ie_optimiser_step(ob, &(ie_step){.rate = 0.01, .number = 1});
   fleet_same(&a, &b);

@@ -196,6 +196,25 @@ static void test_stream(void **state) {
   ie_ids_free(&all);
 }
 
+/* What is computed is the batch without what stands behind the last document of a row; returns how much that is. */
+static int64_t dense_check(const ie_data_batch *batch) {
+  int64_t left_out = 0;
+  for (int64_t b = 0; b < batch->rows; b++) {
+    const ie_token_rows rows = ie_data_rows(batch, b, 1);
+    int64_t from = b * batch->length;
+    size_t bytes = (size_t)rows.tokens * sizeof(int32_t);
+    assert_in_range(rows.tokens, 0, batch->length);
+    assert_memory_equal(rows.ids, batch->ids + from, bytes);
+    assert_memory_equal(rows.target, batch->targets + from, bytes);
+    assert_memory_equal(rows.position, batch->position + from, bytes);
+    assert_memory_equal(rows.sequence, batch->sequence + from, bytes);
+    for (int64_t i = rows.tokens; i < batch->length; i++) assert_int_equal(batch->targets[from + i], -1);
+    left_out += batch->length - rows.tokens;
+  }
+  assert_int_equal(ie_data_rows(batch, 0, batch->rows).tokens, batch->rows * batch->length - left_out);
+  return left_out;
+}
+
 /* Each token but the first of its document is a target once an epoch, of the token before it, in a sequence that holds
  * nothing else. */
 static void packed_check(fixture *f, ie_data_layout layout, int64_t piece_tok) {
@@ -204,9 +223,10 @@ static void packed_check(fixture *f, ie_data_layout layout, int64_t piece_tok) {
   f->options.layout = layout;
   f->options.piece_tok = piece_tok;
   ie_data *data = data_open(&f->options);
-  int64_t targets = 0, sequences = 0;
+  int64_t targets = 0, sequences = 0, padding = 0;
   while (ie_data_get_position(data).epoch == 0) {
     ie_data_batch batch = batch_next(data);
+    padding += dense_check(&batch);
     assert_int_equal(batch.sequence[0], 0);
     for (int64_t i = 0; i < 64; i++) {
       bool begins = i == 0 || batch.sequence[i] != batch.sequence[i - 1];
@@ -224,6 +244,7 @@ static void packed_check(fixture *f, ie_data_layout layout, int64_t piece_tok) {
   ie_data_info info = ie_data_get_info(data);
   assert_in_range(targets, info.epoch_slots, info.epoch_slots + 64);
   assert_true(sequences >= DOCUMENTS);
+  assert_true((padding > 0) == (layout == IE_DATA_WHOLE));
   if (layout == IE_DATA_PACKED) assert_int_equal(info.epoch_slots, (int64_t)all.count - DOCUMENTS);
   ie_data_free(data);
   ie_ids_free(&all);

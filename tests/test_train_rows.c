@@ -78,7 +78,7 @@ static double largest(const real *x, int64_t n) {
 static void packed_compare(const char *name, bool recompute) {
   bench b;
   bench_open(&b, name, recompute);
-  const ie_param_list *params = ie_gradients_params(b.gradients);
+  const ie_param_list *params = &b.model->params;
   double packed = 0, apart = 0;
   ie_gradients_zero(b.gradients);
   rows_add(&b, 0, TOKENS, &packed);

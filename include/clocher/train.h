@@ -110,12 +110,21 @@ typedef struct ie_train_metrics {
   int64_t epoch;
 } ie_train_metrics;
 
-/* IE_INVALID_ARGUMENT names an option. IE_FORMAT when what is resumed was another run (model, data, optimiser). */
+/* IE_INVALID_ARGUMENT names an option. So does a snapshot of another run (model, data, optimiser)
+ * that is to be resumed. */
 ie_status ie_train_new(ie_model *model, const ie_train_options *options, ie_train **out, ie_error *error);
 void ie_train_free(ie_train *train);
 
 /* Steps done. */
 int64_t ie_train_position(const ie_train *train);
+
+/* What there is to learn from. */
+typedef struct ie_train_data {
+  int64_t documents, tokens; /* as tokenised; data_ids: rows and ids */
+  int64_t cut_documents;     /* IE_TRAIN_WHOLE: documents longer than a row, */
+  int64_t cut_tokens;        /* and the tokens beyond it, which are never seen */
+} ie_train_data;
+ie_train_data ie_train_data_get(const ie_train *train);
 
 /* One step, and a snapshot when it is due. IE_NUMERIC: the loss or a gradient is not finite; the message says what and
  * where, nothing was changed by this step, and the newest snapshot is the one before. */
@@ -132,6 +141,10 @@ ie_status ie_train_evaluate(ie_train *train, ie_train_evaluation *out, bool (*ca
 
 /* A snapshot of now; nothing when there is one of this step. */
 ie_status ie_train_save(ie_train *train, ie_error *error);
+/* The newest snapshot stays from now on, beside those of `keep`, until another one is guarded: what there was before
+ * trouble. Returns its step, -1 when there is none. Of several ranks
+ * the first is enough. */
+int64_t ie_train_guard(ie_train *train);
 /* The trained model (or adapter) to OUT in the published layout. */
 ie_status ie_train_finish(ie_train *train, ie_error *error);
 

@@ -124,6 +124,11 @@ bool ie_folder_exists(const char *path) {
   return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+bool ie_path_ends(const char *path, const char *ending) {
+  size_t n = strlen(path), m = strlen(ending);
+  return n > m && strcmp(path + n - m, ending) == 0;
+}
+
 char *ie_path_join(const char *folder, const char *name) {
   size_t a = strlen(folder), b = strlen(name);
   bool slash = a > 0 && folder[a - 1] != '/';

@@ -42,6 +42,9 @@ bool ie_folder_exists(const char *path); /* a folder (or a link to one) */
 /* folder + "/" + name in fresh memory; NULL when memory is out. The caller frees it. */
 char *ie_path_join(const char *folder, const char *name);
 
+/* Whether the name is longer than the ending, and ends so: ".jsonl". */
+bool ie_path_ends(const char *path, const char *ending);
+
 /* mkdir -p. */
 ie_status ie_folder_make(const char *path, ie_error *error);
 

@@ -55,11 +55,6 @@ static char *subfolder_path(const char *root, size_t i) {
   return subfolders[i][0] ? ie_path_join(root, subfolders[i]) : strdup(root);
 }
 
-static bool ends_with(const char *s, const char *suffix) {
-  size_t n = strlen(s), m = strlen(suffix);
-  return n > m && strcmp(s + n - m, suffix) == 0;
-}
-
 /* A sorted list of the names in a folder that a filter lets through. */
 typedef struct name_list {
   struct dirent **entries;
@@ -69,14 +64,14 @@ typedef struct name_list {
 static int filter_weights(const struct dirent *entry) {
   static const char *const suffixes[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ie.json"};
   for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++)
-    if (ends_with(entry->d_name, suffixes[i])) return 1;
+    if (ie_path_ends(entry->d_name, suffixes[i])) return 1;
   return 0;
 }
 
 /* Whatever says that weights lie in a folder, or were meant to. */
 static int filter_traces(const struct dirent *entry) {
-  return filter_weights(entry) || ends_with(entry->d_name, ".safetensors.index.json") ||
-         ends_with(entry->d_name, ".bin.index.json");
+  return filter_weights(entry) || ie_path_ends(entry->d_name, ".safetensors.index.json") ||
+         ie_path_ends(entry->d_name, ".bin.index.json");
 }
 
 static void name_list_free(name_list *list) {
@@ -307,7 +302,7 @@ static ie_status open_lone(ie_checkpoint *c, const name_list *list, bool *found,
   const char *only = NULL;
   int count = 0;
   for (int i = 0; i < list->count; i++) {
-    if (!ends_with(list->entries[i]->d_name, safetensors->suffix)) continue;
+    if (!ie_path_ends(list->entries[i]->d_name, safetensors->suffix)) continue;
     only = list->entries[i]->d_name;
     count++;
   }

@@ -129,11 +129,6 @@ static bool starts_with(const char *s, const char *prefix) {
   return strncmp(s, prefix, strlen(prefix)) == 0;
 }
 
-static bool ends_with(const char *s, const char *suffix) {
-  size_t n = strlen(s), m = strlen(suffix);
-  return n >= m && strcmp(s + n - m, suffix) == 0;
-}
-
 static bool is_side(const char *name) {
   static const char *const whole[] = {
       "config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -141,8 +136,8 @@ static bool is_side(const char *name) {
   for (size_t i = 0; i < sizeof whole / sizeof whole[0]; i++)
     if (strcmp(name, whole[i]) == 0) return true;
   return (starts_with(name, "tokenizer") || starts_with(name, "chat_template.") ||
-          ends_with(name, ".tiktoken")) &&
-         !ends_with(name, "~");
+          ie_path_ends(name, ".tiktoken")) &&
+         !ie_path_ends(name, "~");
 }
 
 static ie_status side_copy(ie_model_out *out, const char *dir, const char *name, ie_error *error) {
@@ -173,7 +168,7 @@ ie_status ie_model_out_copy(ie_model_out *out, const char *dir, ie_error *error)
 
 static bool is_weights(const char *name) {
   return strcmp(name, single_name) == 0 || strcmp(name, index_name) == 0 ||
-         (starts_with(name, "model-") && ends_with(name, ".safetensors"));
+         (starts_with(name, "model-") && ie_path_ends(name, ".safetensors"));
 }
 
 /* In this order: what describes the model, shards, and the file that a reader looks for. */

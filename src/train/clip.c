@@ -86,22 +86,3 @@ float ie_clip_scale(double norm, double max_norm) {
   float scale = 1.0f / ((float)norm + 1e-6f) * (float)max_norm;
   return scale < 1.0f ? scale : 1.0f;
 }
-
-typedef struct scale_run {
-  const ie_param *param;
-  float scale;
-} scale_run;
-
-static void grad_scale(void *arg, int thread, int64_t begin, int64_t end) {
-  (void)thread;
-  const scale_run *run = arg;
-  real *g = run->param->grad;
-  for (int64_t i = begin; i < end; i++) g[i] *= run->scale;
-}
-
-void ie_grad_scale(ie_device *device, ie_param *const *param, int64_t count, float scale) {
-  for (int64_t i = 0; i < count; i++) {
-    scale_run run = {param[i], scale};
-    if (param[i]->grad) ie_team_for(device->team, param[i]->count, IE_PIECE, grad_scale, &run);
-  }
-}

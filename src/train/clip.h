@@ -18,7 +18,4 @@ ie_status ie_grad_norm(ie_device *device, ie_param *const *param, int64_t count,
  * is below 1, else 1; in float, by PyTorch's operations. To be passed on as ie_step.grad_scale, which saves a pass. */
 float ie_clip_scale(double norm, double max_norm);
 
-/* grad = grad * scale, for those who want clipped gradients in memory. */
-void ie_grad_scale(ie_device *device, ie_param *const *param, int64_t count, float scale);
-
 #endif

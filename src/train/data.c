@@ -27,8 +27,11 @@ struct ie_data {
   int64_t row_first, row_count; /* of this process */
   ie_data_position position;
   piece current;                             /* at position */
-  int32_t *memory;                           /* of the four below */
+  int32_t *memory;                           /* of the arrays below */
   int32_t *ids, *targets, *sequence, *place; /* (rows, length) of the global batch */
+  int32_t *packed;                           /* (4, rows, length) the same of this process without padding */
+  int64_t *start;                            /* (rows + 1) where its rows begin there */
+  ie_token_rows dense;
 };
 
 /* ---- the order of an epoch ---- */
@@ -98,6 +101,7 @@ typedef struct row {
   int32_t *ids, *targets, *sequence, *place;
   int32_t *number; /* the sequence that was begun last */
   int32_t next;    /* its next position */
+  int64_t used;    /* places before the padding */
 } row;
 
 static void row_sequence(row *r) {
@@ -113,6 +117,7 @@ static void row_put(row *r, int32_t id, int32_t target) {
 }
 
 static void row_pad(row *r) {
+  r->used = r->at;
   if (r->at < r->length) row_sequence(r);
   while (r->at < r->length) row_put(r, 0, -1);
 }
@@ -165,6 +170,8 @@ static void batch_fill(ie_data *d) {
       row_packed(d, &r);
     }
     row_pad(&r);
+    int64_t own = b - d->row_first;
+    if (own >= 0 && own < d->row_count) d->start[own + 1] = r.used;
   }
   if (d->given) d->position.document++;
 }
@@ -183,6 +190,34 @@ static int64_t targets_count(const int32_t *targets, int64_t n) {
   return count;
 }
 
+/* The arrays of this process's rows, or copies of them where rows have padding. */
+static void dense_make(ie_data *d, const ie_data_batch *b) {
+  int64_t T = b->length, places = d->info.rows * T, tokens = 0;
+  const int32_t *from[] = {b->ids, b->targets, b->position, b->sequence}, *arrays[4];
+  for (int64_t r = 0; r < b->rows; r++) tokens += d->start[r + 1];
+  for (int i = 0; i < 4; i++) {
+    int32_t *to = d->packed + i * places;
+    int64_t at = 0;
+    arrays[i] = tokens == b->rows * T ? from[i] : to;
+    for (int64_t r = 0; arrays[i] == to && r < b->rows; at += d->start[++r])
+      memcpy(to + at, from[i] + r * T, (size_t)d->start[r + 1] * sizeof *to);
+  }
+  d->start[0] = 0;
+  for (int64_t r = 0; r < b->rows; r++) d->start[r + 1] += d->start[r];
+  d->dense = (ie_token_rows){
+      .tokens = tokens, .ids = arrays[0], .target = arrays[1], .position = arrays[2], .sequence = arrays[3]};
+}
+
+ie_token_rows ie_data_rows(const ie_data_batch *b, int64_t first, int64_t count) {
+  const ie_token_rows *d = b->dense;
+  int64_t at = b->start[first];
+  return (ie_token_rows){.tokens = b->start[first + count] - at,
+                         .ids = d->ids + at,
+                         .target = d->target + at,
+                         .position = d->position + at,
+                         .sequence = d->sequence + at};
+}
+
 ie_status ie_data_next(ie_data *d, ie_data_batch *out, ie_error *error) {
   (void)error;
   int64_t T = d->info.length, first = d->row_first * T, n = d->row_count * T;
@@ -195,6 +230,9 @@ ie_status ie_data_next(ie_data *d, ie_data_batch *out, ie_error *error) {
   out->sequence = d->sequence + first;
   out->position = d->place + first;
   out->sequences = sequences_renumber(d);
+  dense_make(d, out);
+  out->dense = &d->dense;
+  out->start = d->start;
   out->target_count = targets_count(out->targets, n);
   out->global_targets = targets_count(d->targets, d->info.rows * T);
   return IE_OK;
@@ -387,14 +425,16 @@ static ie_status batch_make(ie_data *d, const ie_data_options *o, ie_error *erro
   size_t places = 0;
   ie_status status = ie_data_places(d->info.rows, d->info.length, &places, error);
   if (status != IE_OK) return status;
-  d->memory = malloc(places * 4 * sizeof *d->memory);
-  if (!d->memory)
+  d->memory = malloc(places * 8 * sizeof *d->memory);
+  d->start = calloc((size_t)d->row_count + 1, sizeof *d->start);
+  if (!d->memory || !d->start)
     return ie_error_set(error, IE_OUT_OF_MEMORY, "data: out of memory for %lld rows of %lld tokens",
                         (long long)d->info.rows, (long long)d->info.length);
   d->ids = d->memory;
   d->targets = d->ids + places;
   d->sequence = d->targets + places;
   d->place = d->sequence + places;
+  d->packed = d->place + places;
   return IE_OK;
 }
 
@@ -429,6 +469,7 @@ void ie_data_free(ie_data *d) {
   free(d->path);
   free(d->piece_first);
   free(d->memory);
+  free(d->start);
   free(d);
 }
 

@@ -22,6 +22,7 @@
 #define CLOCHER_TRAIN_DATA_H
 
 #include "clocher/chat.h"
+#include "clocher/gradients.h"
 #include "clocher/tensor.h"
 #include "clocher/text.h"
 
@@ -66,15 +67,20 @@ typedef struct ie_data_options {
 
 /* The rows of this process. */
 typedef struct ie_data_batch {
-  int64_t rows, length;    /* rows = 0: the end (once, data_ids), in all processes at the same call */
-  const int32_t *ids;      /* (rows, length) */
-  const int32_t *targets;  /* (rows, length) the id that follows; -1: no loss there */
-  const int32_t *sequence; /* (rows, length) from 0, ascending by one: tokens attend within theirs */
-  const int32_t *position; /* (rows, length) in the sequence */
-  int64_t sequences;       /* how many there are */
-  int64_t target_count;    /* targets of these rows */
-  int64_t global_targets;  /* of the global batch: what its mean loss is divided by */
+  int64_t rows, length;       /* rows = 0: the end (once, data_ids), in all processes at the same call */
+  const int32_t *ids;         /* (rows, length) */
+  const int32_t *targets;     /* (rows, length) the id that follows; -1: no loss there */
+  const int32_t *sequence;    /* (rows, length) from 0, ascending by one: tokens attend within theirs */
+  const int32_t *position;    /* (rows, length) in the sequence */
+  int64_t sequences;          /* how many there are */
+  const ie_token_rows *dense; /* the tokens of these rows without their padding, */
+  const int64_t *start;       /* (rows + 1) and where each row begins in them */
+  int64_t target_count;       /* targets of these rows */
+  int64_t global_targets;     /* of the global batch: what its mean loss is divided by */
 } ie_data_batch;
+
+/* What is computed for rows first .. first + count - 1: their tokens, not their padding. */
+ie_token_rows ie_data_rows(const ie_data_batch *batch, int64_t first, int64_t count);
 
 /* Where the next batch begins. */
 typedef struct ie_data_position {

@@ -69,13 +69,9 @@ void ie_global_free(ie_global *g) {
 /* Gradients of some rows are added to the block, their loss and counters to the numbers of row `at`. */
 static ie_status rows_add(ie_global *g, const ie_data_batch *b, int64_t first, int64_t count, int64_t at,
                           ie_error *error) {
-  int64_t start = first * b->length;
   double share = (double)count / (double)g->options.rows;
-  const ie_token_rows rows = {.tokens = count * b->length,
-                              .ids = b->ids + start,
-                              .target = b->targets + start,
-                              .position = b->position + start,
-                              .sequence = b->sequence + start};
+  const ie_token_rows rows = ie_data_rows(b, first, count);
+  if (rows.tokens == 0) return IE_OK; /* padding alone */
   ie_gradients_balance(g->gradients, g->options.balance * share);
   return ie_gradients_add(g->gradients, &rows, 1.0 / (double)b->global_targets,
                           &g->numbers[(size_t)at * g->width], error);

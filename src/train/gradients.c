@@ -181,19 +181,9 @@ void ie_gradients_free(ie_gradients *g) {
   free(g);
 }
 
-const ie_param_list *ie_gradients_params(const ie_gradients *g) {
-  return &g->model->params;
-}
-
 void ie_gradients_on_ready(ie_gradients *g, void (*ready)(void *arg, ie_param *param), void *arg) {
   g->ready = ready;
   g->ready_arg = arg;
-}
-
-uint64_t ie_gradients_flop_take(ie_gradients *g) {
-  uint64_t flop = g->ctx.work.flop;
-  g->ctx.work = (ie_work){0};
-  return flop;
 }
 
 void ie_gradients_zero(ie_gradients *g) {

@@ -6,8 +6,6 @@
 #include "models/arch.h"
 #include "ops/tape.h"
 
-/* The parameters that are trained; borrowed. */
-const ie_param_list *ie_gradients_params(const ie_gradients *g);
 /* Called during the backward of ie_gradients_add as each parameter's gradient is complete. */
 void ie_gradients_on_ready(ie_gradients *g, void (*ready)(void *arg, ie_param *param), void *arg);
 /* Weight in what is minimised of the mean over layers of each router's balance loss, which is top_k when all experts are
@@ -30,7 +28,5 @@ void ie_gradients_counters_take(ie_gradients *g, double *out);
 void ie_gradients_counters_add(ie_gradients *g, const double *counters);
 /* The gradients of all parameters, one after the other (with zeros between): *count numbers. */
 real *ie_gradients_block(ie_gradients *g, size_t *count);
-/* What the forwards and backwards computed since it was asked last: 2 per multiply-add. */
-uint64_t ie_gradients_flop_take(ie_gradients *g);
 
 #endif

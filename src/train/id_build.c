@@ -278,14 +278,9 @@ static ie_status cache_open(const char *path, const ie_id_header *wanted, ie_map
   return IE_OK;
 }
 
-static bool ends_with(const char *text, const char *end) {
-  size_t n = strlen(text), m = strlen(end);
-  return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 static ie_status source_open(const ie_data_options *o, const ie_map *source, ie_id_header *header,
                              ie_map *map, ie_id_file *out, bool *built, ie_error *error) {
-  bool jsonl = ends_with(o->path, ".jsonl"), usable = false;
+  bool jsonl = ie_path_ends(o->path, ".jsonl"), usable = false;
   char *path = NULL;
   ie_row_recipe recipe;
   ie_status status = recipe_make(o, &recipe, error);

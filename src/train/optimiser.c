@@ -44,12 +44,6 @@ const char *ie_optimiser_name(ie_optimiser_kind kind) {
   return names[kind];
 }
 
-int ie_optimiser_from_name(const char *name) {
-  for (int i = 0; i < IE_OPTIMISER_COUNT; i++)
-    if (strcmp(name, names[i]) == 0) return i;
-  return -1;
-}
-
 ie_optimiser_group ie_optimiser_group_default(ie_optimiser_kind kind) {
   const bool muon = kind == IE_OPTIMISER_MUON;
   return (ie_optimiser_group){.kind = kind,

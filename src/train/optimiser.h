@@ -33,8 +33,6 @@ typedef enum ie_optimiser_kind {
 
 /* "adamw", "muon", "adamw8bit". */
 const char *ie_optimiser_name(ie_optimiser_kind kind);
-/* The kind of that name, or -1. */
-int ie_optimiser_from_name(const char *name);
 
 /* Parameters with the same settings; begin with ie_optimiser_group_default. */
 typedef struct ie_optimiser_group {

@@ -77,7 +77,8 @@ ie_status ie_train_plan_make(ie_model *model, const ie_train_options *o, ie_trai
     out->gradients *= 1 + (size_t)ie_global_levels(ie_global_shares(o->rows, o->micro_rows));
   out->states += scratch;
   if (o->stored_steps > 0) out->states += out->values;
-  out->data = places * 5 * sizeof(int32_t);
+  size_t copies = o->layout == IE_TRAIN_WHOLE ? 9 : 5; /* rows with padding are packed into others */
+  out->data = places * copies * sizeof(int32_t);
   out->row_tokens = length;
   out->other = OTHER_BYTES;
   if (o->adapter) out->other += model->info.weights_bytes; /* the frozen model, where it is mapped */

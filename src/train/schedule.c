@@ -13,12 +13,6 @@ const char *ie_schedule_name(ie_schedule_kind kind) {
   return names[kind];
 }
 
-int ie_schedule_from_name(const char *name) {
-  for (int i = 0; i < IE_SCHEDULE_COUNT; i++)
-    if (strcmp(name, names[i]) == 0) return i;
-  return -1;
-}
-
 ie_status ie_schedule_check(const ie_schedule *s, ie_error *error) {
   if (s->warmup < 0)
     return ie_error_set(error, IE_INVALID_ARGUMENT,

@@ -36,8 +36,6 @@ typedef struct ie_schedule {
 
 /* "constant", "linear", "cosine", "step". */
 const char *ie_schedule_name(ie_schedule_kind kind);
-/* The kind of that name, or -1. */
-int ie_schedule_from_name(const char *name);
 
 /* IE_INVALID_ARGUMENT with the number that is out of its range. */
 ie_status ie_schedule_check(const ie_schedule *schedule, ie_error *error);

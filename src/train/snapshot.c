@@ -120,13 +120,18 @@ static ie_status state_write(const ie_snapshot *snapshot, const char *folder, ie
   return status;
 }
 
-/* Removes the oldest beyond `keep`, but never the one that was just written. */
+static bool is_guarded(const ie_snapshot *snapshot, int64_t step) {
+  return step > 0 && step == snapshot->guarded;
+}
+
+/* Removes the oldest beyond `keep`, but never the one that was just written, nor the guarded one. */
 static ie_status oldest_remove(const ie_snapshot *snapshot, ie_error *error) {
   ie_snapshot_list list;
   ie_status status = ie_snapshot_list_read(snapshot->dir, &list, error);
   size_t left = list.count;
+  for (size_t i = 0; i < list.count; i++) left -= is_guarded(snapshot, list.steps[i]);
   for (size_t i = 0; status == IE_OK && i < list.count && left > (size_t)snapshot->keep; i++) {
-    if (list.steps[i] == snapshot->step) continue;
+    if (list.steps[i] == snapshot->step || is_guarded(snapshot, list.steps[i])) continue;
     char *path = ie_snapshot_path(snapshot->dir, list.steps[i]);
     status = path ? ie_folder_remove(path, error) : memory_error(snapshot->dir, error);
     free(path);

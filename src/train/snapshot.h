@@ -27,6 +27,7 @@ typedef struct ie_snapshot {
   const char *dir; /* of the run; made when missing */
   int64_t step;    /* 0 or more */
   int64_t keep;    /* so many are kept, this one included; 0: all */
+  int64_t guarded; /* the step of one that stays beside them; 0: none */
   /* Writes the model into the folder; NULL: none. */
   ie_status (*write_model)(void *user, const char *folder, ie_error *error);
   void *user;

@@ -32,6 +32,7 @@ struct ie_train {
   ie_stored *stored; /* the masters while the parameters hold what will be stored; NULL: not yet, or never */
   ie_schedule schedule;
   int64_t step, saved; /* steps done; step of the newest snapshot, -1: none */
+  int64_t guarded;     /* step of a snapshot that stays, 0: none */
   int64_t tokens;
   double elapsed_s;
 };
@@ -264,16 +265,6 @@ enum { CHECK_STEPS = 100 }; /* between two checks that the processes have the sa
 
 /* --- A step ----------------------------------------------------------------------------------------------------- */
 
-/* Rows first .. first + count - 1 of a batch. */
-static ie_token_rows batch_rows(const ie_data_batch *b, int64_t first, int64_t count) {
-  int64_t at = first * b->length;
-  return (ie_token_rows){.tokens = count * b->length,
-                         .ids = b->ids + at,
-                         .target = b->targets + at,
-                         .position = b->position + at,
-                         .sequence = b->sequence + at};
-}
-
 /* The next batch that has a target. One without any (prompts that fill their rows) is passed over, by all processes
  * alike; after an epoch of them there will be no other. */
 static ie_status batch_next(ie_train *t, ie_data_batch *b, ie_error *error) {
@@ -380,7 +371,7 @@ static ie_status rows_evaluate(ie_train *t, bool (*cancelled)(void *arg), void *
   ie_data_batch b;
   ie_status status = ie_data_seek(t->valid, (ie_data_position){0}, error);
   while (status == IE_OK && (status = ie_data_next(t->valid, &b, error)) == IE_OK && b.rows > 0) {
-    const ie_token_rows rows = batch_rows(&b, 0, b.rows);
+    const ie_token_rows rows = ie_data_rows(&b, 0, b.rows);
     if (b.target_count > 0) status = ie_gradients_loss(t->gradients, &rows, /*scale=*/1.0, &e->sum, error);
     if (status != IE_OK) break;
     e->targets += (double)b.target_count;
@@ -440,27 +431,30 @@ static ie_state_tensor *state_tensors(ie_train *t, size_t *count) {
 
 /* What a run must have in common with the one that it goes on from. A key is what the message calls it. */
 static json_t *run_json(const ie_train *t) {
+  static const char *const layouts[] = {
+      [IE_TRAIN_STREAM] = "stream", [IE_TRAIN_PACKED] = "packed", [IE_TRAIN_WHOLE] = "whole"};
   const ie_train_options *o = &t->options;
   const ie_data_info data = ie_data_get_info(t->data);
   const ie_adapter_config *adapter = o->adapter ? &o->adapter->config : NULL;
   char config[2 * IE_SHA256_BYTES + 1], checksum[24];
   ie_sha256_hex(t->model->config_digest, config);
   snprintf(checksum, sizeof checksum, "%016llx", (unsigned long long)data.checksum);
-  return json_pack("{s:i,s:I,s:I,s:I,s:i,s:b,s:I,s:f,s:I,s:s,s:s,s:s,s:f}", "optimiser", (int)o->optimiser,
-                   "rows", (json_int_t)o->rows, "length", (json_int_t)ie_train_row_length(t->model, o),
-                   "seed", (json_int_t)o->seed, "layout", (int)o->layout, "adapter", adapter != NULL,
-                   "adapter's r", (json_int_t)(adapter ? adapter->r : 0), "adapter's alpha",
-                   adapter ? adapter->alpha : 0.0, "number of tokens in the data", (json_int_t)data.tokens,
-                   "content of the data", checksum, "config.json", config, "precision",
-                   ie_precision_name(t->model->info.precision), "balance", o->balance);
+  return json_pack("{s:s,s:I,s:I,s:I,s:s,s:b,s:I,s:f,s:I,s:s,s:s,s:s,s:f}", "optimiser",
+                   ie_optimiser_name(ie_train_group(t->model, o).kind), "rows", (json_int_t)o->rows, "length",
+                   (json_int_t)ie_train_row_length(t->model, o), "seed", (json_int_t)o->seed, "layout",
+                   layouts[o->layout], "adapter", adapter != NULL, "adapter's r",
+                   (json_int_t)(adapter ? adapter->r : 0), "adapter's alpha", adapter ? adapter->alpha : 0.0,
+                   "number of tokens in the data", (json_int_t)data.tokens, "content of the data", checksum,
+                   "config.json", config, "precision", ie_precision_name(t->model->info.precision), "balance",
+                   o->balance);
 }
 
 static json_t *state_json(const ie_train *t) {
   ie_data_position at = ie_data_get_position(t->data);
   json_t *run = run_json(t);
-  return run ? json_pack("{s:I,s:I,s:f,s:{s:I,s:I,s:I},s:o}", "step", (json_int_t)t->step, "tokens",
-                         (json_int_t)t->tokens, "elapsed_s", t->elapsed_s, "data", "epoch",
-                         (json_int_t)at.epoch, "document", (json_int_t)at.document, "offset",
+  return run ? json_pack("{s:I,s:I,s:I,s:f,s:{s:I,s:I,s:I},s:o}", "step", (json_int_t)t->step, "guarded",
+                         (json_int_t)t->guarded, "tokens", (json_int_t)t->tokens, "elapsed_s", t->elapsed_s,
+                         "data", "epoch", (json_int_t)at.epoch, "document", (json_int_t)at.document, "offset",
                          (json_int_t)at.offset, "run", run)
              : NULL;
 }
@@ -482,6 +476,7 @@ static ie_status snapshot_write(ie_train *t, ie_error *error) {
     const ie_snapshot snapshot = {.dir = t->options.out,
                                   .step = t->step,
                                   .keep = t->options.keep,
+                                  .guarded = t->guarded,
                                   .write_model = model_write,
                                   .user = t,
                                   .tensors = tensors,
@@ -506,8 +501,28 @@ ie_status ie_train_save(ie_train *t, ie_error *error) {
   return status;
 }
 
+ie_train_data ie_train_data_get(const ie_train *t) {
+  const ie_data_info info = ie_data_get_info(t->data);
+  return (ie_train_data){info.documents, info.tokens, info.cut_documents, info.cut_tokens};
+}
+
+int64_t ie_train_guard(ie_train *t) {
+  if (t->saved > 0) t->guarded = t->saved;
+  return t->saved;
+}
+
 static int64_t json_at(const json_t *object, const char *key) {
   return (int64_t)json_integer_value(json_object_get(object, key));
+}
+
+static ie_status run_differs(const char *path, const char *key, const json_t *then, const json_t *now,
+                             ie_error *error) {
+  char *had = json_dumps(then, JSON_ENCODE_ANY), *has = json_dumps(now, JSON_ENCODE_ANY);
+  ie_status status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s: the run in it had %s %s, this one has %s",
+                                  path, key, had ? had : "another", has ? has : "this");
+  free(had);
+  free(has);
+  return status;
 }
 
 /* The snapshot's run against this one. A snapshot of an older program may lack a key. */
@@ -519,8 +534,7 @@ static ie_status run_compare(const ie_train *t, const json_t *then, const char *
   ie_status status = IE_OK;
   json_object_foreach(now, key, value) {
     const json_t *old = json_object_get(before, key);
-    if (status == IE_OK && old && !json_equal(value, old))
-      status = ie_error_set(error, IE_FORMAT, "%s: the run in it had another %s than this one", path, key);
+    if (status == IE_OK && old && !json_equal(value, old)) status = run_differs(path, key, old, value, error);
   }
   json_decref(now);
   int64_t step = json_at(then, "step");
@@ -542,6 +556,7 @@ static ie_status state_take(ie_train *t, const char *path, ie_error *error) {
   if (status != IE_OK) return status;
   t->step = t->saved = json_at(then, "step");
   t->tokens = json_at(then, "tokens");
+  t->guarded = json_at(then, "guarded");
   t->elapsed_s = json_number_value(json_object_get(then, "elapsed_s"));
   const json_t *data = json_object_get(then, "data");
   const ie_data_position at = {json_at(data, "epoch"), json_at(data, "document"), json_at(data, "offset")};

@@ -47,9 +47,9 @@ static double attention_madds(const ie_model *model, int64_t position) {
 }
 
 double ie_model_step_flop(const ie_model *model, const ie_data_batch *b) {
-  double madds = matrix_madds(model) * (double)(b->rows * b->length);
+  double madds = matrix_madds(model) * (double)b->dense->tokens;
   madds += head_madds(model) * (double)b->target_count;
-  for (int64_t t = 0; t < b->rows * b->length; t++) madds += attention_madds(model, b->position[t]);
+  for (int64_t t = 0; t < b->dense->tokens; t++) madds += attention_madds(model, b->dense->position[t]);
   return 2.0 * madds;
 }
 
