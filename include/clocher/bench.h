@@ -94,8 +94,8 @@ typedef struct ie_disk_probe {
 } ie_disk_probe;
 
 typedef struct ie_disk_probe_options {
-  size_t read_bytes; /* 0: 1 GiB for each of both, at most the file */
-  int depth;         /* 0: what the stream of weights keeps in flight: 32 by io_uring, 8 by threads */
+  size_t read_bytes;   /* 0: 1 GiB for each of both, at most the file */
+  int depth;           /* 0: what the stream of weights keeps in flight: 32 by io_uring, 8 by threads */
   size_t buffer_bytes; /* what may be taken for what is read; 0: 1 MiB a read. Less makes the reads smaller */
 } ie_disk_probe_options;
 

@@ -33,14 +33,17 @@ static int ring_try(struct io_uring *ring) {
   char byte;
   struct io_uring_cqe *entry;
   io_uring_prep_read(io_uring_get_sqe(ring), fd, &byte, 1, 0);
-  int result = io_uring_submit_and_wait(ring, 1);
-  if (result >= 0) result = io_uring_wait_cqe(ring, &entry);
+  int result = io_uring_submit(ring);
+  if (result >= 0) {
+    do result = io_uring_wait_cqe(ring, &entry);
+    while (result == -EINTR);
+  }
   if (result >= 0) {
     result = entry->res;
     io_uring_cqe_seen(ring, entry);
   }
   close(fd);
-  return result == -EINTR || result == -EAGAIN ? 0 : result;
+  return result;
 }
 
 static ie_status uring_open(ie_reader *r, ie_error *error) {

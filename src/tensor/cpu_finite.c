@@ -9,7 +9,7 @@ enum { PIECE = 1 << 14, SERIAL = 1 << 16 };
 
 typedef struct finite_job {
   const ie_kernels *kernels;
-  const float *x;
+  const real *x;
   int64_t n;
   _Atomic int64_t first; /* n: none */
 } finite_job;
@@ -28,7 +28,7 @@ static void finite_pieces(void *arg, int thread, int64_t begin, int64_t end) {
     continue;
 }
 
-int64_t cpu_first_nonfinite(const ie_device *device, const float *x, int64_t n) {
+int64_t cpu_first_nonfinite(const ie_device *device, const real *x, int64_t n) {
   if (n <= SERIAL) return device->kernels.find_nonfinite(x, n);
   finite_job job = {.kernels = &device->kernels, .x = x, .n = n, .first = n};
   ie_team_for(device->team, ie_div_up(n, PIECE), /*chunk=*/1, finite_pieces, &job);

@@ -2,9 +2,10 @@
 #ifndef CLOCHER_TENSOR_CPU_FINITE_H
 #define CLOCHER_TENSOR_CPU_FINITE_H
 
+#include "base/real.h"
 #include "tensor/device.h"
 
 /* The place of the first NaN or infinity of n numbers, or -1. */
-int64_t cpu_first_nonfinite(const ie_device *device, const float *x, int64_t n);
+int64_t cpu_first_nonfinite(const ie_device *device, const real *x, int64_t n);
 
 #endif
