@@ -309,8 +309,12 @@ def model_page(args, models, q, commands, plotted):
     row("loss, mean of the last 100 steps", lambda m: "%.4f" % mean(
         m["steps"][k]["loss"] for k in sorted(m["steps"])[-100:]))
     row("minutes in steps", lambda m: "%.0f" % (m["seconds"] / 60))
-    out += ["", "The twin has one expert, twice as wide, which always acts: the same products for a token but for the router's,",
-            "the same data in the same order, the same everything else. Held-out texts are measured by",
+    if dense:
+        out += ["", "The twin has one expert, twice as wide, which always acts: the same products for a token but for the router's,",
+                "the same data in the same order, the same everything else."]
+    else:
+        out += ["", "A dense twin of equal training FLOP (`demo/train/config-dense.json`) is not trained yet: whether the experts win is open."]
+    out += ["", "Held-out texts are measured by",
             "`clocher eval ppl --ctx 512 --stride 256 --documents --precision fp32`: each document for itself, as in training.", ""]
     if plotted:
         out += ["![Losses of both runs](demo-loss.png)", ""]

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { CONTEXT_DEFAULT = 4096, CHUNK_DEFAULT = 512, ROLLBACK_DEFAULT = 4096, SLOT_UNIT = 64 };
+enum { CONTEXT_DEFAULT = 4096, CHUNK_DEFAULT = 512, ROLLBACK_DEFAULT = 4096 };
 static const int64_t logits_bytes_max = 64 << 20; /* of one forward that wants every position */
 
 /* --- Sizes ----------------------------------------------------------------------------------------------- */
@@ -35,8 +35,8 @@ static ie_status dry_run(const ie_model *model, const ie_state_sizes *s, int64_t
   }
   *ctx = (ie_ctx){.device = model->device, .arena = ie_arena_measure(), .cls = model->cls, .dry = true};
   for (int64_t i = 0; i < model->info.layers; i++)
-    kv[i] =
-        (ie_kv_layer){.heads = model->kv[i].heads, .dim = model->kv[i].dim, .cap = SLOT_UNIT, .sequences = 1};
+    kv[i] = (ie_kv_layer){
+        .heads = model->kv[i].heads, .dim = model->kv[i].dim, .cap = IE_CACHE_SLOT_UNIT, .sequences = 1};
   ie_batch batch = {.tokens = tokens,
                     .ids = zeros,
                     .position = zeros,
@@ -162,11 +162,11 @@ static size_t room_of(const ie_device *device) {
 static int64_t context_that_fits(const ie_model *model, const ie_state_options *options, int64_t context,
                                  size_t room) {
   ie_state_options o = options ? *options : (ie_state_options){0};
-  int64_t fits = 0, units = context / SLOT_UNIT;
+  int64_t fits = 0, units = context / IE_CACHE_SLOT_UNIT;
   for (int64_t low = 1; low <= units;) {
     int64_t middle = low + (units - low) / 2;
     ie_state_sizes s;
-    o.context_tok = middle * SLOT_UNIT;
+    o.context_tok = middle * IE_CACHE_SLOT_UNIT;
     if (ie_state_size(model, &o, &s, NULL) == IE_OK && s.kv_bytes <= room &&
         s.scratch_bytes <= room - s.kv_bytes) {
       fits = o.context_tok;
@@ -385,7 +385,7 @@ static ie_status state_forward(ie_state *state, int64_t tokens, int64_t wanted, 
                     .wanted_count = wanted};
   struct ie_stream *stream = state->model->stream;
   ctx->experts = stream ? ie_stream_experts(stream) : NULL;
-  ie_status status = stream ? ie_stream_rows(stream, b, tokens, error) : IE_OK;
+  ie_status status = stream ? ie_stream_rows(stream, ctx, b, tokens, error) : IE_OK;
   if (status != IE_OK) return status;
   shape_tell(&batch);
   decoder_job job = {state, hooks};

@@ -155,8 +155,8 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
 
 /* Bytes of the device's memory from now on (what is held already counts); 4 GiB at first. */
 void ie_emulate_memory(size_t bytes);
-/* In which order warps, their lanes and blocks take turns: 0 ascending, 1 descending, other numbers shuffled by them.
- * A kernel that lacks a barrier answers differently. */
+/* In which order warps, their lanes and blocks take turns: 0 ascending, all warps alike; 1 descending, each warp as far as
+ * it can go; other numbers likewise, shuffled by them. A kernel that lacks a barrier answers differently. */
 void ie_emulate_order(unsigned int order);
 /* Kernels run so far, replays included. */
 uint64_t ie_emulate_launches(void);

@@ -205,7 +205,13 @@ static void block_run() {
   int warps = m->threads / LANES;
   for (;;) {
     bool moved = false;
-    for (int i = 0; i < warps; i++) moved |= warp_turn((int)ordered((unsigned int)i, (unsigned int)warps));
+    for (int i = 0; i < warps; i++) {
+      int at = (int)ordered((unsigned int)i, (unsigned int)warps);
+      bool went = warp_turn(at);
+      moved |= went;
+      /* in other orders than the first a warp goes as far as it can before the next one does */
+      while (went && order_now != 0) went = warp_turn(at);
+    }
     int waiting = 0, done = 0;
     for (int t = 0; t < m->threads; t++) {
       waiting += m->fibers[(size_t)t].state == AT_BARRIER;
