@@ -1,6 +1,8 @@
 /* clocher train base, sft and lora: one run of steps on a model's parameters or an adapter's. */
 #include "train_model.h"
 
+#include "train_config.h"
+#include "train_folder.h"
 #include "train_report.h"
 
 #include "clocher/train.h"
@@ -19,7 +21,7 @@ static const char *const layouts[] = {"auto", "stream", "packed", "whole", NULL}
 typedef train_settings settings;
 
 static const cli_option options[] = {
-    {"--model-dir", CLI_AS_PATH(settings, model_dir), .argument = "D", .required = true,
+    {"--model-dir", CLI_AS_PATH(settings, model_dir), .argument = "D",
      .meaning =
          "The model. `train base` also takes a folder with config.json and a tokenizer alone: then the "
          "parameters are made from --seed."},
@@ -32,11 +34,11 @@ static const cli_option options[] = {
      .meaning = "Text or F.jsonl that is not trained on: its loss is reported."},
     {"--tokenizer", CLI_AS_PATH(settings, tokenizer), .argument = "FILE",
      .meaning = "The tokenizer; default: the model's."},
-    {"--out", CLI_AS_PATH(settings, out), .argument = "DIR", .required = true,
+    {"--out", CLI_AS_PATH(settings, out), .argument = "DIR",
      .meaning = "Where the model (or adapter), snapshots and tokenised data go."},
-    {"--steps", CLI_AS_INT(settings, steps), .argument = "N", .required = true, .min = 1, .max = 1 << 30,
+    {"--steps", CLI_AS_INT(settings, steps), .argument = "N", .min = 1, .max = 1 << 30,
      .meaning = "Steps of the optimiser in all."},
-    {"--batch", CLI_AS_INT(settings, batch), .argument = "B", .required = true, .min = 1, .max = 1 << 20,
+    {"--batch", CLI_AS_INT(settings, batch), .argument = "B", .min = 1, .max = 1 << 20,
      .meaning = "Rows of one step."},
     {"--micro", CLI_AS_INT(settings, micro), .argument = "B", .max = 1 << 20,
      .meaning = "Rows of one forward: less memory, the same step. Default: all of them."},
@@ -45,8 +47,7 @@ static const cli_option options[] = {
     {"--layout", CLI_AS_CHOICE(settings, layout), .argument = "L", .fallback = "auto", .choices = layouts,
      .meaning = "How documents fill rows: cut wherever a row ends, seen across (stream), each for itself "
                 "(packed), never cut (whole). auto: packed; whole for sft and .jsonl."},
-    {"--lr", CLI_AS_FLOAT(settings, lr), .argument = "F", .required = true, .min = 0, .max = 1e6,
-     .meaning = "Learning rate."},
+    {"--lr", CLI_AS_FLOAT(settings, lr), .argument = "F", .min = 0, .max = 1e6, .meaning = "Learning rate."},
     {"--optimizer", CLI_AS_CHOICE(settings, optimiser), .argument = "O", .fallback = "adamw",
      .choices = optimisers, .meaning = "adamw, muon (its matrices; the rest by AdamW) or adamw8bit."},
     {"--betas", CLI_AS_STRING(settings, betas), .argument = "A,B", .fallback = "0.9,0.95",
@@ -80,7 +81,7 @@ static const cli_option options[] = {
     {"--adapter-in", CLI_AS_PATH(settings, adapter_in), .argument = "DIR",
      .meaning = "Of train lora: begin with this adapter instead of a new one."},
     {"--metrics", CLI_AS_PATH(settings, metrics), .argument = "F.jsonl",
-     .meaning = "One JSON object a step, appended. Default: DIR/metrics.jsonl."},
+     .meaning = "One JSON object a step; --resume goes on with the file. Default: DIR/metrics.jsonl."},
     {"--eval-every", CLI_AS_INT(settings, eval_every), .argument = "N", .max = 1 << 30,
      .meaning = "Steps between two evaluations of --valid; one is made at the end in any case."},
     {"--sample-every", CLI_AS_INT(settings, sample_every), .argument = "N", .max = 1 << 30,
@@ -95,6 +96,10 @@ static const cli_option options[] = {
     {"--plot", CLI_AS_PATH(settings, plot), .argument = "F.png",
      .meaning =
          "Draw the losses at the end, with gnuplot. Default: DIR/loss.png where gnuplot is installed."},
+    {"--config", CLI_AS_PATH(settings, config), .argument = "F.json",
+     .meaning =
+         "An object of flags, {\"steps\": 100, \"lr\": 3e-4, \"recompute\": true}; those of the command line "
+         "win. A run writes its own to DIR/train_config.json."},
     {"--dry-run", CLI_AS_FLAG(settings, dry_run),
      .meaning = "Print what the run would be and take, and stop."},
     {0},
@@ -223,6 +228,9 @@ static ie_status tokenizer_open(job *j, ie_error *error) {
   if (status == IE_OK && !j->tokenizer)
     status = ie_error_set(error, IE_IO, "%s: no tokenizer in it; --tokenizer names one", s->model_dir);
   if (status != IE_OK) return status;
+  if (ie_tokenizer_vocab(j->tokenizer) > j->engine.info->vocab)
+    cli_log(j->context, "clocher: the tokenizer has %lld tokens, the model %lld: the ids beyond are refused",
+            (long long)ie_tokenizer_vocab(j->tokenizer), (long long)j->engine.info->vocab);
   ie_error none = {0};
   if (ie_chat_format_detect(s->model_dir, j->tokenizer, &j->format, &none) != IE_OK) j->format = NULL;
   return IE_OK;
@@ -235,6 +243,9 @@ static bool is_jsonl(const char *path) {
 
 static ie_status options_fill(job *j, ie_error *error) {
   const settings *s = j->s;
+  if (s->seq > j->engine.info->context_tok)
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "--seq %lld: the model's context is %lld tokens",
+                        (long long)s->seq, (long long)j->engine.info->context_tok);
   ie_train_layout layout = s->layout > 0                               ? (ie_train_layout)(s->layout - 1)
                            : j->kind == TRAIN_SFT || is_jsonl(s->data) ? IE_TRAIN_WHOLE
                                                                        : IE_TRAIN_PACKED;
@@ -266,7 +277,6 @@ static ie_status options_fill(job *j, ie_error *error) {
                                   .recompute = s->recompute,
                                   .out = s->out,
                                   .source = s->model_dir,
-                                  .save_every = s->save_every,
                                   .keep = s->keep,
                                   .resume = s->resume,
                                   .adapter = j->engine.adapter};
@@ -303,8 +313,36 @@ static ie_status steps_run(job *j, ie_error *error) {
     if (status == IE_OK && due(s->sample_every, m.step))
       status =
           train_report_sample(&j->report, j->engine.model, j->tokenizer, s->sample_prompt, m.step, error);
+    /* Last of all, so that what is resumed from has its lines in the metrics whenever the process is killed. */
+    if (status == IE_OK && due(s->save_every, m.step)) status = ie_train_save(j->train, error);
   }
   if (status == IE_CANCELLED && cli_interrupted()) status = IE_OK;
+  return status;
+}
+
+/* --memory against the plan. */
+static ie_status memory_check(const job *j, ie_error *error) {
+  uint64_t limit = j->context->common.memory;
+  if (!limit) return IE_OK;
+  ie_train_plan plan;
+  ie_status status = ie_train_plan_make(j->engine.model, &j->options, &plan, error);
+  if (status == IE_OK && plan.peak > limit)
+    status =
+        ie_error_set(error, IE_LIMIT,
+                     "--memory %llu bytes does not hold this run, which takes %zu (activations %zu): --micro "
+                     "and --recompute make it smaller, --dry-run shows the parts",
+                     (unsigned long long)limit, plan.peak, plan.activations);
+  return status;
+}
+
+/* Ctrl-C came: what was learned is kept where snapshots are. */
+static ie_status stopped(job *j, ie_error *error) {
+  bool keep = j->s->save_every > 0;
+  train_report_line_end(&j->report);
+  ie_status status = keep ? ie_train_save(j->train, error) : IE_OK;
+  if (status == IE_OK)
+    cli_log(j->context, "clocher: stopped after step %lld; %s", (long long)ie_train_position(j->train),
+            keep ? "--resume goes on from there" : "nothing is kept, as --save-every was not given");
   return status;
 }
 
@@ -315,6 +353,8 @@ static ie_status job_run(job *j, ie_error *error) {
   if (status == IE_OK) status = options_fill(j, error);
   if (status != IE_OK) return status;
   if (s->dry_run) return train_report_plan(j->context, j->engine.model, &j->options, error);
+  status = memory_check(j, error);
+  if (status != IE_OK) return status;
   cli_signals_poll();
   status = ie_train_new(j->engine.model, &j->options, &j->train, error);
   if (j->shown) cli_progress_end(&j->tokenising);
@@ -323,33 +363,53 @@ static ie_status job_run(job *j, ie_error *error) {
   if (status != IE_OK) return status;
   status = steps_run(j, error);
   if (status != IE_OK) return status;
-  if (ie_train_position(j->train) < s->steps) { /* Ctrl-C */
-    if (s->save_every > 0) status = ie_train_save(j->train, error);
-    if (status == IE_OK)
-      cli_log(j->context, "clocher: stopped after step %lld%s", (long long)ie_train_position(j->train),
-              s->save_every > 0 ? "; --resume goes on from there" : "");
-    return status;
-  }
+  if (ie_train_position(j->train) < s->steps) return stopped(j, error);
   status = ie_train_finish(j->train, error);
   if (status == IE_OK) train_report_end(&j->report);
   return status;
 }
 
-static int train_run(cli_context *context, const settings *s, train_kind kind) {
+/* Before anything is computed: -1, or an exit code after a message. */
+static int flags_check(cli_context *context, const settings *s, train_kind kind, const train_config *config) {
+  static const char *const needed[] = {"--model-dir D", "--out DIR", "--steps N", "--batch B", "--lr F"};
+  for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
+    char flag[32];
+    snprintf(flag, sizeof flag, "%.*s", (int)strcspn(needed[i], " "), needed[i]);
+    if (!train_config_given(config, context, flag)) return cli_usage(context, "%s is missing", needed[i]);
+  }
   if (!s->data == !s->data_ids) return cli_usage(context, "one of --data and --data-ids is needed");
-  if (kind != TRAIN_LORA && (s->adapter_in || cli_given(context, "--lora")))
+  bool lora = train_config_given(config, context, "--lora");
+  if (kind != TRAIN_LORA && (s->adapter_in || lora))
     return cli_usage(context, "--lora and --adapter-in are for `train lora`");
-  if (s->adapter_in && cli_given(context, "--lora"))
+  if (s->adapter_in && lora)
     cli_log(context, "clocher: --lora is ignored: the adapter of --adapter-in has settings of its own");
   if (s->stored_steps > s->steps) return cli_usage(context, "--stored-steps is more than --steps");
-  job j = {.context = context, .s = s, .kind = kind};
-  ie_error error = {0};
-  ie_status status = job_run(&j, &error);
-  bool stopped = j.train && ie_train_position(j.train) < s->steps && cli_interrupted();
-  job_free(&j);
-  if (status != IE_OK && status == IE_CANCELLED && cli_interrupted()) return CLI_INTERRUPTED;
-  if (status != IE_OK) return cli_fail(context, status, &error);
-  return stopped ? CLI_INTERRUPTED : CLI_OK;
+  if (s->eval_every > 0 && !s->valid) return cli_usage(context, "--eval-every needs --valid");
+  if (s->dry_run) return -1;
+  int code = s->metrics ? cli_out_file_check(context, "--metrics", s->metrics, /*replaced=*/false) : -1;
+  if (code < 0 && s->plot) code = cli_out_file_check(context, "--plot", s->plot, /*replaced=*/true);
+  return code < 0 ? train_folder_check(context, s->out, s->model_dir, s->resume) : code;
+}
+
+static int train_run(cli_context *context, settings *s, train_kind kind) {
+  train_config config = {0};
+  int code = s->config ? train_config_read(&config, context, s->config, s) : -1;
+  if (code < 0) code = flags_check(context, s, kind, &config);
+  if (kind != TRAIN_LORA || s->adapter_in) s->lora = NULL; /* it says nothing, and is not written down */
+  if (code < 0) {
+    job j = {.context = context, .s = s, .kind = kind};
+    ie_error error = {0};
+    ie_status status = job_run(&j, &error);
+    bool stopped = j.train && ie_train_position(j.train) < s->steps && cli_interrupted();
+    job_free(&j);
+    if (status == IE_OK)
+      code = stopped ? CLI_INTERRUPTED : CLI_OK;
+    else
+      code =
+          status == IE_CANCELLED && cli_interrupted() ? CLI_INTERRUPTED : cli_fail(context, status, &error);
+  }
+  train_config_free(&config);
+  return code;
 }
 
 static int base_run(cli_context *context, void *opaque) {

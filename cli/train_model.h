@@ -8,7 +8,7 @@ typedef enum train_kind { TRAIN_BASE, TRAIN_SFT, TRAIN_LORA } train_kind;
 
 typedef struct train_settings {
   const char *model_dir, *data, *data_ids, *valid, *tokenizer, *out, *betas, *lora, *adapter_in, *metrics,
-      *sample_prompt, *plot;
+      *sample_prompt, *plot, *config;
   int64_t steps, batch, micro, seq, warmup, step_every, stored_steps, seed, eval_every, sample_every,
       save_every, keep;
   double lr, eps, weight_decay, clip, final_factor, step_gamma, balance;

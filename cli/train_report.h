@@ -19,12 +19,16 @@ typedef struct train_report {
   double start_s, shown_s;
   int64_t first;                    /* step that this process began after */
   double loss_mean, loss_deviation; /* over the last steps */
-  bool terminal;
+  const char *warned;               /* the last warning that was shown, and its step */
+  int64_t warned_step;
+  bool terminal, line_open; /* the cursor stands behind a line that the next one replaces */
 } train_report;
 
 ie_status train_report_open(train_report *report, cli_context *context, const train_settings *s,
                             const cli_engine *engine, int64_t first, ie_error *error);
 void train_report_close(train_report *report);
+/* Leaves the line of the progress as it is. Called before something else is printed. */
+void train_report_line_end(train_report *report);
 /* A step was made. IE_IO when the metrics cannot be written. */
 ie_status train_report_step(train_report *report, const ie_train_metrics *m, ie_error *error);
 void train_report_evaluation(train_report *report, int64_t step, const ie_train_evaluation *e);

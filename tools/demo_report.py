@@ -285,8 +285,8 @@ def model_page(args, models, q, commands, plotted):
             % (100 * WORDS_TARGET, 100 * q["known"], verdict(q["known"] >= WORDS_TARGET)),
             "| 4-grams repeated inside a sample | %.0f%% or less | %.2f%% | %s |"
             % (100 * REPEAT_TARGET, 100 * q["repeated"], verdict(q["repeated"] <= REPEAT_TARGET)),
-            "| samples whose longest copy is under %d words | %.0f%% or more | %.1f%%; the longest has %d words | %s |"
-            % (COPY_TARGET, 100 * COPY_SHARE, 100 * q["short_copies"], q["longest_copy"],
+            "| samples whose longest copy is under %d words | %.0f%% or more | %.1f%%; the longest has %s words | %s |"
+            % (COPY_TARGET, 100 * COPY_SHARE, 100 * q["short_copies"], q["longest_copy"] or "under 4",
                verdict(q["short_copies"] >= COPY_SHARE))]
     if dense:
         wins = all(moe[t]["bits_per_byte"] < dense[t]["bits_per_byte"] for t in HELD_OUT)
@@ -362,6 +362,9 @@ def main():
         models["dense"] = model_measure(args, args.dense)
         if models["dense"]["last"] != models["moe"]["last"]:
             die("%s has %d steps, %s has %d" % (args.model, models["moe"]["last"], args.dense, models["dense"]["last"]))
+        seen = [m["steps"][m["last"]]["tokens"] for m in models.values()]
+        if seen[0] != seen[1]:
+            die("%s saw %d tokens, %s saw %d" % (args.model, seen[0], args.dense, seen[1]))
     last = models["moe"]["last"]
     args.partial = "After %d of %d steps: not the model that ships." % (last, args.steps) if args.steps and last < args.steps else ""
     samples = samples_make(args, prompts)

@@ -91,10 +91,13 @@ typedef struct ie_train_metrics {
   int64_t tokens; /* targets so far */
   double step_s;  /* seconds of this step */
   double tok_s;   /* of this step, all processes together */
-  double flop;    /* of the model's products in this step: three times a forward, recomputation not counted */
-  double elapsed_s;    /* of this process, all steps */
-  double balance;      /* mean balance loss of the routers, 1 when even; 0 without experts */
-  double idle_experts; /* share of the experts of all layers that no token of the step chose */
+  double flop; /* of the model's products in this step: three times a forward, twice where weights are frozen;
+                     recomputation is not counted */
+  double elapsed_s;               /* of this process, all steps */
+  double balance;                 /* mean balance loss of the routers, 1 when even; 0 without experts */
+  double idle_experts;            /* share of the experts of all layers that no token of the step chose */
+  int64_t expert_min, expert_max; /* tokens of the step that chose an expert: the fewest, the most, */
+  double expert_mean;             /* the mean over all layers' experts; 0 without experts */
   int64_t epoch;
 } ie_train_metrics;
 

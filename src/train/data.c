@@ -256,9 +256,9 @@ static ie_status given_open(ie_data *d, const ie_data_options *o, ie_error *erro
                         o->data_ids);
   if ((o->rows && o->rows != t->shape[1]) || (o->length && o->length != t->shape[2]))
     return ie_error_set(error, IE_INVALID_ARGUMENT,
-                        "%s: it holds rows of (%lld, %lld), found (%lld, %lld) asked for", o->data_ids,
-                        (long long)t->shape[1], (long long)t->shape[2], (long long)o->rows,
-                        (long long)o->length);
+                        "%s: its steps are %lld rows of %lld tokens, %lld rows of %lld were asked for",
+                        o->data_ids, (long long)t->shape[1], (long long)t->shape[2], (long long)o->rows,
+                        (long long)(o->length ? o->length : t->shape[2]));
   d->given = t->data;
   for (size_t i = 0; i < t->bytes / sizeof *d->given; i++)
     if (d->given[i] < 0 || (o->tokenizer && d->given[i] >= ie_tokenizer_vocab(o->tokenizer)))

@@ -40,12 +40,16 @@ static bool balance_alloc(ie_gradients *g) {
 }
 
 void ie_gradients_balance(ie_gradients *g, double coefficient) {
-  for (int64_t i = 0; i < g->model->info.layers; i++) g->balance[i].coefficient = coefficient;
+  int64_t routers = 0;
+  for (int64_t i = 0; i < g->model->info.layers; i++) routers += g->model->moe[i].gate_up != NULL;
+  for (int64_t i = 0; i < g->model->info.layers; i++)
+    g->balance[i].coefficient = coefficient / (double)ie_max_i64(1, routers);
 }
 
-void ie_gradients_balance_take(ie_gradients *g, double *loss, double *idle_share) {
+void ie_gradients_balance_take(ie_gradients *g, ie_route_report *out) {
   double sum = 0;
-  int64_t routers = 0, experts = 0, idle = 0;
+  int64_t routers = 0, experts = 0, idle = 0, chosen = 0;
+  *out = (ie_route_report){.fewest = INT64_MAX};
   for (int64_t i = 0; i < g->model->info.layers; i++) {
     ie_route_balance *b = &g->balance[i];
     const ie_moe_layer *m = &g->model->moe[i];
@@ -55,13 +59,21 @@ void ie_gradients_balance_take(ie_gradients *g, double *loss, double *idle_share
     experts += m->gate_up->experts;
     for (int64_t e = 0; e < m->gate_up->experts; e++) {
       idle += b->chosen[e] == 0;
+      chosen += b->chosen[e];
+      out->fewest = ie_min_i64(out->fewest, b->chosen[e]);
+      out->most = ie_max_i64(out->most, b->chosen[e]);
       b->chosen[e] = 0;
     }
     b->loss = 0;
     b->tokens = 0;
   }
-  *loss = routers ? sum / (double)routers : 0;
-  *idle_share = experts ? (double)idle / (double)experts : 0;
+  if (!experts) {
+    *out = (ie_route_report){0};
+    return;
+  }
+  out->loss = sum / (double)routers;
+  out->idle_share = (double)idle / (double)experts;
+  out->mean = (double)chosen / (double)experts;
 }
 
 static ie_status model_check(const ie_model *model, ie_error *error) {

@@ -2,6 +2,7 @@
 #include "clocher/train.h"
 
 #include "base/size.h"
+#include "clocher/tensor.h"
 #include "models/adapter.h"
 #include "models/decoder.h"
 #include "train/gradients.h"
@@ -11,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OTHER_BYTES = 12 << 20 }; /* program, libraries, stacks, what the dry run does not see */
+enum { OTHER_BYTES = 6 << 20 }; /* program, libraries, stacks: what the dry run does not see */
 
 /* Bytes of activations for one forward of such rows. */
 static ie_status activations(ie_model *model, bool recompute, int64_t rows, int64_t length, size_t *bytes,
@@ -37,14 +38,34 @@ static ie_status activations(ie_model *model, bool recompute, int64_t rows, int6
   return status;
 }
 
+/* Tokens of a row; a file of ids has its own. */
+static ie_status length_find(const ie_model *model, const ie_train_options *o, int64_t *length,
+                             ie_error *error) {
+  *length = ie_train_row_length(model, o);
+  if (!o->data_ids) return IE_OK;
+  ie_tensor_file *file;
+  ie_status status = ie_tensor_file_open(o->data_ids, &file, error);
+  if (status != IE_OK) return status;
+  const ie_tensor_info *t = ie_tensor_file_get(file, "data");
+  if (t && t->rank == 3)
+    *length = t->shape[2];
+  else
+    status =
+        ie_error_set(error, IE_FORMAT, "%s: expected a tensor data, I32 (steps, rows, tokens)", o->data_ids);
+  ie_tensor_file_free(file);
+  return status;
+}
+
 ie_status ie_train_plan_make(ie_model *model, const ie_train_options *o, ie_train_plan *out,
                              ie_error *error) {
   *out = (ie_train_plan){0};
-  int64_t length = ie_train_row_length(model, o);
+  int64_t length;
+  ie_status status = length_find(model, o, &length, error);
+  if (status != IE_OK) return status;
   int64_t micro = o->micro_rows > 0 ? ie_min_i64(o->micro_rows, o->rows) : o->rows;
   const ie_optimiser_group group = ie_train_group(model, o);
   size_t scratch;
-  ie_status status = ie_optimiser_bytes(model->device, &group, 1, &out->states, &scratch, error);
+  status = ie_optimiser_bytes(model->device, &group, 1, &out->states, &scratch, error);
   if (status == IE_OK) status = activations(model, o->recompute, micro, length, &out->activations, error);
   if (status != IE_OK) return status;
   for (int64_t i = 0; i < model->params.count; i++) out->parameters += model->params.item[i]->count;
@@ -56,7 +77,7 @@ ie_status ie_train_plan_make(ie_model *model, const ie_train_options *o, ie_trai
   out->other = OTHER_BYTES;
   if (o->adapter) out->other += model->info.weights_bytes; /* the frozen model, where it is mapped */
   out->peak = out->values + out->gradients + out->states + out->activations + out->data + out->other;
-  out->flop_per_step = 3.0 * ie_model_flop_rows(model, o->rows, length);
+  out->flop_per_step = ie_model_step_flop_rows(model, o->rows, length);
   return IE_OK;
 }
 

@@ -44,7 +44,7 @@ static ie_status mxfp4_round(ie_param *p, ie_error *error) {
   for (int64_t i = 0; i < p->count; i += IE_MXFP4_COLS) {
     float block[IE_MXFP4_COLS];
     for (int k = 0; k < IE_MXFP4_COLS; k++) block[k] = (float)p->value[i + k];
-    if (ie_mxfp4_encode(codes, &scale, block, /*count=*/1, IE_MXFP4_OCP) >= 0)
+    if (!ie_mxfp4_encode_block(codes, &scale, block, IE_MXFP4_OCP))
       return ie_error_set(error, IE_NUMERIC, "%s: a number that is not finite at %lld", p->name,
                           (long long)i);
     ie_mxfp4_decode_block(block, codes, scale);

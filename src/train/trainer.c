@@ -117,6 +117,27 @@ static ie_status schedule_make(const ie_train_options *o, ie_schedule *out, ie_e
   return ie_schedule_check(out, error);
 }
 
+/* The data against the run and the model. */
+static ie_status data_check(const ie_train *t, ie_error *error) {
+  const ie_train_options *o = &t->options;
+  ie_data_info info = ie_data_get_info(t->data);
+  if (info.length > t->model->info.context_tok)
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "rows of %lld tokens: the model's context is %lld",
+                        (long long)info.length, (long long)t->model->info.context_tok);
+  if (o->data_ids && info.steps < o->steps)
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "%s: it holds %lld steps, %lld were asked for",
+                        o->data_ids, (long long)info.steps, (long long)o->steps);
+  bool whole = o->layout == IE_TRAIN_WHOLE; /* its rows may be padded: documents count there */
+  int64_t found = whole ? info.documents : info.epoch_slots,
+          step = whole ? info.rows : info.rows * info.length;
+  if (!o->data_ids && found < step)
+    return ie_error_set(
+        error, IE_INVALID_ARGUMENT,
+        "%s: one step takes %lld %s, all of the data are %lld: fewer or shorter rows, or more data", o->data,
+        (long long)step, whole ? "documents or more" : "tokens", (long long)found);
+  return IE_OK;
+}
+
 static ie_status train_resume(ie_train *t, ie_error *error);
 
 ie_status ie_train_new(ie_model *model, const ie_train_options *options, ie_train **out, ie_error *error) {
@@ -133,6 +154,7 @@ ie_status ie_train_new(ie_model *model, const ie_train_options *options, ie_trai
   const ie_optimiser_group group = ie_train_group(model, options);
   status = schedule_make(options, &t->schedule, error);
   if (status == IE_OK) status = ie_data_open(&data, &t->data, error);
+  if (status == IE_OK) status = data_check(t, error);
   if (status == IE_OK) status = ie_gradients_new(model, &gradients, &t->gradients, error);
   if (status == IE_OK) status = ie_optimiser_new(model->device, &group, 1, &t->optimiser, error);
   if (status == IE_OK && options->resume) status = train_resume(t, error);
@@ -210,6 +232,16 @@ static ie_status step_apply(ie_train *t, double norm, ie_error *error) {
   return IE_OK;
 }
 
+/* Which step it was, and what there is to go on from. */
+static ie_status step_failed(const ie_train *t, ie_status status, ie_error *error) {
+  if (status != IE_NUMERIC && status != IE_INVALID_ARGUMENT) return status;
+  const ie_error what = *error;
+  if (status == IE_NUMERIC && t->saved >= 0)
+    return ie_error_set(error, status, "step %lld: %s; the newest snapshot is of step %lld",
+                        (long long)t->step + 1, what.message, (long long)t->saved);
+  return ie_error_set(error, status, "step %lld: %s", (long long)t->step + 1, what.message);
+}
+
 ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
   *out = (ie_train_metrics){0};
   double start = ie_clock_s();
@@ -227,10 +259,10 @@ ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
   if (status != IE_OK) {
     ie_error ignored = {0};
     if (b.rows > 0) ie_data_seek(t->data, position, &ignored); /* the step was not made */
-    return status;
+    return step_failed(t, status, error);
   }
   out->rate = t->options.rate * ie_schedule_factor(&t->schedule, t->step);
-  out->flop = ie_model_flop(t->model, &b) * 3.0;
+  out->flop = ie_model_step_flop(t->model, &b);
   status = step_apply(t, out->grad_norm, error);
   if (status != IE_OK) return status;
   t->step++;
@@ -243,7 +275,13 @@ ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
   out->tok_s = took > 0 ? (double)b.global_targets / took : 0;
   out->elapsed_s = t->elapsed_s;
   out->epoch = position.epoch;
-  ie_gradients_balance_take(t->gradients, &out->balance, &out->idle_experts);
+  ie_route_report routes;
+  ie_gradients_balance_take(t->gradients, &routes);
+  out->balance = routes.loss;
+  out->idle_experts = routes.idle_share;
+  out->expert_min = routes.fewest;
+  out->expert_max = routes.most;
+  out->expert_mean = routes.mean;
   bool due = t->options.save_every > 0 && t->step % t->options.save_every == 0;
   return due ? ie_train_save(t, error) : IE_OK;
 }
@@ -311,12 +349,20 @@ static ie_state_tensor *state_tensors(ie_train *t, size_t *count) {
 static json_t *state_json(const ie_train *t) {
   const ie_train_options *o = &t->options;
   ie_data_position at = ie_data_get_position(t->data);
-  return json_pack("{s:I,s:I,s:f,s:{s:I,s:I,s:I},s:{s:i,s:I,s:I,s:I,s:i,s:b}}", "step", (json_int_t)t->step,
-                   "tokens", (json_int_t)t->tokens, "elapsed_s", t->elapsed_s, "data", "epoch",
-                   (json_int_t)at.epoch, "document", (json_int_t)at.document, "offset", (json_int_t)at.offset,
-                   "run", "optimiser", (int)o->optimiser, "rows", (json_int_t)o->rows, "length",
-                   (json_int_t)ie_train_row_length(t->model, o), "seed", (json_int_t)o->seed, "layout",
-                   (int)o->layout, "adapter", o->adapter != NULL);
+  return json_pack("{s:I,s:I,s:f,s:{s:I,s:I,s:I},s:{s:i,s:I,s:I,s:I,s:i,s:b,s:I}}", "step",
+                   (json_int_t)t->step, "tokens", (json_int_t)t->tokens, "elapsed_s", t->elapsed_s, "data",
+                   "epoch", (json_int_t)at.epoch, "document", (json_int_t)at.document, "offset",
+                   (json_int_t)at.offset, "run", "optimiser", (int)o->optimiser, "rows", (json_int_t)o->rows,
+                   "length", (json_int_t)ie_train_row_length(t->model, o), "seed", (json_int_t)o->seed,
+                   "layout", (int)o->layout, "adapter", o->adapter != NULL, "number of tokens in the data",
+                   (json_int_t)ie_data_get_info(t->data).tokens);
+}
+
+/* What is computed with takes its place again, whatever became of the writing. */
+static ie_status stored_again(ie_train *t, ie_status written, ie_error *error) {
+  ie_error second = {0};
+  ie_status status = ie_stored_values(t->stored, written == IE_OK ? error : &second);
+  return written == IE_OK ? status : written;
 }
 
 ie_status ie_train_save(ie_train *t, ie_error *error) {
@@ -339,7 +385,7 @@ ie_status ie_train_save(ie_train *t, ie_error *error) {
   }
   json_decref(state);
   free(tensors);
-  if (t->stored && status == IE_OK) status = ie_stored_values(t->stored, error);
+  if (t->stored) status = stored_again(t, status, error);
   if (status == IE_OK) t->saved = t->step;
   return status;
 }
@@ -348,13 +394,15 @@ static int64_t json_at(const json_t *object, const char *key) {
   return (int64_t)json_integer_value(json_object_get(object, key));
 }
 
-/* The snapshot's run against this one: what differs, or NULL. */
+/* The snapshot's run against this one: what differs, or NULL. A snapshot of an older program may lack a key. */
 static const char *run_differs(const json_t *then, const json_t *now) {
+  const json_t *before = json_object_get(then, "run");
   const char *key;
   json_t *value;
-  json_object_foreach(
-      json_object_get((json_t *)(uintptr_t)now, "run"), key,
-      value) if (!json_equal(value, json_object_get(json_object_get(then, "run"), key))) return key;
+  json_object_foreach(json_object_get((json_t *)(uintptr_t)now, "run"), key, value) {
+    const json_t *old = json_object_get(before, key);
+    if (old && !json_equal(value, old)) return key;
+  }
   return NULL;
 }
 
@@ -368,10 +416,16 @@ static ie_status resume_from(ie_train *t, const char *path, ie_error *error) {
   if (other)
     status = ie_error_set(error, IE_FORMAT, "%s: the run in it had another %s than this one", path, other);
   if (status == IE_OK) {
-    const json_t *data = json_object_get(then, "data");
     t->step = t->saved = json_at(then, "step");
     t->tokens = json_at(then, "tokens");
     t->elapsed_s = json_number_value(json_object_get(then, "elapsed_s"));
+    if (t->step > t->options.steps)
+      status =
+          ie_error_set(error, IE_INVALID_ARGUMENT, "%s: it stands after step %lld, the run is to have %lld",
+                       path, (long long)t->step, (long long)t->options.steps);
+  }
+  if (status == IE_OK) {
+    const json_t *data = json_object_get(then, "data");
     const ie_data_position at = {json_at(data, "epoch"), json_at(data, "document"), json_at(data, "offset")};
     status = ie_data_seek(t->data, at, error);
   }
@@ -395,6 +449,5 @@ static ie_status train_resume(ie_train *t, ie_error *error) {
 ie_status ie_train_finish(ie_train *t, ie_error *error) {
   if (t->stored) ie_stored_masters(t->stored);
   ie_status status = model_write(t, t->options.out, error);
-  if (t->stored && status == IE_OK) status = ie_stored_values(t->stored, error);
-  return status;
+  return t->stored ? stored_again(t, status, error) : status;
 }

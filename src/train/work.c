@@ -3,27 +3,34 @@
 #include "base/size.h"
 #include "models/decoder.h"
 
-/* Multiply-adds of all matrices for one token. */
+/* Products of a step with one matrix: forward, backward to the input, and to the weight where it is trained. */
+static double passes(const ie_param *param) {
+  return param ? 3.0 : 2.0;
+}
+
+/* Multiply-adds of all matrices in a step, for one token. */
 static double matrix_madds(const ie_model *model) {
   const ie_decoder *d = model->net;
   double madds = 0;
   for (size_t i = 0; i < model->linears.count; i++) {
     const ie_weight *w = model->linears.item[i].weight;
-    madds += (double)w->rows * (double)w->cols;
-    if (w->low_rank) madds += (double)w->low_rank->a.rows * (double)(w->rows + w->cols);
+    madds += passes(w->param) * (double)w->rows * (double)w->cols;
+    const ie_low_rank *low = w->low_rank;
+    if (low) madds += passes(low->a.param) * (double)low->a.rows * (double)(w->rows + w->cols);
   }
   bool tied = d->head.part[0] == d->embed.part[0] && d->head.part[0] != NULL;
-  if (tied) madds += (double)d->head.rows * (double)d->head.cols;
+  if (tied) madds += passes(d->embed.param) * (double)d->head.rows * (double)d->head.cols;
   for (int64_t i = 0; i < model->info.layers; i++) {
     const ie_moe_layer *m = &model->moe[i];
     if (!m->gate_up) continue;
     double one = (double)(m->gate_up->rows * m->gate_up->cols) + (double)(m->down->rows * m->down->cols);
-    madds += one * (double)m->top_k + (double)m->gate_up->experts * (double)d->C;
+    double router = (double)m->gate_up->experts * (double)d->C;
+    madds += passes(m->gate_up->param) * (one * (double)m->top_k + router);
   }
   return madds;
 }
 
-/* Multiply-adds of attention for the token at `position` of its sequence. */
+/* Multiply-adds of attention in a step for the token at `position` of its sequence. */
 static double attention_madds(const ie_model *model, int64_t position) {
   const ie_decoder *d = model->net;
   double keys = 0;
@@ -31,16 +38,16 @@ static double attention_madds(const ie_model *model, int64_t position) {
     int64_t window = model->kv[i].window;
     keys += (double)(window > 0 ? ie_min_i64(window, position + 1) : position + 1);
   }
-  return keys * 2.0 * (double)(d->H * d->D);
+  return 3.0 * keys * 2.0 * (double)(d->H * d->D);
 }
 
-double ie_model_flop(const ie_model *model, const ie_data_batch *b) {
+double ie_model_step_flop(const ie_model *model, const ie_data_batch *b) {
   double madds = matrix_madds(model) * (double)(b->rows * b->length);
   for (int64_t t = 0; t < b->rows * b->length; t++) madds += attention_madds(model, b->position[t]);
   return 2.0 * madds;
 }
 
-double ie_model_flop_rows(const ie_model *model, int64_t rows, int64_t length) {
+double ie_model_step_flop_rows(const ie_model *model, int64_t rows, int64_t length) {
   double madds = matrix_madds(model) * (double)length;
   for (int64_t t = 0; t < length; t++) madds += attention_madds(model, t);
   return 2.0 * madds * (double)rows;
