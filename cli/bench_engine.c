@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* Under a memory limit: still more than the caches of most processors. */
 enum { LIMITED_PROBE_BYTES = 256 << 20 };
@@ -18,9 +17,17 @@ typedef struct bench {
   cli_engine engine;
   ie_matrix_probe matrix;
   ie_state *state;
-  ie_state_options largest; /* of all cases, by the bytes of its state */
-  size_t largest_bytes;
+  ie_state_options largest; /* of all cases, the one that leaves experts the least of --memory */
+  ie_plan largest_plan;     /* no places: none yet */
+  size_t state_bytes;       /* of the largest state of all cases */
 } bench;
+
+/* What the machine gave just before a case, or just after it. */
+typedef struct case_probes {
+  ie_memory_probe read;
+  ie_matrix_probe matrix; /* of prefill, which the matrix units bind; of decode that of the beginning */
+  ie_disk_probe disk;     /* of the weights' largest file, where --memory leaves experts on disk */
+} case_probes;
 
 /* One case and what came out of it. */
 typedef struct bench_case {
@@ -36,9 +43,11 @@ typedef struct bench_case {
   ie_dtype kv;
   uint64_t hash; /* of the last logits */
   size_t peak_rss;
-  ie_memory_probe read_before, read_after;
+  bool peak_whole; /* the system did not let us begin anew: the probe and what was loaded count */
+  case_probes before, after;
   double mapped_gb_s; /* of the weights' file, the better of before and after; 0: not measured */
   ie_load load;
+  uint64_t disk_bytes; /* read from disk in all steps, and not in vain */
 } bench_case;
 
 /* FNV-1a over the bytes. */
@@ -50,10 +59,16 @@ static uint64_t logits_hash(const float *logits, int64_t count) {
 }
 
 /* The ceiling of the class: integer units for int8 where there are some. */
-static double matrix_ceiling(const bench *b, const char **kind) {
-  bool integers = b->engine.info->precision == IE_PRECISION_INT8 && b->matrix.int8_tops > 0;
-  if (kind) *kind = integers ? b->matrix.int8_kind : b->matrix.matrix_kind;
-  return integers ? b->matrix.int8_tops : b->matrix.matrix_tflop_s;
+static double matrix_probed(const bench *b, const ie_matrix_probe *p, const char **kind) {
+  bool integers = b->engine.info->precision == IE_PRECISION_INT8 && p->int8_tops > 0;
+  if (kind) *kind = integers ? p->int8_kind : p->matrix_kind;
+  return integers ? p->int8_tops : p->matrix_tflop_s;
+}
+
+/* The better of both probes. */
+static double matrix_ceiling(const bench *b, const bench_case *c, const char **kind) {
+  double before = matrix_probed(b, &c->before.matrix, NULL), after = matrix_probed(b, &c->after.matrix, NULL);
+  return matrix_probed(b, before >= after ? &c->before.matrix : &c->after.matrix, kind);
 }
 
 static ie_status cancelled(ie_error *error) {
@@ -65,15 +80,40 @@ static bool stop_wanted(void *arg) {
   return cli_interrupted();
 }
 
+/* The disk in the way of the stream. What it reads into takes the place of the other probe's buffer. */
+static ie_status disk_probe(const bench *b, ie_disk_probe *out, ie_error *error) {
+  ie_disk_probe_options o = {.read_bytes = (size_t)b->s->probe_read, .buffer_bytes = (size_t)b->s->buffer};
+  const char *largest = NULL;
+  size_t most = 0;
+  for (size_t i = 0; i < ie_model_file_count(b->engine.model); i++) {
+    size_t bytes;
+    const char *path = ie_model_file(b->engine.model, i, &bytes);
+    if (bytes < most) continue;
+    largest = path;
+    most = bytes;
+  }
+  return ie_probe_disk(largest, &o, out, error);
+}
+
+static bool is_streamed(const bench *b, uint64_t *useful_bytes) {
+  ie_stream_stats s;
+  ie_model_stream_stats(b->engine.model, &s);
+  if (useful_bytes) *useful_bytes = s.read_bytes - s.vain_bytes;
+  return s.streamed;
+}
+
 /* Under a limit the weights' file is left alone: its pages would count. */
-static ie_status probe_read(const bench *b, bench_case *c, ie_memory_probe *out, ie_error *error) {
+static ie_status case_probe(const bench *b, bench_case *c, case_probes *out, ie_error *error) {
   ie_memory_probe_options o = {
       .buffer_bytes = (size_t)b->s->buffer, .read_bytes = (size_t)b->s->probe_read, .cancelled = stop_wanted};
   ie_memory_probe mapped = {0};
-  ie_status status = ie_probe_memory(b->engine.device, &o, out, error);
+  ie_status status = ie_probe_memory(b->engine.device, &o, &out->read, error);
   if (status == IE_OK && !b->context->common.memory)
     status = ie_probe_weights(b->engine.model, &o, &mapped, error);
   c->mapped_gb_s = fmax(c->mapped_gb_s, mapped.read_gb_s);
+  if (status == IE_OK && is_streamed(b, NULL)) status = disk_probe(b, &out->disk, error);
+  out->matrix = b->matrix;
+  if (status == IE_OK && c->prompt) ie_probe_matrix(b->engine.device, &out->matrix);
   return status;
 }
 
@@ -172,20 +212,24 @@ static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {
   /* one run that does not count: page faults, clocks, caches */
   if (status == IE_OK)
     status = decode ? decode_once(b, c, more < 4 ? more : 4, false, error) : prefill_once(b, c, false, error);
-  if (status == IE_OK) status = probe_read(b, c, &c->read_before, error);
-  ie_usage_reset_peak(); /* the probe's buffer does not count into the run */
+  if (status == IE_OK) status = case_probe(b, c, &c->before, error);
+  c->peak_whole = !ie_usage_reset_peak(); /* the probe's buffer does not count into the run */
   bench_neighbour neighbour = {0};
   ie_load_mark mark;
+  uint64_t disk_before, disk_after;
+  (void)is_streamed(b, &disk_before);
   ie_load_begin(&mark);
   if (status == IE_OK && c->neighbour >= 0) status = bench_neighbour_start(c->neighbour, &neighbour, error);
   for (int64_t i = 0; status == IE_OK && i < s->runs; i++)
     status = decode ? decode_once(b, c, more, true, error) : prefill_once(b, c, true, error);
   c->neighbour_s = bench_neighbour_stop(&neighbour);
   ie_load_since(&mark, &c->load);
+  (void)is_streamed(b, &disk_after);
+  c->disk_bytes = disk_after - disk_before;
   ie_usage usage;
   ie_usage_read(&usage);
   c->peak_rss = usage.peak_rss_bytes;
-  if (status == IE_OK) status = probe_read(b, c, &c->read_after, error);
+  if (status == IE_OK) status = case_probe(b, c, &c->after, error);
   ie_state_free(b->state);
   b->state = NULL;
   return status;
@@ -196,31 +240,56 @@ static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {
 typedef struct figures {
   bench_spread tok_s;
   double step_s, bytes, flop; /* of one step: median seconds, mean work */
-  double read_gb_s, floor_tok_s, ratio, p50_ms, p95_ms;
+  double read_gb_s, tera_s;   /* ceilings: the better of before and after */
+  double floor_tok_s, ratio, p50_ms, p95_ms;
+  double disk_gb_s, disk_ceiling_gb_s, ratio_disk; /* 0: nothing is read from disk */
   double ratio_mapped; /* to what the weights' own memory gives; 0: not measured */
-  bool valid;
+  bool memory_binds, valid;
 } figures;
+
+/* Two probes of one ceiling that say the same. */
+static bool probes_agree(double a, double b) {
+  return fabs(a - b) <= 0.05 * fmax(a, b);
+}
+
+/* Nobody disturbed the runs, and the probes of the ceiling that binds agree. */
+static bool case_valid(const bench *b, const bench_case *c, bool memory_binds) {
+  ie_load others = c->load;
+  others.foreign_cpu_s = fmax(0, others.foreign_cpu_s - c->neighbour_s);
+  if (!bench_quiet(&others)) return false;
+  if (memory_binds || !c->prompt) return probes_agree(c->before.read.read_gb_s, c->after.read.read_gb_s);
+  return probes_agree(matrix_probed(b, &c->before.matrix, NULL), matrix_probed(b, &c->after.matrix, NULL));
+}
+
+static double disk_best(const ie_disk_probe *p) {
+  return fmax(p->sequential_gb_s, p->random_gb_s);
+}
 
 static figures figures_of(const bench *b, const bench_case *c) {
   figures f = {.tok_s = bench_spread_of(c->tok_s, c->runs)};
-  double first = c->read_before.read_gb_s, second = c->read_after.read_gb_s;
-  double low = fmin(first, second), high = fmax(first, second);
-  f.read_gb_s = high;
+  f.read_gb_s = fmax(c->before.read.read_gb_s, c->after.read.read_gb_s);
+  f.tera_s = matrix_ceiling(b, c, NULL);
   f.step_s = f.tok_s.median > 0 ? (double)c->step_tok / f.tok_s.median : 0;
   f.bytes = (double)(c->work.weight_bytes + c->work.kv_bytes) / (double)c->steps;
   f.flop = (double)c->work.flop / (double)c->steps;
-  double least_s = fmax(f.bytes / (f.read_gb_s * 1e9), f.flop / (matrix_ceiling(b, NULL) * 1e12));
+  double read_s = f.bytes / (f.read_gb_s * 1e9), compute_s = f.flop / (f.tera_s * 1e12);
+  double least_s = fmax(read_s, compute_s);
+  f.memory_binds = read_s >= compute_s;
   f.floor_tok_s = least_s > 0 ? (double)c->step_tok / least_s : 0;
   f.ratio = f.floor_tok_s > 0 ? f.tok_s.median / f.floor_tok_s : 0;
   if (c->mapped_gb_s > 0 && f.step_s > 0)
-    f.ratio_mapped =
-        fmax(f.bytes / (c->mapped_gb_s * 1e9), f.flop / (matrix_ceiling(b, NULL) * 1e12)) / f.step_s;
+    f.ratio_mapped = fmax(f.bytes / (c->mapped_gb_s * 1e9), compute_s) / f.step_s;
   double scale = c->prompt ? 1e3 / (double)c->prompt : 1e3;
   f.p50_ms = scale * cli_quantile(c->token_s, c->steps, 0.5);
   f.p95_ms = scale * cli_quantile(c->token_s, c->steps, 0.95);
-  ie_load others = c->load;
-  others.foreign_cpu_s = fmax(0, others.foreign_cpu_s - c->neighbour_s);
-  f.valid = bench_quiet(&others) && high - low <= 0.05 * high;
+  f.disk_ceiling_gb_s = fmax(disk_best(&c->before.disk), disk_best(&c->after.disk));
+  double spent = 0;
+  for (size_t i = 0; i < c->steps; i++) spent += c->token_s[i];
+  if (f.disk_ceiling_gb_s > 0 && spent > 0) {
+    f.disk_gb_s = 1e-9 * (double)c->disk_bytes / spent;
+    f.ratio_disk = f.disk_gb_s / f.disk_ceiling_gb_s;
+  }
+  f.valid = case_valid(b, c, f.memory_binds);
   return f;
 }
 
@@ -235,13 +304,24 @@ static const char *model_name(const char *dir, char *out, size_t size) {
 
 static json_t *ceiling_json(const bench *b, const bench_case *c, const figures *f) {
   const char *kind;
-  double matrix = matrix_ceiling(b, &kind);
-  bool first = c->read_before.read_gb_s >= c->read_after.read_gb_s;
+  double matrix = matrix_ceiling(b, c, &kind);
+  const ie_memory_probe *before = &c->before.read, *after = &c->after.read;
+  bool first = before->read_gb_s >= after->read_gb_s;
   json_t *o = json_pack("{s:o, s:s, s:o, s:s}", "read_gb_s", cli_json_number(f->read_gb_s), "read_pattern",
-                        first ? c->read_before.pattern : c->read_after.pattern, "matrix_tflop_s",
-                        cli_json_number(matrix), "matrix_kind", kind);
+                        first ? before->pattern : after->pattern, "matrix_tflop_s", cli_json_number(matrix),
+                        "matrix_kind", kind);
   if (o && c->mapped_gb_s > 0) json_object_set_new(o, "mapped_read_gb_s", cli_json_number(c->mapped_gb_s));
   return o;
+}
+
+/* Bytes that had to come from disk over the time of the steps, beside what the disk gives. */
+static json_t *disk_json(const bench_case *c, const figures *f) {
+  const ie_disk_probe *p = &c->before.disk;
+  return json_pack("{s:o, s:o, s:o, s:o, s:o, s:i, s:b, s:b}", "gb_s", cli_json_number(f->disk_gb_s),
+                   "ceiling_gb_s", cli_json_number(f->disk_ceiling_gb_s), "before_gb_s",
+                   cli_json_number(disk_best(p)), "after_gb_s", cli_json_number(disk_best(&c->after.disk)),
+                   "ratio", cli_json_number(f->ratio_disk), "depth", p->depth, "direct", p->direct, "uring",
+                   p->uring);
 }
 
 static const char *filled_name(const bench *b, const bench_case *c) {
@@ -273,8 +353,12 @@ static json_t *case_json(const bench *b, const bench_case *c, const figures *f) 
   bool ok = o && speed && rest && json_object_update(o, speed) == 0 && json_object_update(o, rest) == 0;
   json_decref(speed);
   json_decref(rest);
+  if (ok && c->peak_whole) ok = json_object_set_new(o, "peak_of_process", json_true()) == 0;
   if (ok && f->ratio_mapped > 0)
     ok = json_object_set_new(o, "ratio_mapped", cli_json_number(f->ratio_mapped)) == 0;
+  if (ok && f->disk_ceiling_gb_s > 0) ok = json_object_set_new(o, "disk", disk_json(c, f)) == 0;
+  if (ok && b->context->common.memory)
+    ok = json_object_set_new(o, "stream", cli_stream_json(&b->engine)) == 0;
   if (ok && c->neighbour >= 0)
     ok = json_object_set_new(o, "neighbour", json_integer(c->neighbour)) == 0 &&
          json_object_set_new(o, "neighbour_cpu_s", cli_json_number(c->neighbour_s)) == 0;
@@ -291,21 +375,24 @@ static int case_print(const bench *b, const bench_case *c) {
     return code;
   }
   const char *kind;
-  double ceiling = matrix_ceiling(b, &kind);
-  bool memory = f.bytes / (f.read_gb_s * 1e9) >= f.flop / (matrix_ceiling(b, NULL) * 1e12);
+  double ceiling = matrix_ceiling(b, c, &kind);
   cli_out_printf(b->context, "%-7s", c->phase);
   if (c->neighbour >= 0) cli_out_printf(b->context, " neighbour %lld", (long long)c->neighbour);
   if (c->prompt) cli_out_printf(b->context, " prompt %lld", (long long)c->prompt);
   cli_out_printf(b->context, " depth %lld batch %lld: %.2f tok/s (%.2f to %.2f), ", (long long)c->depth,
                  (long long)c->batch, f.tok_s.median, f.tok_s.min, f.tok_s.max);
-  if (memory)
+  if (f.memory_binds)
     cli_out_printf(b->context, "%.2f GB/s, %.0f%% of %.2f", 1e-9 * f.bytes / f.step_s, 100 * f.ratio,
                    f.read_gb_s);
   else
     cli_out_printf(b->context, "%.3f TFLOP/s, %.0f%% of %.3f (%s)", 1e-12 * f.flop / f.step_s, 100 * f.ratio,
                    ceiling, kind);
-  cli_out_printf(b->context, ", peak %.2f GB%s\n", 1e-9 * (double)c->peak_rss,
-                 f.valid ? "" : "  INVALID: disturbed");
+  if (f.disk_ceiling_gb_s > 0)
+    cli_out_printf(b->context, ", disk %.2f GB/s, %.0f%% of %.2f (%.2f before, %.2f after)", f.disk_gb_s,
+                   100 * f.ratio_disk, f.disk_ceiling_gb_s, disk_best(&c->before.disk),
+                   disk_best(&c->after.disk));
+  cli_out_printf(b->context, ", peak %.2f GB%s%s\n", 1e-9 * (double)c->peak_rss,
+                 c->peak_whole ? " (of all before it too)" : "", f.valid ? "" : "  INVALID: disturbed");
   cli_out_flush(b->context);
   return CLI_OK;
 }
@@ -327,6 +414,31 @@ static int case_run(bench *b, bench_case *c) {
   return cli_out_ok(b->context) ? code : CLI_FAILED;
 }
 
+static size_t plan_state_bytes(const ie_plan *plan) {
+  return plan->kv_bytes + plan->scratch_bytes;
+}
+
+/* Under --memory all cases run with one placement: that of the case which leaves the fewest experts in memory. */
+static void largest_note(bench *b, const ie_state_options *o, const ie_plan *plan) {
+  const ie_plan *best = &b->largest_plan;
+  bool streamed = plan->streamed_bytes_per_tok > 0, best_streamed = best->streamed_bytes_per_tok > 0;
+  if (plan_state_bytes(plan) > b->state_bytes) b->state_bytes = plan_state_bytes(plan);
+  if (best->places &&
+      (streamed < best_streamed || (streamed == best_streamed && plan->minimum_bytes <= best->minimum_bytes)))
+    return;
+  b->largest = *o;
+  b->largest_plan = *plan;
+}
+
+/* A case with a larger state, whose forwards look up fewer rows of the embedding, may need less in all; the rows that
+ * lie in memory are those of the case that was chosen, so that the difference is kept free. */
+static ie_status largest_place(bench *b, ie_error *error) {
+  uint64_t *limit = &b->context->common.memory;
+  size_t more = b->state_bytes - plan_state_bytes(&b->largest_plan);
+  if (*limit && b->largest_plan.streamed_bytes_per_tok > 0) *limit = more < *limit ? *limit - more : 1;
+  return cli_memory_place(b->context, &b->engine, &b->largest, error);
+}
+
 /* Refuses what could not be measured: all cases are looked at before the first one runs. */
 static int case_check(bench *b, bench_case *c) {
   ie_state_options o = case_options(b, c);
@@ -337,21 +449,16 @@ static int case_check(bench *b, bench_case *c) {
     return cli_usage(b->context, "--depth %lld and %s %lld do not fit the model's context of %lld",
                      (long long)c->depth, c->prompt ? "--prompt" : "--tokens",
                      (long long)(o.context_tok - c->depth), (long long)limit);
-  ie_plan_options p = {
-      .context_tok = o.context_tok, .sequences = o.sequences, .chunk_tok = o.chunk_tok, .kv = o.kv};
+  ie_plan_options p = cli_plan_options(b->context, &o);
   ie_status status = ie_model_plan(b->engine.model, &p, &plan, &error);
-  double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-  if (status == IE_OK && (double)plan.kv_bytes + (double)plan.scratch_bytes > machine)
-    status =
-        ie_error_set(&error, IE_LIMIT,
-                     "--depth %lld and --batch %lld: %zu bytes of keys and values and %zu of activations "
-                     "do not fit the machine's %.0f",
-                     (long long)c->depth, (long long)c->batch, plan.kv_bytes, plan.scratch_bytes, machine);
+  if (status == IE_OK && !b->context->common.memory && plan_state_bytes(&plan) > plan.limit_bytes)
+    status = ie_error_set(
+        &error, IE_LIMIT,
+        "--depth %lld and --batch %lld: %zu bytes of keys and values and %zu of activations "
+        "do not fit the %zu of the machine or its control group",
+        (long long)c->depth, (long long)c->batch, plan.kv_bytes, plan.scratch_bytes, plan.limit_bytes);
   if (status == IE_OK) status = cli_memory_check(b->context, &b->engine, &o, &error);
-  if (status == IE_OK && plan.kv_bytes + plan.scratch_bytes > b->largest_bytes) {
-    b->largest = o;
-    b->largest_bytes = plan.kv_bytes + plan.scratch_bytes;
-  }
+  if (status == IE_OK) largest_note(b, &o, &plan);
   return status == IE_OK ? CLI_OK : cli_fail(b->context, status, &error);
 }
 
@@ -427,8 +534,7 @@ int bench_engine(cli_context *context, const bench_settings *given) {
   if (code >= 0) return code;
   ie_status status = cli_engine_open(context, s.model_dir, /*plan_only=*/false, &b.engine, &error);
   code = status == IE_OK ? cases_do(&b, &lists, case_check) : cli_fail(context, status, &error);
-  if (code == CLI_OK && cli_memory_place(context, &b.engine, &b.largest, &error) != IE_OK)
-    code = cli_fail(context, error.status, &error);
+  if (code == CLI_OK && largest_place(&b, &error) != IE_OK) code = cli_fail(context, error.status, &error);
   if (code == CLI_OK) {
     ie_probe_matrix(b.engine.device, &b.matrix);
     cli_signals_poll();

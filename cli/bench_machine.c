@@ -115,14 +115,16 @@ int bench_disk(cli_context *context, const bench_settings *s) {
   ie_status status = ie_probe_disk(path, NULL, &p, &error);
   if (status != IE_OK) return cli_fail(context, status, &error);
   if (s->json)
-    return cli_out_json(context, json_pack("{s:s, s:o, s:o, s:b, s:i, s:o, s:I, s:I, s:s}", "phase", "disk",
-                                           "sequential_gb_s", cli_json_number(p.sequential_gb_s),
-                                           "random_gb_s", cli_json_number(p.random_gb_s), "direct", p.direct,
-                                           "depth", p.depth, "file", cli_json_text(p.file, strlen(p.file)),
-                                           "file_bytes", (json_int_t)p.file_bytes, "read_bytes",
-                                           (json_int_t)p.read_bytes, "commit", cli_commit()));
-  cli_out_printf(context, "sequential %.2f GB/s, random 1 MiB %.2f GB/s (%s, %d in flight)\n",
-                 p.sequential_gb_s, p.random_gb_s, p.direct ? "O_DIRECT" : "through the page cache", p.depth);
+    return cli_out_json(context,
+                        json_pack("{s:s, s:o, s:o, s:b, s:b, s:i, s:o, s:I, s:I, s:s}", "phase", "disk",
+                                  "sequential_gb_s", cli_json_number(p.sequential_gb_s), "random_gb_s",
+                                  cli_json_number(p.random_gb_s), "direct", p.direct, "uring", p.uring,
+                                  "depth", p.depth, "file", cli_json_text(p.file, strlen(p.file)),
+                                  "file_bytes", (json_int_t)p.file_bytes, "read_bytes",
+                                  (json_int_t)p.read_bytes, "commit", cli_commit()));
+  cli_out_printf(context, "sequential %.2f GB/s, random 1 MiB %.2f GB/s (%s, %d in flight by %s)\n",
+                 p.sequential_gb_s, p.random_gb_s, p.direct ? "O_DIRECT" : "through the page cache", p.depth,
+                 p.uring ? "io_uring" : "threads");
   return CLI_OK;
 }
 

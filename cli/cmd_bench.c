@@ -148,13 +148,13 @@ const cli_command cmd_bench = {
     .name = "bench",
     .summary = "Measure, beside the machine's own ceilings",
     .usage = "(--model-dir D | memory | matrix | disk | tokenizer | sampler) [flags]",
-    .help = "Each case is measured between two probes of the read ceiling, by the same pinned threads. "
+    .help = "Each case is measured between two probes of its ceiling, by the same pinned threads. "
             "`ratio` is the\n"
             "speed reached over the ceiling that binds (memory or matrix units) for the bytes and operations "
             "that were\n"
             "counted. `valid` is false when others used more than 5% of the processors meanwhile, or the two "
             "probes\n"
-            "differ by more than 5%: repeat such a case.",
+            "of that ceiling differ by more than 5%: repeat such a case.",
     .options = options,
     .settings_bytes = sizeof(bench_settings),
     .common = CLI_USES_MODEL | CLI_USES_CACHE,

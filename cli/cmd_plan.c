@@ -33,12 +33,14 @@ static json_t *plan_json(const ie_plan *p) {
       json_decref(places);
       return NULL;
     }
-  return json_pack(
-      "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:o}", "weights_bytes", (json_int_t)p->weights_bytes,
-      "resident_weights_bytes", (json_int_t)p->resident_weights_bytes, "kv_bytes", (json_int_t)p->kv_bytes,
-      "scratch_bytes", (json_int_t)p->scratch_bytes, "other_bytes", (json_int_t)p->other_bytes, "peak_bytes",
-      (json_int_t)p->peak_bytes, "minimum_bytes", (json_int_t)p->minimum_bytes, "fits", p->fits,
-      "streamed_bytes_per_token", (json_int_t)p->streamed_bytes_per_tok, "placement", places);
+  return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:o}", "weights_bytes",
+                   (json_int_t)p->weights_bytes, "resident_weights_bytes",
+                   (json_int_t)p->resident_weights_bytes, "kv_bytes", (json_int_t)p->kv_bytes,
+                   "scratch_bytes", (json_int_t)p->scratch_bytes, "other_bytes", (json_int_t)p->other_bytes,
+                   "peak_bytes", (json_int_t)p->peak_bytes, "minimum_bytes", (json_int_t)p->minimum_bytes,
+                   "limit_bytes", p->limit_bytes > INT64_MAX ? INT64_MAX : (json_int_t)p->limit_bytes, "fits",
+                   p->fits, "streamed_bytes_per_token", (json_int_t)p->streamed_bytes_per_tok, "placement",
+                   places);
 }
 
 static void plan_print(cli_context *context, const ie_plan *p) {
@@ -46,8 +48,9 @@ static void plan_print(cli_context *context, const ie_plan *p) {
     cli_out_printf(context, "%14zu bytes  %-5s %s\n", p->place[i].bytes, p->place[i].where,
                    p->place[i].tensors);
   cli_out_printf(context, "%14zu bytes  peak (least possible: %zu)\n", p->peak_bytes, p->minimum_bytes);
-  if (context->common.memory)
-    cli_out_printf(context, "%14llu bytes  limit: %s\n", (unsigned long long)context->common.memory,
+  if (context->common.memory || !p->fits)
+    cli_out_printf(context, "%14zu bytes  %s: %s\n", p->limit_bytes,
+                   context->common.memory ? "limit" : "memory of the machine or its control group",
                    p->fits ? "fits" : "does not fit");
 }
 
@@ -77,7 +80,7 @@ static int plan_run(cli_context *context, void *opaque) {
 const cli_command cmd_plan = {
     .name = "plan",
     .summary = "Say where every byte would live, before loading anything",
-    .usage = "--model-dir D [--ctx N] [--batch B] [--kv T] [--memory SIZE] [--json]",
+    .usage = "--model-dir D [--ctx N] [--batch B] [--chunk N] [--kv T] [--memory SIZE] [--json]",
     .help = "peak = resident weights + keys and values + activations + the program itself. `map` is the page "
             "cache,\n"
             "which the system can take back; `ram` is memory of the process's own.",

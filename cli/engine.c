@@ -74,15 +74,42 @@ ie_status cli_engine_open_as(const cli_context *context, const char *dir, ie_mod
   return status;
 }
 
+/* The model of an engine that is to compute: under --memory for planning at first. */
+static void planned_begin(const cli_context *context, const char *dir, ie_device *device, cli_engine *out) {
+  if (context->common.memory == 0) return;
+  out->planned_dir = dir;
+  out->planned_on = device;
+}
+
 ie_status cli_engine_open_beside(const cli_context *context, const char *dir, const cli_engine *first,
                                  cli_engine *out, ie_error *error) {
   *out = (cli_engine){0};
-  return model_open(context, first->device, dir, (ie_model_options){0}, out, error);
+  planned_begin(context, dir, first->device, out);
+  return model_open(context, first->device, dir, (ie_model_options){.plan_only = out->planned_dir != NULL},
+                    out, error);
 }
 
 ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
                           ie_error *error) {
-  return cli_engine_open_as(context, dir, (ie_model_options){.plan_only = plan_only}, out, error);
+  bool limited = context->common.memory > 0;
+  ie_status status =
+      cli_engine_open_as(context, dir, (ie_model_options){.plan_only = plan_only || limited}, out, error);
+  if (status == IE_OK && !plan_only) planned_begin(context, dir, out->device, out);
+  return status;
+}
+
+/* Opens what was opened for planning once more, for computing. */
+static ie_status planned_load(const cli_context *context, cli_engine *engine, ie_error *error) {
+  const char *dir = engine->planned_dir;
+  if (!dir) return IE_OK;
+  ie_model_free(engine->model);
+  engine->model = NULL;
+  engine->info = NULL;
+  engine->planned_dir = NULL;
+  ie_status status = model_open(context, engine->planned_on, dir, (ie_model_options){0}, engine, error);
+  if (status == IE_OK && engine->adapter)
+    status = ie_model_attach(engine->model, engine->adapter, /*train=*/false, error);
+  return status;
 }
 
 ie_status cli_engine_adapt(cli_engine *engine, const char *dir, bool train, ie_error *error) {
@@ -116,7 +143,7 @@ ie_status cli_tokens_fit(int64_t longest, int64_t max_new, int64_t context_tok, 
                       (long long)longest, (long long)max_new, (long long)context_tok);
 }
 
-static ie_plan_options plan_options(const cli_context *context, const ie_state_options *state) {
+ie_plan_options cli_plan_options(const cli_context *context, const ie_state_options *state) {
   return (ie_plan_options){.context_tok = state->context_tok,
                            .sequences = state->sequences,
                            .chunk_tok = state->chunk_tok,
@@ -129,7 +156,7 @@ ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
                            const ie_state_options *state, ie_error *error) {
   if (!context->common.memory) return IE_OK;
   ie_plan plan;
-  ie_plan_options options = plan_options(context, state);
+  ie_plan_options options = cli_plan_options(context, state);
   ie_status status = ie_model_plan(engine->model, &options, &plan, error);
   if (status != IE_OK || plan.fits) return status;
   return ie_error_set(
@@ -140,10 +167,11 @@ ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
       plan.other_bytes);
 }
 
-ie_status cli_memory_place(const cli_context *context, const cli_engine *engine,
-                           const ie_state_options *state, ie_error *error) {
+ie_status cli_memory_place(const cli_context *context, cli_engine *engine, const ie_state_options *state,
+                           ie_error *error) {
   ie_status status = cli_memory_check(context, engine, state, error);
-  ie_plan_options options = plan_options(context, state);
+  if (status == IE_OK) status = planned_load(context, engine, error);
+  ie_plan_options options = cli_plan_options(context, state);
   return status == IE_OK ? ie_model_place(engine->model, &options, error) : status;
 }
 
@@ -180,13 +208,13 @@ void cli_stream_print(const cli_context *context, const cli_engine *engine) {
           1e-9 * (double)s.vain_bytes, s.wait_s, s.direct ? "" : "; this file system has no direct reads");
 }
 
-ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine, int64_t batch, size_t rows,
+ie_status cli_batch_choose(const cli_context *context, cli_engine *engine, int64_t batch, size_t rows,
                            ie_state_options *state, ie_error *error) {
   int64_t count = rows > 0 ? (int64_t)rows : 1;
   state->sequences = batch < count ? batch : count;
   while (state->sequences > 1 && !cli_given(context, "--batch")) {
     ie_plan plan;
-    ie_plan_options options = plan_options(context, state);
+    ie_plan_options options = cli_plan_options(context, state);
     ie_status status = ie_model_plan(engine->model, &options, &plan, error);
     if (status != IE_OK) return status;
     /* Where experts are read from disk, caches of other rows would take their places. */

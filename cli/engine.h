@@ -16,13 +16,18 @@ typedef struct cli_engine {
   const ie_model_info *info; /* of the model */
   double load_s;
   ie_adapter *adapter; /* on the model; NULL: none */
+  /* Set while the model is open for planning alone, until cli_memory_place opens it for real. Both borrowed. */
+  const char *planned_dir;
+  ie_device *planned_on;
 } cli_engine;
 
 /* Opens a device as the common options and CLOCHER_ISA say. IE_INVALID_ARGUMENT for an instruction set that is
  * forced but not there. */
 ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error *error);
 
-/* Opens device and model. plan_only: for planning alone. Close it in any case. */
+/* Opens device and model. plan_only: for planning alone. Under --memory every model is at first, so that what the limit
+ * does not hold is refused before anything is read or quantised: cli_memory_place opens it for real, and gives it new
+ * `model` and `info`. dir is borrowed until then. Close it in any case. */
 ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
                           ie_error *error);
 /* The same with more options of the model; those that are common flags are set here. */
@@ -52,13 +57,17 @@ ie_status cli_rows_fit(const cli_rows *rows, int64_t max_new, int64_t context_to
 /* The same of a length alone. */
 ie_status cli_tokens_fit(int64_t longest, int64_t max_new, int64_t context_tok, ie_error *error);
 
+/* What ie_model_plan is to say of a state, under --memory when that is given. */
+ie_plan_options cli_plan_options(const cli_context *context, const ie_state_options *state);
+
 /* Refuses (IE_LIMIT, with the least that would do) what does not fit the --memory that was given. */
 ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
                            const ie_state_options *state, ie_error *error);
 
-/* The same, and brings the weights where that limit wants them. Call it once, before the state. */
-ie_status cli_memory_place(const cli_context *context, const cli_engine *engine,
-                           const ie_state_options *state, ie_error *error);
+/* The same, opens a model for real that was opened for planning, and brings the weights where that limit wants them.
+ * Call it once, before the state. */
+ie_status cli_memory_place(const cli_context *context, cli_engine *engine, const ie_state_options *state,
+                           ie_error *error);
 
 /* What was read from disk, for "memory" of --json; all zero when nothing is. NULL when memory is out. */
 json_t *cli_stream_json(const cli_engine *engine);
@@ -71,7 +80,7 @@ double cli_disk_gb_s(const ie_stream_stats *stats);
  * (its default is CLI_BATCH), fewer when the --memory limit, or the machine, does not hold so many, and one where
  * that limit leaves experts on disk. */
 #define CLI_BATCH "8"
-ie_status cli_batch_choose(const cli_context *context, const cli_engine *engine, int64_t batch, size_t rows,
+ie_status cli_batch_choose(const cli_context *context, cli_engine *engine, int64_t batch, size_t rows,
                            ie_state_options *state, ie_error *error);
 
 /* {"weights", "activations", "accumulate", "kv"}. */

@@ -17,7 +17,7 @@ typedef struct settings {
   int64_t ctx, stride, chunk, batch;
   int special, kv;
   int against_precision, against_weights, against_kv; /* 0: the model's; else one more than the choice */
-  bool add_special, json;
+  bool documents, add_special, json;
 } settings;
 
 enum { SPECIAL_PARSE, SPECIAL_TEXT };
@@ -42,6 +42,8 @@ static const cli_option options[] = {
      .meaning =
          "Whether special tokens that stand in the text, such as <|endoftext|>, are recognised, or are "
          "plain text."},
+    {"--documents", CLI_AS_FLAG(settings, documents),
+     .meaning = "Documents, which lines <|endoftext|> separate, each for itself, without those lines."},
     {"--add-special", CLI_AS_FLAG(settings, add_special),
      .meaning = "Run the tokenizer's post-processor too (a first token, say)."},
     {"--tokenizer", CLI_AS_PATH(settings, tokenizer), .argument = "FILE",
@@ -76,11 +78,18 @@ typedef struct side {
 
 enum { MODEL, AGAINST, SIDES };
 
+/* A text as tokens. */
+typedef struct encoded {
+  ie_ids ids;
+  int32_t *id_bytes; /* (ids.count) */
+  int64_t *document; /* (documents) where each begins */
+  size_t documents;
+} encoded;
+
 typedef struct job {
   cli_context *context;
   const settings *s;
-  ie_ids ids;        /* the text */
-  int32_t *id_bytes; /* (ids.count) */
+  encoded text;
   int64_t ctx, stride;
   side side[SIDES];
   int sides; /* 1, or 2 with --against */
@@ -89,25 +98,31 @@ typedef struct job {
   double seconds;
 } job;
 
+static void encoded_free(encoded *e) {
+  ie_ids_free(&e->ids);
+  free(e->id_bytes);
+  free(e->document);
+  *e = (encoded){0};
+}
+
 static void job_free(job *j) {
   for (int i = SIDES - 1; i >= 0; i--) { /* the second one uses the first one's device */
     ie_state_free(j->side[i].state);
     cli_engine_close(&j->side[i].engine);
   }
-  ie_ids_free(&j->ids);
-  free(j->id_bytes);
+  encoded_free(&j->text);
 }
 
 /* --- The text ---------------------------------------------------------------------------------------------- */
 
 /* What each id stands for, where the tokens' own bytes make up the text. False when they do not: a normaliser changed
  * it, or the post-processor added tokens. */
-static bool bytes_of_tokens(const ie_tokenizer *tokenizer, const ie_ids *ids, size_t text_bytes,
-                            int32_t *id_bytes) {
+static bool bytes_of_tokens(const ie_tokenizer *tokenizer, const int32_t *ids, size_t count,
+                            size_t text_bytes, int32_t *id_bytes) {
   size_t sum = 0;
-  for (size_t i = 0; i < ids->count; i++) {
+  for (size_t i = 0; i < count; i++) {
     size_t size;
-    if (!ie_tokenizer_token(tokenizer, ids->ids[i], &size, NULL)) size = 0;
+    if (!ie_tokenizer_token(tokenizer, ids[i], &size, NULL)) size = 0;
     if (size > text_bytes || size > INT32_MAX) return false;
     id_bytes[i] = (int32_t)size;
     sum += size;
@@ -125,21 +140,42 @@ static void bytes_of_spans(const ie_span *spans, size_t count, int32_t *id_bytes
   }
 }
 
-static ie_status text_encode(job *j, const ie_tokenizer *tokenizer, const ie_bytes *text, ie_error *error) {
-  const ie_encode_options how = {.special_as_text = j->s->special == SPECIAL_TEXT,
-                                 .add_special = j->s->add_special};
-  ie_status status = ie_tokenizer_encode(tokenizer, text->data, text->size, &how, &j->ids, error);
+/* Appends a document. */
+static ie_status part_encode(const settings *s, const ie_tokenizer *tokenizer, const char *text, size_t size,
+                             encoded *out, ie_error *error) {
+  const ie_encode_options how = {.special_as_text = s->special == SPECIAL_TEXT,
+                                 .add_special = s->add_special};
+  size_t from = out->ids.count;
+  ie_status status = ie_tokenizer_encode(tokenizer, text, size, &how, &out->ids, error);
   if (status != IE_OK) return status;
-  j->id_bytes = calloc(j->ids.count ? j->ids.count : 1, sizeof *j->id_bytes);
-  if (!j->id_bytes)
-    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %zu tokens", j->ids.count);
-  if (bytes_of_tokens(tokenizer, &j->ids, text->size, j->id_bytes)) return IE_OK;
+  size_t count = out->ids.count - from;
+  int32_t *bytes = realloc(out->id_bytes, (out->ids.count + 1) * sizeof *bytes);
+  if (bytes) out->id_bytes = bytes;
+  int64_t *document = realloc(out->document, (out->documents + 1) * sizeof *document);
+  if (document) out->document = document;
+  if (!bytes || !document)
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %zu tokens", out->ids.count);
+  document[out->documents++] = (int64_t)from;
+  if (bytes_of_tokens(tokenizer, out->ids.ids + from, count, size, bytes + from)) return IE_OK;
+  memset(bytes + from, 0, count * sizeof *bytes);
   ie_ids again = {0};
   ie_span *spans = NULL;
-  status = ie_tokenizer_encode_spans(tokenizer, text->data, text->size, &how, &again, &spans, error);
-  if (status == IE_OK && again.count == j->ids.count) bytes_of_spans(spans, again.count, j->id_bytes);
+  status = ie_tokenizer_encode_spans(tokenizer, text, size, &how, &again, &spans, error);
+  if (status == IE_OK && again.count == count) bytes_of_spans(spans, count, bytes + from);
   ie_ids_free(&again);
   free(spans);
+  return status;
+}
+
+static ie_status text_encode(const settings *s, const ie_tokenizer *tokenizer, const ie_bytes *text,
+                             encoded *out, ie_error *error) {
+  if (!s->documents) return part_encode(s, tokenizer, text->data, text->size, out, error);
+  ie_documents documents = {.text = text->data, .size = text->size};
+  const char *one;
+  size_t size;
+  ie_status status = IE_OK;
+  while (status == IE_OK && ie_documents_next(&documents, &one, &size))
+    status = part_encode(s, tokenizer, one, size, out, error);
   return status;
 }
 
@@ -170,17 +206,16 @@ static ie_status tokenizers_compare(const job *j, const ie_tokenizer *one, const
           error, IE_INVALID_ARGUMENT,
           "--against %s: token %d of its tokenizer is another one; expected the same tokenizer", dir, id);
   }
-  ie_ids ids = {0};
-  const ie_encode_options encode = {.special_as_text = j->s->special == SPECIAL_TEXT,
-                                    .add_special = j->s->add_special};
-  if (status == IE_OK) status = ie_tokenizer_encode(two, text->data, text->size, &encode, &ids, error);
+  encoded other_text = {0};
+  if (status == IE_OK) status = text_encode(j->s, two, text, &other_text, error);
+  const ie_ids *ids = &other_text.ids, *own = &j->text.ids;
   if (status == IE_OK &&
-      (ids.count != j->ids.count || memcmp(ids.ids, j->ids.ids, ids.count * sizeof *ids.ids) != 0))
+      (ids->count != own->count || memcmp(ids->ids, own->ids, ids->count * sizeof *ids->ids) != 0))
     status =
         ie_error_set(error, IE_INVALID_ARGUMENT,
                      "--against %s: its tokenizer cuts the text into other tokens (%zu, the model's %zu)",
-                     dir, ids.count, j->ids.count);
-  ie_ids_free(&ids);
+                     dir, ids->count, own->count);
+  encoded_free(&other_text);
   ie_tokenizer_free(two);
   return status;
 }
@@ -188,11 +223,11 @@ static ie_status tokenizers_compare(const job *j, const ie_tokenizer *one, const
 static ie_status text_get(job *j, const ie_tokenizer *tokenizer, ie_error *error) {
   ie_bytes text = {0};
   ie_status status = cli_read(j->s->text, SIZE_MAX / 4, &text, error);
-  if (status == IE_OK) status = text_encode(j, tokenizer, &text, error);
-  if (status == IE_OK && j->ids.count < 2)
+  if (status == IE_OK) status = text_encode(j->s, tokenizer, &text, &j->text, error);
+  if (status == IE_OK && j->text.ids.count < 2)
     status = ie_error_set(error, IE_INVALID_ARGUMENT,
                           "%s: %zu tokens; expected 2 or more, as the first one is not predicted", j->s->text,
-                          j->ids.count);
+                          j->text.ids.count);
   /* --tokenizer says that it is that of both. */
   if (status == IE_OK && j->s->against && !j->s->tokenizer)
     status = tokenizers_compare(j, tokenizer, &text, error);
@@ -238,8 +273,8 @@ static ie_status models_open(job *j, ie_error *error) {
 static ie_status memory_split(job *j, ie_error *error) {
   uint64_t limit = j->context->common.memory;
   if (!limit) return IE_OK;
-  uint64_t own = (uint64_t)j->ids.count *
-                 (sizeof *j->ids.ids + sizeof *j->id_bytes + (j->sides > 1 ? sizeof(double) : 0));
+  uint64_t own = (uint64_t)j->text.ids.count *
+                 (sizeof *j->text.ids.ids + sizeof *j->text.id_bytes + (j->sides > 1 ? sizeof(double) : 0));
   ie_plan plan[SIDES] = {0};
   uint64_t least = own;
   for (int i = 0; i < j->sides; i++) {
@@ -273,10 +308,21 @@ static ie_status memory_split(job *j, ie_error *error) {
   return IE_OK;
 }
 
+static int64_t windows_count(const job *j) {
+  const encoded *e = &j->text;
+  if (!j->s->documents) return ie_perplexity_windows((int64_t)e->ids.count, j->ctx, j->stride);
+  int64_t windows = 0;
+  for (size_t d = 0; d < e->documents; d++) {
+    int64_t end = d + 1 < e->documents ? e->document[d + 1] : (int64_t)e->ids.count;
+    windows += ie_perplexity_windows(end - e->document[d], j->ctx, j->stride);
+  }
+  return windows;
+}
+
 static ie_status states_make(job *j, ie_error *error) {
   const settings *s = j->s;
-  int64_t count = (int64_t)j->ids.count, window = j->ctx < count ? j->ctx : count;
-  int64_t windows = ie_perplexity_windows(count, j->ctx, j->stride);
+  int64_t count = (int64_t)j->text.ids.count, window = j->ctx < count ? j->ctx : count;
+  int64_t windows = windows_count(j);
   for (int i = 0; i < j->sides; i++)
     j->side[i].options =
         (ie_state_options){.context_tok = window - 1, /* a window's last token is a target only */
@@ -308,9 +354,11 @@ static ie_status job_run(job *j, const ie_tokenizer *tokenizer, ie_perplexity_re
   if (status == IE_OK) status = models_open(j, error);
   if (status == IE_OK) status = states_make(j, error);
   if (status != IE_OK) return status;
-  const ie_perplexity_options how = {.ids = j->ids.ids,
-                                     .id_bytes = j->id_bytes,
-                                     .count = (int64_t)j->ids.count,
+  const ie_perplexity_options how = {.ids = j->text.ids.ids,
+                                     .id_bytes = j->text.id_bytes,
+                                     .count = (int64_t)j->text.ids.count,
+                                     .document = j->s->documents ? j->text.document : NULL,
+                                     .documents = (int64_t)j->text.documents,
                                      .window_tok = j->ctx,
                                      .stride_tok = j->stride,
                                      .progress = progress_show,

@@ -190,15 +190,40 @@ static bool file_replace(const char *path, const char *fresh, const json_t *obje
   return false;
 }
 
+/* All flags as they are in use. NULL when memory is out. */
+static json_t *flags_json(const cli_context *context, const void *settings) {
+  json_t *object = json_object();
+  if (!object) return NULL;
+  json_object_set_new(object, command_key, json_string(context->command->name));
+  fields_add(object, context->command->options, settings, ~0u);
+  fields_add(object, cli_common_options, &context->common, context->command->common);
+  return object;
+}
+
+void train_config_changes(const cli_context *context, const void *settings, const char *dir) {
+  static const char *const own[] = {"out", "threads", "metrics", "plot", NULL}; /* they change no number */
+  char *path = cli_path_join(dir, file_name);
+  json_t *then = path ? json_load_file(path, 0, NULL) : NULL, *now = flags_json(context, settings), *value;
+  const char *key;
+  json_object_foreach(now, key, value) {
+    const json_t *old = json_object_get(then, key);
+    if (!old || json_equal(old, value) || in_list(own, key)) continue;
+    char *was = json_dumps(old, JSON_ENCODE_ANY), *is = json_dumps(value, JSON_ENCODE_ANY);
+    if (was && is) cli_log(context, "clocher: --%s was %s, is %s from here on", key, was, is);
+    free(was);
+    free(is);
+  }
+  json_decref(then);
+  json_decref(now);
+  free(path);
+}
+
 ie_status train_config_write(const cli_context *context, const void *settings, const char *dir,
                              ie_error *error) {
   char *path = cli_path_join(dir, file_name), *fresh = cli_path_join(dir, ".train_config.json.new");
-  json_t *object = json_object();
+  json_t *object = flags_json(context, settings);
   ie_status status = IE_OK;
   if (path && fresh && object) {
-    json_object_set_new(object, command_key, json_string(context->command->name));
-    fields_add(object, context->command->options, settings, ~0u);
-    fields_add(object, cli_common_options, &context->common, context->command->common);
     if (!file_replace(path, fresh, object))
       status = ie_error_set(error, IE_IO, "%s: cannot write: %s", path, strerror(errno));
   } else {

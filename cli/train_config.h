@@ -25,6 +25,9 @@ void train_config_free(train_config *config);
 /* True when the flag stood on the command line or in the file. */
 bool train_config_given(const train_config *config, const cli_context *context, const char *flag);
 
+/* Says which flags are others than those that the folder's run was written down with. */
+void train_config_changes(const cli_context *context, const void *settings, const char *dir);
+
 /* Writes all flags as they are in use to DIR/train_config.json, whole or not at all. Left out are those that say how
  * this process begins (--resume, --dry-run, --config) and --quiet. */
 ie_status train_config_write(const cli_context *context, const void *settings, const char *dir,

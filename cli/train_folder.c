@@ -117,7 +117,7 @@ static bool file_cut(const char *path, int64_t step) {
   if (!fresh) return false;
   snprintf(fresh, size, "%s.new", path);
   FILE *from = fopen(path, "re"), *to = from ? fopen(fresh, "we") : NULL;
-  bool ok = to && lines_copy(from, to, step);
+  bool ok = to && lines_copy(from, to, step) && fflush(to) == 0 && fsync(fileno(to)) == 0;
   if (to) ok = fclose(to) == 0 && ok;
   if (from) fclose(from);
   ok = ok && rename(fresh, path) == 0;

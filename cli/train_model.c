@@ -50,8 +50,8 @@ static const cli_option options[] = {
      .meaning = "Tokens of a row. Default: the model's context, at most 1024."},
     {"--layout", CLI_AS_CHOICE(settings, layout), .argument = "L", .fallback = "auto", .choices = layouts,
      .meaning = "How documents fill rows: cut wherever a row ends, seen across (stream), each for itself "
-                "(packed), in one row unless longer than that (whole). auto: packed; whole for sft and "
-                ".jsonl."},
+                "(packed), in one row unless longer than that (whole). auto: packed; whole for sft, and for "
+                ".jsonl of lora."},
     {"--lr", CLI_AS_FLOAT(settings, lr), .argument = "F", .min = 0, .max = 1e6, .meaning = "Learning rate."},
     {"--optimizer", CLI_AS_CHOICE(settings, optimiser), .argument = "O", .fallback = "adamw",
      .choices = optimisers, .meaning = "adamw, muon (its matrices; the rest by AdamW) or adamw8bit."},
@@ -352,7 +352,7 @@ static void guard(job *j) {
   if (step >= 0) cli_log(j->context, "clocher: the snapshot of step %lld stays", (long long)step);
 }
 
-/* Steps until the end or Ctrl-C. After either, and after a failure, what was learned is on the disk. */
+/* Steps until the end, Ctrl-C or a failure. */
 static ie_status steps_run(job *j, ie_error *error) {
   const settings *s = j->s;
   ie_status status = IE_OK;
@@ -425,6 +425,15 @@ static void data_log(const job *j) {
             (long long)d.cut_documents, (long long)d.cut_tokens);
 }
 
+/* The balance loss is over a forward, whose rows then depend on the number of processes. */
+static void balance_log(const job *j) {
+  const settings *s = j->s;
+  if (s->balance > 0 && s->micro == 0 && ie_ranks_size(j->ranks) > 1 && !j->context->common.deterministic)
+    cli_log(j->context,
+            "clocher: --balance is over the rows of one forward: --micro makes them the same for any "
+            "number of processes");
+}
+
 /* Metrics and messages are those of the first process, about all. */
 static ie_status report_open(job *j, ie_error *error) {
   ie_status status = IE_OK;
@@ -432,6 +441,7 @@ static ie_status report_open(job *j, ie_error *error) {
     status = train_report_open(&j->report, j->context, j->s, &j->engine, ie_train_position(j->train), error);
   j->report.peak_flop_s *= ie_ranks_size(j->ranks);
   if (status == IE_OK && j->leads) data_log(j);
+  if (status == IE_OK && j->leads) balance_log(j);
   return ie_ranks_agree(j->ranks, status, error);
 }
 
@@ -537,7 +547,8 @@ static int job_main(cli_context *context, const settings *s, train_kind kind, co
   if (status == IE_OK) status = job_run(&j, &error);
   bool interrupted = ie_ranks_any(j.ranks, cli_interrupted());
   bool ended = j.train && ie_train_position(j.train) < s->steps && interrupted;
-  int code = ended || (status == IE_CANCELLED && interrupted) ? CLI_INTERRUPTED : CLI_OK;
+  bool asked = status == IE_OK ? ended : status == IE_CANCELLED && interrupted;
+  int code = asked ? CLI_INTERRUPTED : CLI_OK;
   if (status != IE_OK && code == CLI_OK)
     code = ie_ranks_reports(j.ranks) ? cli_fail(context, status, &error) : cli_exit_code(status);
   job_free(&j);

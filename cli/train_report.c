@@ -32,6 +32,7 @@ ie_status train_report_open(train_report *r, cli_context *context, const train_s
   if (!context->common.quiet)
     cli_log(context, "clocher: %s, ceiling %.3f TFLOP/s (%s), precision %s", engine->info->architecture,
             probe.matrix_tflop_s, probe.matrix_kind, ie_precision_name(engine->info->precision));
+  if (s->resume) train_config_changes(context, s, s->out);
   ie_status made = train_config_write(context, s, s->out, error);
   if (made != IE_OK) return made;
   r->metrics_path = s->metrics ? strdup(s->metrics) : cli_path_join(s->out, "metrics.jsonl");
@@ -58,8 +59,8 @@ void train_report_line_end(train_report *r) {
   r->line_open = false;
 }
 
-/* A loss far above those of the last steps, or experts that nobody chooses. */
-static const char *trouble(train_report *r, const ie_train_metrics *m) {
+/* A loss far above those of the last steps, or a layer most of whose experts nobody chooses. */
+static void trouble_find(train_report *r, const ie_train_metrics *m) {
   enum { STEPS_SEEN = 20, CHOICES_SEEN = 8 };
   double share = m->step - r->first < STEPS_SEEN ? 0.2 : 0.05;
   bool spike = m->step - r->first > STEPS_SEEN && m->loss > r->loss_mean + 6 * r->loss_deviation + 0.2;
@@ -67,16 +68,24 @@ static const char *trouble(train_report *r, const ie_train_metrics *m) {
   if (m->step == r->first + 1) r->loss_mean = m->loss;
   r->loss_mean += share * (m->loss - r->loss_mean); /* a loss that stays high is no spike after a while */
   if (!spike) r->loss_deviation += share * (off - r->loss_deviation);
-  if (spike) return "loss spike";
-  bool collapsed = m->idle_experts > 0.5 && m->expert_mean >= CHOICES_SEEN;
-  return collapsed ? "collapsed router: more than half of the experts got no token" : NULL;
+  bool before = r->warning[0] != '\0';
+  int64_t experts = m->routers > 0 ? m->experts / m->routers : 0;
+  r->warning[0] = '\0';
+  if (spike)
+    snprintf(r->warning, sizeof r->warning, "loss spike");
+  else if (2 * m->worst_idle > experts && m->expert_mean >= CHOICES_SEEN)
+    snprintf(r->warning, sizeof r->warning,
+             "collapsed router: layer %" PRId64 ": %" PRId64 " of %" PRId64 " experts got no token",
+             m->worst_layer, m->worst_idle, experts);
+  r->trouble_began = r->warning[0] != '\0' && !before;
 }
 
-/* A warning that was shown less than a hundred steps ago is not shown again; the metrics have it. */
-static bool warning_due(train_report *r, const char *warning, int64_t step) {
+/* A warning of the kind that was shown less than a hundred steps ago is not shown again; the metrics have it. */
+static bool warning_due(train_report *r, int64_t step) {
   enum { STEPS_QUIET = 100 };
-  if (!warning || (warning == r->warned && step - r->warned_step < STEPS_QUIET)) return false;
-  r->warned = warning;
+  bool same = strcspn(r->warning, ":") == strcspn(r->warned, ":");
+  if (!r->warning[0] || (same && step - r->warned_step < STEPS_QUIET)) return false;
+  memcpy(r->warned, r->warning, sizeof r->warned);
   r->warned_step = step;
   return true;
 }
@@ -89,10 +98,10 @@ static void time_left_print(double seconds) {
     fprintf(stderr, "  %d:%02d left", (int)s / 60, (int)s % 60);
 }
 
-static void line_show(train_report *r, const ie_train_metrics *m, double mfu, const char *warning) {
+static void line_show(train_report *r, const ie_train_metrics *m, double mfu) {
   if (r->context->common.quiet) return;
   double now = cli_clock_s();
-  bool last = m->step == r->s->steps, warn = warning_due(r, warning, m->step);
+  bool last = m->step == r->s->steps, warn = warning_due(r, m->step);
   if (!last && !warn && now - r->shown_s < (r->terminal ? 0.2 : 5.0)) return;
   r->shown_s = now;
   double left = (now - r->start_s) / (double)(m->step - r->first) * (double)(r->s->steps - m->step);
@@ -102,15 +111,35 @@ static void line_show(train_report *r, const ie_train_metrics *m, double mfu, co
   time_left_print(left);
   r->line_open = true;
   if (!r->terminal || last || warn) train_report_line_end(r);
-  if (warn) fprintf(stderr, "clocher: step %" PRId64 ": %s\n", m->step, warning);
+  if (warn) fprintf(stderr, "clocher: step %" PRId64 ": %s\n", m->step, r->warning);
+}
+
+/* [[tokens of each expert] of each layer with a router] */
+static json_t *expert_tokens_json(const ie_train_metrics *m) {
+  int64_t each = m->routers > 0 ? m->experts / m->routers : 0;
+  json_t *layers = json_array();
+  for (int64_t i = 0; i < m->routers; i++) {
+    json_t *layer = json_array();
+    for (int64_t e = 0; e < each; e++)
+      json_array_append_new(layer, json_integer((json_int_t)m->expert_tokens[i * each + e]));
+    json_array_append_new(layers, layer);
+  }
+  return layers;
 }
 
 ie_status train_report_step(train_report *r, const ie_train_metrics *m, ie_error *error) {
-  double mfu = m->step_s > 0 && r->peak_flop_s > 0 ? m->flop / m->step_s / r->peak_flop_s : 0;
-  const char *warning = trouble(r, m);
-  r->trouble_began = warning && !r->troubled;
-  r->troubled = warning != NULL;
-  line_show(r, m, mfu, warning);
+  double reached = m->step_s > 0 ? m->flop / m->step_s : 0;
+  if (r->peak_flop_s > 0 && reached > r->peak_flop_s) { /* another program pressed the probe down */
+    train_report_line_end(r);
+    cli_log(r->context,
+            "clocher: step %" PRId64
+            ": %.3g FLOP/s are more than the ceiling that was probed; they are it from now on",
+            m->step, reached);
+    r->peak_flop_s = reached;
+  }
+  double mfu = r->peak_flop_s > 0 ? reached / r->peak_flop_s : 0;
+  trouble_find(r, m);
+  line_show(r, m, mfu);
   json_t *object = json_pack("{s:I,s:o,s:o,s:o,s:I,s:o,s:o,s:o,s:I}", "step", (json_int_t)m->step, "loss",
                              cli_json_number(m->loss), "lr", cli_json_number(m->rate), "grad_norm",
                              cli_json_number(m->grad_norm), "tokens", (json_int_t)m->tokens, "tok_s",
@@ -119,11 +148,12 @@ ie_status train_report_step(train_report *r, const ie_train_metrics *m, ie_error
   if (object && m->balance > 0) {
     json_object_set_new(object, "balance", cli_json_number(m->balance));
     json_object_set_new(object, "idle_experts", cli_json_number(m->idle_experts));
+    json_object_set_new(object, "expert_tokens", expert_tokens_json(m));
     json_object_set_new(object, "expert_tokens_min", json_integer((json_int_t)m->expert_min));
     json_object_set_new(object, "expert_tokens_mean", cli_json_number(m->expert_mean));
     json_object_set_new(object, "expert_tokens_max", json_integer((json_int_t)m->expert_max));
   }
-  if (object && warning) json_object_set_new(object, "warning", json_string(warning));
+  if (object && r->warning[0]) json_object_set_new(object, "warning", json_string(r->warning));
   return metrics_write(r, object, error);
 }
 

@@ -19,10 +19,11 @@ typedef struct train_report {
   double start_s, shown_s;
   int64_t first;                    /* step that this process began after */
   double loss_mean, loss_deviation; /* over the last steps */
-  const char *warned;               /* the last warning that was shown, and its step */
+  char warning[96];                 /* of the last step; "": none */
+  char warned[96];                  /* the last one that was shown, and its step */
   int64_t warned_step;
-  bool troubled, trouble_began; /* the last step had a warning; and the one before had none */
-  bool terminal, line_open;     /* the cursor stands behind a line that the next one replaces */
+  bool trouble_began;       /* the last step had a warning, the one before had none */
+  bool terminal, line_open; /* the cursor stands behind a line that the next one replaces */
 } train_report;
 
 ie_status train_report_open(train_report *report, cli_context *context, const train_settings *s,

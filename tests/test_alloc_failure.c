@@ -174,6 +174,7 @@ static ie_status run_snapshot(void *arg, ie_error *error) {
     const ie_snapshot snapshot = {
         .dir = dir, .step = step, .keep = 1, .tensors = &tensor, .count = 1, .state = state};
     status = ie_snapshot_save(&snapshot, error);
+    if (status == IE_OK) status = ie_snapshot_rotate(&snapshot, error);
   }
   json_decref(state);
   state = NULL;

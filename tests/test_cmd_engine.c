@@ -1,6 +1,7 @@
 /* logits, inspect, plan, sample and bench from outside, on the small golden models. */
 #include "clocher/tensor.h"
 #include "support/program.h"
+#include "support/random_model.h"
 #include "support/small_model.h"
 #include "support/tempdir.h"
 
@@ -210,7 +211,7 @@ static void plan_adds_up(void **state) {
                 result_integer(v, "scratch_bytes") + result_integer(v, "other_bytes");
   assert_int_equal(result_integer(v, "peak_bytes"), sum);
   assert_true(result_integer(v, "minimum_bytes") <= sum && result_integer(v, "kv_bytes") > 0);
-  assert_true(json_is_true(json_object_get(v, "fits")));
+  assert_true(json_is_true(json_object_get(v, "fits")) && result_integer(v, "limit_bytes") >= sum);
   assert_true(json_array_size(json_object_get(v, "placement")) >= 2);
   int64_t kv = result_integer(v, "kv_bytes");
   json_decref(v);
@@ -245,6 +246,19 @@ static void plan_counts_quantised_weights(void **state) {
   json_t *arithmetic = json_object_get(v, "arithmetic");
   assert_string_equal(json_string_value(json_object_get(arithmetic, "weights")), "mxfp4+int8+bf16");
   json_decref(v);
+}
+
+/* The directory's tokenizer has its room: 1 MiB and 100 bytes a row of the vocabulary. */
+static void plan_counts_a_tokenizer(void **state) {
+  (void)state;
+  char *dir = text_model_make();
+  json_t *without = program_json("plan --model-dir %s --ctx 64 --json", model);
+  json_t *with = program_json("plan --model-dir %s --ctx 64 --json", dir);
+  assert_int_equal(result_integer(with, "other_bytes") - result_integer(without, "other_bytes"),
+                   (1 << 20) + 100 * VOCAB);
+  json_decref(without);
+  json_decref(with);
+  tempdir_remove(dir);
 }
 
 static void sample_writes_what_it_promises(void **state) {
@@ -387,6 +401,97 @@ static void bench_reports_one_object_a_case(void **state) {
   program_expect(2, "memory, matrix", "bench");
 }
 
+/* Experts that a bench of these cases had room for. */
+static int64_t bench_slots(const char *dir, const char *cases, int64_t limit) {
+  program_result r = program_run("bench --model-dir %s %s --tokens 4 --runs 1 --chunk 16 --memory %lld "
+                                 "--probe-buffer 1MiB --probe-read 1MiB --json",
+                                 dir, cases, (long long)limit + (1 << 20));
+  if (r.code != 0) fail_msg("%s", r.err);
+  json_t *v = json_loads(r.out, JSON_DISABLE_EOF_CHECK, NULL);
+  assert_non_null(v);
+  json_t *stream = json_object_get(v, "stream");
+  assert_true(json_is_true(json_object_get(stream, "streamed")));
+  int64_t slots = result_integer(stream, "slots");
+  json_t *disk = json_object_get(v, "disk");
+  double before = json_number_value(json_object_get(disk, "before_gb_s")),
+         after = json_number_value(json_object_get(disk, "after_gb_s")),
+         ceiling = json_number_value(json_object_get(disk, "ceiling_gb_s")),
+         reached = json_number_value(json_object_get(disk, "gb_s"));
+  assert_true(before > 0 && after > 0 && ceiling == fmax(before, after) && reached > 0);
+  assert_true(fabs(json_number_value(json_object_get(disk, "ratio")) - reached / ceiling) <
+              1e-3 * reached / ceiling);
+  json_decref(v);
+  program_free(&r);
+  return slots;
+}
+
+/* The limit holds every case. A prefill is taken back whole, so that its windows are as long as its prompt: its state is
+ * larger here than that of three sequences with windows of their own length. */
+static void bench_limits_the_largest_case(void **state) {
+  (void)state;
+  static const char decode[] = "--phase decode --depth 150 --batch 3",
+                    prefill[] = "--phase prefill --depth 150 --prompt 350",
+                    both[] = "--phase decode,prefill --depth 150 --batch 3 --prompt 350";
+  char *dir = tempdir_make();
+  random_model_write(&(random_model){.arch = RANDOM_GPT_OSS,
+                                     .layers = 4,
+                                     .width = 256,
+                                     .ffn = 512,
+                                     .heads = 8,
+                                     .kv_heads = 8,
+                                     .head_dim = 64,
+                                     .vocab = 300,
+                                     .experts = 64,
+                                     .top_k = 2,
+                                     .window = 16,
+                                     .dtype = IE_BF16,
+                                     .seed = 5},
+                     dir);
+  json_t *v = program_json("plan --model-dir %s --ctx 508 --chunk 16 --memory 1 --json", dir);
+  int64_t limit = result_integer(v, "minimum_bytes");
+  json_decref(v);
+  int64_t one = bench_slots(dir, decode, limit), other = bench_slots(dir, prefill, limit);
+  assert_true(other < one);
+  assert_int_equal(bench_slots(dir, both, limit), other);
+  program_expect(1, "at least", "bench --model-dir %s %s --memory %lld --probe-buffer 1MiB", dir, both,
+                 (long long)limit / 2);
+  tempdir_remove(dir);
+}
+
+/* What a limit does not hold is refused before weights are quantised: it takes no more memory than planning. */
+static void limits_refuse_before_loading(void **state) {
+  (void)state;
+  static const char *const commands[] = {"run --ids 1,2 --max-new 1", "logits --ids 1,2 --out none",
+                                         "bench --phase decode --probe-buffer 1MiB"};
+  char *dir = tempdir_make();
+  random_model_write(&(random_model){.arch = RANDOM_LLAMA,
+                                     .layers = 2,
+                                     .width = 1024,
+                                     .ffn = 4096,
+                                     .heads = 8,
+                                     .kv_heads = 8,
+                                     .head_dim = 128,
+                                     .vocab = 300,
+                                     .dtype = IE_BF16,
+                                     .seed = 5},
+                     dir);
+  program_result plan = program_run("plan --model-dir %s --weights int8 --memory 20MiB", dir);
+  assert_int_equal(plan.code, 0);
+  for (size_t i = 0; i < 3; i++) {
+    program_result r = program_run("%s --model-dir %s --weights int8 --memory 20MiB", commands[i], dir);
+    if (r.code != 1 || !strstr(r.err, "at least")) fail_msg("%s: exit %d: %s", commands[i], r.code, r.err);
+    if (r.peak_bytes > plan.peak_bytes + (8 << 20)) fail_msg("%s: %zu bytes", commands[i], r.peak_bytes);
+    program_free(&r);
+  }
+  program_result r =
+      program_run("run --ids 1,2 --max-new 1 --model-dir %s --weights int8 --memory 200MiB", dir);
+  if (r.code != 0) fail_msg("%s", r.err);
+  assert_true(r.peak_bytes > plan.peak_bytes + (16 << 20));
+  program_free(&r);
+  program_free(&plan);
+  tempdir_remove(dir);
+}
+
 /* Several rows in one forward: deterministic the bytes of one after the other, in every class. */
 static void logits_of_rows_together(void **state) {
   (void)state;
@@ -425,8 +530,11 @@ int main(void) {
       cmocka_unit_test(inspect_tells_what_is_there),
       cmocka_unit_test(plan_adds_up),
       cmocka_unit_test(plan_counts_quantised_weights),
+      cmocka_unit_test(plan_counts_a_tokenizer),
       cmocka_unit_test(sample_writes_what_it_promises),
       cmocka_unit_test(bench_reports_one_object_a_case),
+      cmocka_unit_test(bench_limits_the_largest_case),
+      cmocka_unit_test(limits_refuse_before_loading),
       cmocka_unit_test(bench_ends_at_an_interrupt),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

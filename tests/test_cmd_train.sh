@@ -280,6 +280,12 @@ refused 2 "step 1: token" sft --model-dir $models/qwen3 --out "$folder/y" --lr 1
 
 # Another run than the one that is gone on with.
 again=(--resume --steps 8)
+{
+  cp -r "$folder/short" "$folder/changed"
+  "$program" train base --out "$folder/changed" "${base[@]}" "${again[@]}" --save-every 4 --clip 0.5 2>"$folder/err" || cat "$folder/err"
+  grep -qF -- "--clip was 1.0, is 0.5 from here on" "$folder/err" || cat "$folder/err"
+  [[ $(grep -c "from here on" "$folder/err") -eq 1 ]] || cat "$folder/err"
+} | verdict "--resume says what was changed"
 refused 2 "precision \"bf16\", this one has \"fp32\"" base "${base[@]}" --out "$folder/short" "${again[@]}" --precision fp32
 refused 2 "had balance 0.0, this one has 0.5" base "${base[@]}" --out "$folder/short" "${again[@]}" --balance 0.5
 cp -r "$made" "$folder/spaced"

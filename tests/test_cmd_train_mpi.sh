@@ -69,6 +69,10 @@ same fixed fixed2 model.safetensors step-000010/model.safetensors | verdict "--d
 
 near one fixed loss 1e-5 | verdict "--deterministic changes the last digits only"
 
+train balanced --balance 0.05 --micro 1
+ranks 2 balanced2 --balance 0.05 --micro 1 >"$folder/out" 2>&1 || sed 's/^/# /' "$folder/out"
+near balanced balanced2 loss 1e-6 | verdict "--balance with the same --micro: losses as of one within 1e-6"
+
 # Goes on from step 10 of two processes with three, and with one.
 mkdir "$folder/three" "$folder/alone"
 for to in three alone; do cp -r "$folder"/fixed2/{step-000010,*.ids} "$folder/$to"; done

@@ -68,14 +68,15 @@ static void windows_are_those_of_the_guide(void **state) {
         int64_t windows = ie_perplexity_windows(count, window, stride), targets = 0;
         assert_int_equal(windows, guide_windows(count, window, stride, expected));
         for (int64_t i = 0; i < windows; i++) {
-          ie_window w = ie_window_at(&o, i);
+          ie_window w = ie_window_at(&o, /*begin=*/0, count, i);
           for (int64_t t = w.target; t < w.end; t++, targets++) {
             assert_int_equal(found[t].end, 0); /* counted once */
             found[t] = (ie_window){.begin = w.begin, .end = w.end};
           }
         }
         assert_memory_equal(found, expected, sizeof found);
-        assert_int_equal(targets, ie_window_targets(&o));
+        assert_int_equal(targets, stride < window || count <= window ? count - 1
+                                                                     : count - (count + window - 1) / window);
       }
   assert_int_equal(ie_perplexity_windows(1, 4, 2), 0);
   assert_int_equal(ie_perplexity_windows(9, 1, 1), 0);
@@ -353,6 +354,45 @@ static void bytes_are_those_of_the_text_before_it_is_normalised(void **state) {
   tempdir_remove(dir);
 }
 
+/* Documents each for itself: the sums of files that hold one each. The empty one and the one of a single token count
+ * nothing. */
+static void documents_stand_alone(void **state) {
+  (void)state;
+  static const char *const parts[] = {
+      "Once there was a fox who lived in a wood, and he was old and grey and wise.",
+      "The cat sat on the mat.\n\nThen it slept."};
+  char *dir = tempdir_make(), together[1024];
+  double nll = 0;
+  json_int_t tokens = 0, bytes = 0, windows = 0;
+  for (int i = 0; i < 2; i++) {
+    json_t *r = program_json("eval ppl --model-dir " MODEL " --text %s --ctx 8 --stride 3 --json " EXACT,
+                             tempdir_write_text(dir, "one", parts[i]));
+    json_int_t n = json_integer_value(json_object_get(r, "tokens"));
+    nll += json_number_value(json_object_get(r, "nll_nats")) * (double)n;
+    tokens += n;
+    bytes += json_integer_value(json_object_get(r, "bytes"));
+    windows += json_integer_value(json_object_get(r, "windows"));
+    json_decref(r);
+  }
+  snprintf(together, sizeof together, "%s\n<|endoftext|>\n<|endoftext|>\nA\n<|endoftext|>\r\n%s\n", parts[0],
+           parts[1]);
+  const char *text = tempdir_write_text(dir, "together", together);
+  json_t *r = program_json(
+      "eval ppl --model-dir " MODEL " --text %s --ctx 8 --stride 3 --documents --json " EXACT, text);
+  assert_int_equal(json_integer_value(json_object_get(r, "tokens")), tokens);
+  assert_int_equal(json_integer_value(json_object_get(r, "bytes")), bytes);
+  assert_int_equal(json_integer_value(json_object_get(r, "windows")), windows);
+  assert_true(fabs(json_number_value(json_object_get(r, "nll_nats")) * (double)tokens - nll) < 1e-4);
+  json_decref(r);
+  r = program_json("eval ppl --model-dir " MODEL " --against " MODEL " --text %s --documents --json " EXACT,
+                   text);
+  assert_true(json_number_value(json_object_get(r, "kl_mean")) == 0);
+  json_decref(r);
+  program_expect(2, "expected 2 or more", "eval ppl --model-dir " MODEL " --text %s --documents",
+                 tempdir_write_text(dir, "none", "<|endoftext|>\n"));
+  tempdir_remove(dir);
+}
+
 static void an_adapter_counts(void **state) {
   (void)state;
   static const char *const targets[] = {"q_proj"};
@@ -464,6 +504,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(windows_are_those_of_the_guide),
       cmocka_unit_test(the_program_gives_the_naive_sums),
+      cmocka_unit_test(documents_stand_alone),
       cmocka_unit_test(a_second_model_is_compared),
       cmocka_unit_test(chunks_batch_threads_and_memory_change_nothing),
       cmocka_unit_test(special_tokens_are_parsed_or_text),

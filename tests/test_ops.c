@@ -3,6 +3,7 @@
 #include "ops/ops.h"
 
 #include "base/rng.h"
+#include "tensor/cpu_finite.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -202,12 +203,38 @@ static void wrong_shapes_and_missing_launchers_are_named(void **unused) {
   close_ctx(&b);
 }
 
+/* Many numbers are looked at by all threads; the first one is named, wherever others are. */
+static void first_of_many_nonfinite(void **state) {
+  (void)state;
+  enum { N = 1 << 20 };
+  static const int64_t places[][3] = {{N - 1, N - 1, N - 1},
+                                      {0, 5, N - 1},
+                                      {N / 2, N / 2 + 1, N - 2},
+                                      {N / 2 - 1, N / 2, N - 1},
+                                      {70000, N / 2, 600000}};
+  bench b;
+  open_ctx(&b, NULL);
+  float *x = calloc(N, sizeof *x);
+  assert_non_null(x);
+  assert_int_equal(cpu_first_nonfinite(b.device, x, N), -1);
+  for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+    for (int repeat = 0; repeat < 20; repeat++) {
+      for (int k = 0; k < 3; k++) x[places[i][k]] = k == 1 ? NAN : INFINITY;
+      assert_int_equal(cpu_first_nonfinite(b.device, x, N), places[i][0]);
+      assert_int_equal(cpu_first_nonfinite(b.device, x, places[i][0]), -1);
+      for (int k = 0; k < 3; k++) x[places[i][k]] = 0;
+    }
+  free(x);
+  close_ctx(&b);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(qkv_is_three_linears),
       cmocka_unit_test(linear_residual_is_linear_and_a_sum),
       cmocka_unit_test(moe_equals_sums_in_double),
       cmocka_unit_test(routing_takes_the_largest),
+      cmocka_unit_test(first_of_many_nonfinite),
       cmocka_unit_test(wrong_shapes_and_missing_launchers_are_named),
   };
   return cmocka_run_group_tests_name("ops", tests, NULL, NULL);

@@ -2,9 +2,9 @@
  * judged: the machine may be busy. */
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/memory.h"
 #include "base/rng.h"
 #include "clocher/bench.h"
-#include "eval/usage.h"
 #include "kernels/probe.h"
 #include "support/tempdir.h"
 
@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -144,6 +145,51 @@ static void file_make(const char *dir, const char *name, size_t bytes, char *pat
   close(fd);
 }
 
+static void text_write(const char *dir, const char *name, const char *text) {
+  char path[1024];
+  snprintf(path, sizeof path, "%s/%s", dir, name);
+  FILE *f = fopen(path, "wb");
+  assert_non_null(f);
+  assert_true(fputs(text, f) >= 0);
+  assert_int_equal(fclose(f), 0);
+}
+
+/* The least limit of all levels counts, of both versions; a group without one has none. */
+static void test_groups(void **state) {
+  (void)state;
+  char *dir = tempdir_make(), path[1024], self[1024];
+  static const char *const folders[] = {"a", "a/b", "memory", "memory/x", "cpu,cpuacct"};
+  ie_cgroup g;
+  for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+    snprintf(path, sizeof path, "%s/%s", dir, folders[i]);
+    assert_int_equal(mkdir(path, 0700), 0);
+  }
+  snprintf(self, sizeof self, "%s/self", dir);
+  text_write(dir, "self", "0::/a/b\n");
+  text_write(dir, "a/b/memory.max", "max\n");
+  assert_true(ie_cgroup_find_at(self, dir, "memory", &g) && g.version == 2);
+  assert_true(ie_memory_of_group(&g, false) == SIZE_MAX);
+  text_write(dir, "a/memory.max", "5000000\n");
+  text_write(dir, "a/memory.current", "3000000\n");
+  text_write(dir, "a/memory.stat", "anon 1\ninactive_file 600000\nactive_file 400000\n");
+  assert_true(ie_cgroup_find_at(self, dir, "memory", &g));
+  assert_int_equal(ie_memory_of_group(&g, false), 5000000);
+  assert_true(ie_cgroup_find_at(self, dir, "memory", &g));
+  assert_int_equal(ie_memory_of_group(&g, true), 3000000);
+  text_write(dir, "a/b/memory.max", "4000000\n");
+  assert_true(ie_cgroup_find_at(self, dir, "memory", &g));
+  assert_int_equal(ie_memory_of_group(&g, false), 4000000);
+  text_write(dir, "self", "7:memory,hugetlb:/x\n3:cpu,cpuacct:/\n0::/a/b\n");
+  text_write(dir, "memory/x/memory.limit_in_bytes", "7000000\n");
+  assert_true(ie_cgroup_find_at(self, dir, "memory", &g) && g.version == 1);
+  assert_int_equal(ie_memory_of_group(&g, false), 7000000);
+  assert_true(ie_cgroup_find_at(self, dir, "cpu", &g) && g.version == 1 && !ie_cgroup_up(&g));
+  assert_true(ie_cgroup_find_at(self, dir, "pids", &g) && g.version == 2);
+  text_write(dir, "self", "nothing\n");
+  assert_false(ie_cgroup_find_at(self, dir, "memory", &g));
+  tempdir_remove(dir);
+}
+
 static int folder_count(const char *dir) {
   DIR *d = opendir(dir);
   assert_non_null(d);
@@ -192,6 +238,12 @@ static void test_disk(void **state) {
   snprintf(path, sizeof path, "%s", "/nowhere/at/all");
   assert_int_equal(ie_probe_disk(path, NULL, &probe, &error), IE_IO);
   assert_non_null(strstr(error.message, "/nowhere/at/all"));
+  /* As the stream of weights reads; a small buffer makes the reads smaller. */
+  options = (ie_disk_probe_options){.read_bytes = 8 << 20, .buffer_bytes = 1 << 20};
+  assert_int_equal(ie_probe_disk(big, &options, &probe, &error), IE_OK);
+  assert_int_equal(probe.depth, probe.uring ? 32 : 8);
+  assert_int_equal(probe.block_bytes, (1 << 20) / probe.depth);
+  assert_true(probe.read_bytes == 8 << 20 && probe.random_gb_s > 0);
   options.depth = 1000;
   assert_int_equal(ie_probe_disk(big, &options, &probe, &error), IE_INVALID_ARGUMENT);
   tempdir_remove(dir);
@@ -248,7 +300,7 @@ static void test_usage(void **state) {
     ie_usage_read(&reset);
     assert_true(reset.peak_rss_bytes < held.rss_bytes);
   }
-  assert_true(ie_memory_available() > 1 << 20);
+  assert_true(ie_memory_available() > 1 << 20 && ie_memory_available() <= ie_memory_limit());
   print_message("control group: %zu MiB now, %zu MiB at most\n", after.cgroup_bytes >> 20,
                 after.cgroup_peak_bytes >> 20);
 }
@@ -260,6 +312,7 @@ int main(void) {
       cmocka_unit_test(test_memory_is_cancelled),
       cmocka_unit_test(test_matrix),
       cmocka_unit_test(test_disk),
+      cmocka_unit_test(test_groups),
       cmocka_unit_test(test_load),
       cmocka_unit_test(test_usage),
   };

@@ -5,13 +5,16 @@
 #include "support/tempdir.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -205,6 +208,31 @@ static void faults_of_the_disk(void **state) {
   bench_close(&b);
 }
 
+static volatile sig_atomic_t signal_taken;
+static void signal_note(int number) {
+  (void)number;
+  signal_taken = 1;
+}
+
+/* A signal of the process that this thread blocks waits for it: no thread of the reader takes it. */
+static void signals_are_the_programs(void **state) {
+  bench b = bench_open(*state, 0);
+  sigset_t mine, old;
+  struct sigaction note = {.sa_handler = signal_note}, before;
+  sigemptyset(&mine);
+  sigaddset(&mine, SIGUSR1);
+  assert_int_equal(sigaction(SIGUSR1, &note, &before), 0);
+  assert_int_equal(pthread_sigmask(SIG_BLOCK, &mine, &old), 0);
+  signal_taken = 0;
+  assert_int_equal(kill(getpid(), SIGUSR1), 0);
+  nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+  assert_int_equal(signal_taken, 0);
+  assert_int_equal(pthread_sigmask(SIG_SETMASK, &old, NULL), 0);
+  assert_int_equal(signal_taken, 1);
+  assert_int_equal(sigaction(SIGUSR1, &before, NULL), 0);
+  bench_close(&b);
+}
+
 int main(void) {
   static subject subjects[] = {{IE_READER_THREADS, false},
                                {IE_READER_THREADS, true},
@@ -222,6 +250,7 @@ int main(void) {
       {"shrunk_files_are_errors", shrunk_files_are_errors, false},
       {"missing_files_are_errors", missing_files_are_errors, false},
       {"faults_of_the_disk", faults_of_the_disk, true},
+      {"signals_are_the_programs", signals_are_the_programs, true},
   };
   enum { CHECKS = sizeof checks / sizeof *checks, SUBJECTS = sizeof subjects / sizeof *subjects };
   static struct CMUnitTest tests[CHECKS * SUBJECTS];

@@ -65,6 +65,7 @@ static ie_status run_save(run *r, const char *dir, int64_t keep, ie_error *error
                                 .count = 2,
                                 .state = state};
   ie_status status = ie_snapshot_save(&snapshot, error);
+  if (status == IE_OK) status = ie_snapshot_rotate(&snapshot, error);
   json_decref(state);
   return status;
 }

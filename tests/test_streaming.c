@@ -357,6 +357,82 @@ static void shrunk_file(void **state) {
   if (!uring) print_message("    io_uring was not tried: it does not work here\n");
 }
 
+/* Bytes of one expert of layer 0, as they are read: pages. */
+static size_t expert_read_bytes(const subject *x, int64_t expert) {
+  const ie_weight *w[2] = {x->model->moe[0].gate_up, x->model->moe[0].down};
+  size_t sum = 0;
+  for (int k = 0; k < IE_PART_COUNT; k++) {
+    size_t file, bytes = w[k / 2]->expert_bytes[k % 2];
+    uint64_t offset;
+    if (bytes == 0) continue;
+    assert_true(ie_checkpoint_locate(x->model->checkpoint, w[k / 2]->part[k % 2], &file, &offset));
+    offset += (uint64_t)expert * bytes;
+    uint64_t begin = offset / IE_READER_ALIGN * IE_READER_ALIGN;
+    sum += (size_t)((offset + bytes - begin + IE_READER_ALIGN - 1) / IE_READER_ALIGN * IE_READER_ALIGN);
+  }
+  return sum;
+}
+
+/* Asks the provider for one expert of layer 0 and takes it. */
+static ie_status expert_take(ie_experts *e, ie_ctx *ctx, int64_t expert) {
+  const ie_expert_want want = {.expert = expert, .tokens = 1};
+  ie_expert_taken taken;
+  ctx->status = IE_OK;
+  e->want(e, ctx, &want, 1);
+  int64_t n = e->take(e, ctx, &taken);
+  assert_int_equal(n, ctx->status == IE_OK);
+  e->give_back(e);
+  return ctx->status;
+}
+
+/* What is read on a guess counts as in vain until it is used, with the bytes that were read. */
+static void guesses_in_vain(void **state) {
+  (void)state;
+  subject x = subject_open(HF, &threaded, /*streamed=*/true);
+  ie_experts *e = ie_stream_experts(x.model->stream);
+  ie_ctx *ctx = calloc(1, sizeof *ctx);
+  ie_stream_stats s;
+  assert_non_null(ctx);
+  e->expect(e, ctx, (const int32_t[]){1, 3}, 2);
+  ie_model_stream_stats(x.model, &s);
+  assert_int_equal(s.vain_bytes, expert_read_bytes(&x, 1) + expert_read_bytes(&x, 3));
+  assert_int_equal(s.vain_bytes, s.read_bytes);
+  assert_int_equal(expert_take(e, ctx, 3), IE_OK);
+  ie_model_stream_stats(x.model, &s);
+  assert_int_equal(s.vain_bytes, expert_read_bytes(&x, 1));
+  for (int i = 0; i < 5; i++)
+    if (i != 1) assert_int_equal(expert_take(e, ctx, i), IE_OK); /* takes the place of 1 */
+  ie_model_stream_stats(x.model, &s);
+  assert_int_equal(s.vain_bytes, expert_read_bytes(&x, 1));
+  assert_int_equal(expert_take(e, ctx, 1), IE_OK);
+  ie_model_stream_stats(x.model, &s);
+  assert_int_equal(s.vain_bytes, expert_read_bytes(&x, 1));
+  free(ctx);
+  subject_close(&x);
+}
+
+/* A guess that cannot be read fails no forward that does without it, and is read anew when it is wanted. */
+static void failed_guesses(void **state) {
+  (void)state;
+  subject x = subject_open(HF, &threaded, /*streamed=*/true);
+  ie_experts *e = ie_stream_experts(x.model->stream);
+  ie_ctx *ctx = calloc(1, sizeof *ctx);
+  assert_non_null(ctx);
+  assert_int_equal(expert_take(e, ctx, 0), IE_OK);
+  atomic_store(&slow_ms, 100);
+  atomic_store(&fail_after, 0);
+  e->expect(e, ctx, (const int32_t[]){1}, 1);
+  nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+  atomic_store(&slow_ms, 300);
+  assert_int_equal(expert_take(e, ctx, 2), IE_OK); /* while the other one fails */
+  atomic_store(&slow_ms, 0);
+  assert_true(atomic_exchange(&fail_after, -1) < 0);
+  assert_int_equal(expert_take(e, ctx, 0), IE_OK);
+  assert_int_equal(expert_take(e, ctx, 1), IE_OK);
+  free(ctx);
+  subject_close(&x);
+}
+
 static bool cancel_at(void *arg) {
   int *left = arg;
   return --*left <= 0;
@@ -545,11 +621,12 @@ static void plans(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(hugging_face), cmocka_unit_test(original),
-      cmocka_unit_test(shards),       cmocka_unit_test(iebin),
-      cmocka_unit_test(failed_reads), cmocka_unit_test(failed_loads),
-      cmocka_unit_test(shrunk_file),  cmocka_unit_test(cancelled_while_reading),
-      cmocka_unit_test(quantised),    cmocka_unit_test(quantised_is_not_read_again),
+      cmocka_unit_test(hugging_face),   cmocka_unit_test(original),
+      cmocka_unit_test(shards),         cmocka_unit_test(iebin),
+      cmocka_unit_test(failed_reads),   cmocka_unit_test(failed_loads),
+      cmocka_unit_test(shrunk_file),    cmocka_unit_test(guesses_in_vain),
+      cmocka_unit_test(failed_guesses), cmocka_unit_test(cancelled_while_reading),
+      cmocka_unit_test(quantised),      cmocka_unit_test(quantised_is_not_read_again),
       cmocka_unit_test(plans),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

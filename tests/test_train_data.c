@@ -12,7 +12,7 @@
 #include "support/chat_data.h"
 #include "support/chat_formats.h"
 #include "support/tempdir.h"
-#include "text/documents.h"
+#include "clocher/text.h"
 #include "train/id_build.h"
 
 #include <signal.h>

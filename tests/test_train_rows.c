@@ -75,6 +75,10 @@ static double largest(const real *x, int64_t n) {
   return most;
 }
 
+static const char *const models[] = {
+    "gpt-oss-hf",        "gpt-oss-bf16",        "qwen2",      "qwen3", "llama3",
+    "gpt-neox-parallel", "gpt-neox-sequential", "nanochat-hf"};
+
 static void packed_compare(const char *name, bool recompute) {
   bench b;
   bench_open(&b, name, recompute);
@@ -107,14 +111,64 @@ static void packed_compare(const char *name, bool recompute) {
 
 static void test_packed(void **state) {
   (void)state;
-  static const char *const models[] = {
-      "gpt-oss-hf",        "gpt-oss-bf16",        "qwen2",      "qwen3", "llama3",
-      "gpt-neox-parallel", "gpt-neox-sequential", "nanochat-hf"};
   for (size_t i = 0; i < sizeof models / sizeof models[0]; i++)
     for (int recompute = 0; recompute < 2; recompute++) packed_compare(models[i], recompute);
 }
 
+/* What was complete when. */
+typedef struct ready_log {
+  const ie_param_list *params;
+  int *times;  /* (params) */
+  double *sum; /* (params) of the gradient at that moment */
+} ready_log;
+
+static double grad_sum(const ie_param *p) {
+  double sum = 0;
+  for (int64_t i = 0; i < p->count; i++) sum += (double)p->grad[i] * (double)(i % 7 + 1);
+  return sum;
+}
+
+static void ready(void *arg, ie_param *param) {
+  ready_log *log = arg;
+  for (int64_t i = 0; i < log->params->count; i++)
+    if (log->params->item[i] == param) {
+      log->times[i]++;
+      log->sum[i] = grad_sum(param);
+    }
+}
+
+/* Every parameter once in a forward and backward, when nothing is added to its gradient any more. */
+static void ready_check(const char *name, bool recompute) {
+  bench b;
+  bench_open(&b, name, recompute);
+  const ie_param_list *params = &b.model->params;
+  size_t count = (size_t)params->count;
+  ready_log log = {params, calloc(count, sizeof *log.times), calloc(count, sizeof *log.sum)};
+  assert_true(log.times && log.sum);
+  ie_gradients_on_ready(b.gradients, ready, &log);
+  for (int pass = 1; pass <= 2; pass++) {
+    double loss = 0;
+    ie_gradients_zero(b.gradients);
+    rows_add(&b, 0, TOKENS, &loss);
+    for (size_t i = 0; i < count; i++) {
+      const ie_param *p = params->item[i];
+      if (log.times[i] != pass)
+        fail_msg("%s: %s: ready %d times in %d passes", name, p->name, log.times[i], pass);
+      if (log.sum[i] != grad_sum(p)) fail_msg("%s: %s: changed after it was ready", name, p->name);
+    }
+  }
+  free(log.times);
+  free(log.sum);
+  bench_close(&b);
+}
+
+static void test_ready(void **state) {
+  (void)state;
+  for (size_t i = 0; i < sizeof models / sizeof models[0]; i++)
+    for (int recompute = 0; recompute < 2; recompute++) ready_check(models[i], recompute);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_packed)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_packed), cmocka_unit_test(test_ready)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

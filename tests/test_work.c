@@ -1,6 +1,7 @@
 /* What ie_state_work_done says was read and computed: against the formula of two small models, step by step, and against
  * kernels that count what they are given to read. */
 #include "base/size.h"
+#include "blocks/kv_int8.h"
 #include "clocher/clocher.h"
 #include "tensor/device.h"
 
@@ -52,9 +53,12 @@ static void attend_count(const ie_attend_args *args) {
     first = ie_min_i64(first, args->lo[n]);
     last = ie_max_i64(last, args->hi[n]);
   }
-  if (first < last)
-    atomic_fetch_add(&seen.kv_bytes,
-                     2 * (uint64_t)((last - first) * args->D) * ie_dtype_bytes(args->kv_dtype));
+  if (first < last) {
+    int64_t keys = last - first, bytes = 2 * keys * args->D * (int64_t)ie_dtype_bytes(args->kv_dtype);
+    if (args->kv_dtype == IE_I8) /* a scale for each channel of a group's keys, and for each value */
+      bytes += 2 * ((ie_div_up(last, IE_KV_GROUP) - first / IE_KV_GROUP) * args->D + keys);
+    atomic_fetch_add(&seen.kv_bytes, (uint64_t)bytes);
+  }
   original.attend(args);
 }
 
@@ -93,18 +97,28 @@ typedef struct fixture {
   ie_state *state;
 } fixture;
 
-static fixture fixture_open(const shape *s, ie_precision precision, int64_t chunk) {
+typedef struct setting {
+  ie_precision precision;
+  ie_weights weights;
+  ie_dtype kv;
+} setting;
+
+static fixture fixture_open_as(const shape *s, setting how, int64_t chunk) {
   fixture f;
   ie_error error = {0};
-  ie_state_options options = {.context_tok = 128, .chunk_tok = chunk};
+  ie_state_options options = {.context_tok = 160, .chunk_tok = chunk, .kv = how.kv};
+  ie_model_options opened = {.precision = how.precision, .dense_weights = how.weights};
   assert_int_equal(ie_device_open(&(ie_device_options){.threads = 2}, &f.device, &error), IE_OK);
   kernels_count(&f.device->kernels); /* before the model chooses its kernels */
-  if (ie_model_open(f.device, s->dir, &(ie_model_options){.precision = precision}, &f.model, &error) != IE_OK)
-    fail_msg("%s", error.message);
+  if (ie_model_open(f.device, s->dir, &opened, &f.model, &error) != IE_OK) fail_msg("%s", error.message);
   if (ie_state_new(f.model, &options, &f.state, &error) != IE_OK) fail_msg("%s", error.message);
   atomic_store(&seen.weight_bytes, 0);
   atomic_store(&seen.kv_bytes, 0);
   return f;
+}
+
+static fixture fixture_open(const shape *s, ie_precision precision, int64_t chunk) {
+  return fixture_open_as(s, (setting){.precision = precision}, chunk);
 }
 
 static void fixture_close(fixture *f) {
@@ -118,6 +132,18 @@ static int64_t dense_numbers(const shape *s) {
   int64_t attention = (s->H + 2 * s->HK) * s->D * s->C + s->C * s->H * s->D;
   return s->layers * (attention + (s->E ? s->E * s->C : 3 * s->F * s->C));
 }
+/* Bytes of `rows` rows of K numbers: bf16, or groups with an f16 scale each (docs/formats.md). */
+static int64_t matrix_bytes(ie_weights weights, int64_t rows, int64_t K) {
+  if (weights == IE_WEIGHTS_INT8) return rows * ie_div_up(K, 32) * (32 + 2);
+  if (weights == IE_WEIGHTS_INT4) return rows * ie_div_up(K, 64) * (32 + 2);
+  return 2 * rows * K;
+}
+/* The same numbers and the head's, as bytes; the router stays as published. */
+static int64_t dense_bytes(const shape *s, ie_weights w) {
+  int64_t attention = matrix_bytes(w, (s->H + 2 * s->HK) * s->D, s->C) + matrix_bytes(w, s->C, s->H * s->D);
+  int64_t rest = s->E ? 2 * s->E * s->C : matrix_bytes(w, 2 * s->F, s->C) + matrix_bytes(w, s->C, s->F);
+  return s->layers * (attention + rest) + matrix_bytes(w, s->V, s->C);
+}
 /* One expert: gate and up (2F, C), down (C, F). */
 static int64_t expert_numbers(const shape *s) {
   return s->E ? 3 * s->F * s->C : 0;
@@ -128,6 +154,14 @@ static const int64_t mxfp4_block_bytes = 17, mxfp4_block = 32;
 static int64_t keys_seen(const shape *s, int64_t p) {
   int64_t few = ie_min_i64(p + 1, s->window);
   return (s->layers - s->windowed) * (p + 1) + s->windowed * few;
+}
+
+/* What a token at position p reads of keys and values in int8: whole groups before its own with a scale for each channel
+ * of a group's keys and for each value; its own group, and all of a layer with a window, in the f16 that stands for exact. */
+static int64_t int8_kv_bytes(const shape *s, int64_t p) {
+  int64_t groups = p / IE_KV_GROUP, exact = p % IE_KV_GROUP + 1, D = s->D;
+  int64_t full = groups * (IE_KV_GROUP * 2 * D + 2 * (D + IE_KV_GROUP)) + exact * 2 * D * 2;
+  return s->HK * ((s->layers - s->windowed) * full + s->windowed * ie_min_i64(p + 1, s->window) * 2 * D * 2);
 }
 
 static void step(fixture *f, int32_t id) {
@@ -157,6 +191,36 @@ static void steps_follow_the_formula(void **state) {
                        2 * kv_number * (uint64_t)(s->HK * s->D * keys_seen(s, p)));
       int64_t numbers = dense_numbers(s) + s->V * s->C + s->layers * s->k * expert_numbers(s);
       assert_int_equal(after.flop - before.flop, 2 * numbers + 4 * s->H * s->D * keys_seen(s, p));
+    }
+    ie_state_work all = ie_state_work_done(f.state);
+    assert_int_equal(all.weight_bytes, atomic_load(&seen.weight_bytes));
+    assert_int_equal(all.kv_bytes, atomic_load(&seen.kv_bytes));
+    fixture_close(&f);
+  }
+}
+
+/* Dense weights in int8 and int4, keys and values in int8: each has its own bytes, scales included. */
+static void encodings_follow_the_formula(void **state) {
+  (void)state;
+  static const setting settings[] = {{IE_PRECISION_INT8, IE_WEIGHTS_INT8, IE_DTYPE_NONE},
+                                     {IE_PRECISION_BF16, IE_WEIGHTS_INT8, IE_DTYPE_NONE},
+                                     {IE_PRECISION_INT8, IE_WEIGHTS_INT4, IE_DTYPE_NONE},
+                                     {IE_PRECISION_BF16, IE_WEIGHTS_INT4, IE_DTYPE_NONE},
+                                     {IE_PRECISION_BF16, IE_WEIGHTS_PUBLISHED, IE_I8},
+                                     {IE_PRECISION_INT8, IE_WEIGHTS_INT8, IE_I8}};
+  enum { SETTINGS = sizeof settings / sizeof *settings, POSITIONS = 150 };
+  for (int i = 0; i < 2 * SETTINGS; i++) {
+    const shape *s = &shapes[i / SETTINGS];
+    setting how = settings[i % SETTINGS];
+    fixture f = fixture_open_as(s, how, 16);
+    for (int64_t p = 0; p < POSITIONS; p++) { /* two whole groups of int8, and a part of a third */
+      ie_state_work before = ie_state_work_done(f.state);
+      step(&f, (int32_t)(7 * p % s->V));
+      ie_state_work after = ie_state_work_done(f.state);
+      int64_t expert_bytes = s->layers * s->k * expert_numbers(s) / mxfp4_block * mxfp4_block_bytes;
+      int64_t kv = how.kv == IE_I8 ? int8_kv_bytes(s, p) : 4 * s->HK * s->D * keys_seen(s, p);
+      assert_int_equal(after.weight_bytes - before.weight_bytes, dense_bytes(s, how.weights) + expert_bytes);
+      assert_int_equal(after.kv_bytes - before.kv_bytes, kv);
     }
     ie_state_work all = ie_state_work_done(f.state);
     assert_int_equal(all.weight_bytes, atomic_load(&seen.weight_bytes));
@@ -223,7 +287,7 @@ static void a_random_cache_is_a_cache(void **state) {
   assert_memory_not_equal(ie_state_logits(f.state) ? ie_state_logits(f.state) : again, first, sizeof first);
   assert_int_equal(ie_state_fill_random(f.state, 0, 0, &error), IE_OK);
   assert_int_equal(ie_state_length(f.state, 0), 0);
-  assert_int_equal(ie_state_fill_random(f.state, 0, 129, &error), IE_LIMIT);
+  assert_int_equal(ie_state_fill_random(f.state, 0, 161, &error), IE_LIMIT);
   assert_int_equal(ie_state_fill_random(f.state, 1, 3, &error), IE_INVALID_ARGUMENT);
   fixture_close(&f);
 }
@@ -231,6 +295,7 @@ static void a_random_cache_is_a_cache(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(steps_follow_the_formula),
+      cmocka_unit_test(encodings_follow_the_formula),
       cmocka_unit_test(prompts_are_what_kernels_read),
       cmocka_unit_test(a_random_cache_is_a_cache),
   };

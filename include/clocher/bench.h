@@ -84,20 +84,23 @@ void ie_probe_matrix(ie_device *device, ie_matrix_probe *out);
 
 typedef struct ie_disk_probe {
   double sequential_gb_s; /* 1 MiB reads in order */
-  double random_gb_s;     /* 1 MiB reads at random places, aligned to 4 KiB */
+  double random_gb_s;     /* 1 MiB reads at random places, aligned to pages */
   bool direct;    /* O_DIRECT; false where the file system refuses it (then the page cache is emptied of
                              the file before reading, as far as the system obliges) */
+  bool uring;     /* by io_uring, else by threads */
   int depth;      /* reads in flight */
   char file[256]; /* what was read; its end when the path is longer */
-  size_t file_bytes, read_bytes;
+  size_t file_bytes, read_bytes, block_bytes;
 } ie_disk_probe;
 
 typedef struct ie_disk_probe_options {
-  size_t read_bytes; /* 0: 1 GiB for each of both, at most the file */
-  int depth;         /* 0: 4 */
+  size_t read_bytes;   /* 0: 1 GiB for each of both, at most the file */
+  int depth;           /* 0: what the stream of weights keeps in flight: 32 by io_uring, 8 by threads */
+  size_t buffer_bytes; /* what may be taken for what is read; 0: 1 MiB a read. Less makes the reads smaller */
 } ie_disk_probe_options;
 
-/* path is a file, or a folder: then its largest file, or, when that has less than 1 MiB, a temporary file of
+/* By the reader that streams weights from disk, so that what a stream reaches is a share of this.
+ * path is a file, or a folder: then its largest file, or, when that has less than 1 MiB, a temporary file of
  * 256 MiB (read_bytes, when that is less) that is written there and removed. options may be NULL. */
 ie_status ie_probe_disk(const char *path, const ie_disk_probe_options *options, ie_disk_probe *out,
                         ie_error *error);

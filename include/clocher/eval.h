@@ -25,8 +25,12 @@ extern "C" {
 typedef struct ie_perplexity_options {
   const int32_t *ids; /* (count) the text; all below the vocabulary */
   const int32_t
-      *id_bytes;      /* (count) bytes of the text that each token stands for, 0 or more; NULL: not counted */
-  int64_t count;      /* 2 or more */
+      *id_bytes; /* (count) bytes of the text that each token stands for, 0 or more; NULL: not counted */
+  int64_t count; /* 2 or more */
+  /* Where each of several documents begins, (documents) from 0 ascending: no window reaches over the end of one, each
+   * begins with an empty cache, and its first token is no target. NULL: one document. */
+  const int64_t *document;
+  int64_t documents;
   int64_t window_tok; /* 2 or more */
   int64_t stride_tok; /* 1 to window_tok */
   /* May be NULL. Called from the calling thread before each layer of each forward, with the tokens that are computed (by
@@ -49,7 +53,7 @@ typedef struct ie_perplexity_result {
   double top1_agreement; /* share of the positions where P and Q have the same most likely token */
 } ie_perplexity_result;
 
-/* Windows with a target that such a text has; 0 when the arguments are out of range. */
+/* Windows with a target that a text of one document has; 0 when the arguments are out of range. */
 int64_t ie_perplexity_windows(int64_t count, int64_t window_tok, int64_t stride_tok);
 
 /* Measures. What the sequences of the states held is forgotten; each has as many of them as windows are computed

@@ -139,7 +139,9 @@ typedef struct ie_plan_place {
 typedef struct ie_plan {
   size_t weights_bytes, resident_weights_bytes, kv_bytes, scratch_bytes, other_bytes, peak_bytes,
       minimum_bytes;
-  bool fits; /* peak <= memory_bytes, or without a limit <= the machine's memory */
+  size_t
+      limit_bytes; /* memory_bytes, or without it the machine's memory, or less where a control group has a limit */
+  bool fits;       /* peak <= limit_bytes */
   /* Of experts and embedding that are read from disk for each token when the cache finds nothing; 0 while all weights
    * are resident. */
   size_t streamed_bytes_per_tok;
@@ -167,7 +169,7 @@ typedef struct ie_stream_stats {
   size_t slot_bytes;
   uint64_t hits, misses;            /* experts that a forward needed: in memory, or to be read */
   uint64_t expected, expected_used; /* misses that were guessed before the router spoke, and guessed right */
-  uint64_t read_bytes, vain_bytes;  /* vain: of experts that were guessed and not used */
+  uint64_t read_bytes, vain_bytes;  /* vain: of them, for experts that were guessed and not used so far */
   double read_s, wait_s; /* while reads were under way; while nothing could be computed for want of them */
 } ie_stream_stats;
 void ie_model_stream_stats(const ie_model *model, ie_stream_stats *out);

@@ -118,6 +118,20 @@ ie_status ie_detokenizer_push(ie_detokenizer *stream, const ie_tokenizer *tokeni
 /* Appends what is still held at the end. */
 ie_status ie_detokenizer_finish(ie_detokenizer *stream, ie_bytes *out, ie_error *error);
 
+/* Documents of a text file: what stands between lines that are exactly `<|endoftext|>` (a carriage return before the
+ * line feed is part of that line). The line feed in front of such a line, and the last one of the file, belong to no
+ * document; empty documents are left out. A text without such lines is one document. */
+#define IE_DOCUMENT_SEPARATOR "<|endoftext|>"
+
+typedef struct ie_documents {
+  const char *text; /* (size) borrowed */
+  size_t size;
+  size_t at; /* where the search goes on; 0 at the start */
+} ie_documents;
+
+/* The next document as [*document, *document + *bytes); false at the end. */
+bool ie_documents_next(ie_documents *documents, const char **document, size_t *bytes);
+
 #if defined(__GNUC__)
 #pragma GCC visibility pop
 #endif

@@ -9,7 +9,9 @@
  *
  * Numbers: masters, gradients, optimiser and attention are f32, products bf16 or f32 by the model's precision
  * (clocher/gradients.h). A run is a function of its options, the model and the data: the same for any number of
- * threads (of processes: to rounding, or with `deterministic` to the bit); a run that is stopped and resumed from a snapshot ends with the same bits as one that was not stopped.
+ * threads, and for any number of processes to rounding (with `deterministic` to the bit). `balance` is over the tokens of
+ * one forward: with it, runs are the same where their forwards hold the same rows (micro_rows). A run that is stopped and
+ * resumed from a snapshot ends with the same bits as one that was not.
  *
  * Ownership: a run borrows its model (opened with ie_model_options.train, or carrying an adapter that is trained) and
  * tokenizer. One thread at a time. */
@@ -107,11 +109,15 @@ typedef struct ie_train_metrics {
   double idle_experts;            /* share of the experts of all layers that no token of the step chose */
   int64_t expert_min, expert_max; /* tokens of the step that chose an expert: the fewest, the most, */
   double expert_mean;             /* the mean over all layers' experts; 0 without experts */
+  /* The same for each expert: (routers, experts / routers), layer after layer; until the next step. */
+  const int64_t *expert_tokens;
+  int64_t routers, experts;
+  int64_t worst_layer,
+      worst_idle; /* the layer with the largest share of experts that nobody chose, and how many */
   int64_t epoch;
 } ie_train_metrics;
 
-/* IE_INVALID_ARGUMENT names an option. So does a snapshot of another run (model, data, optimiser)
- * that is to be resumed. */
+/* IE_INVALID_ARGUMENT names an option, or what a snapshot's run had otherwise (model, data, optimiser). */
 ie_status ie_train_new(ie_model *model, const ie_train_options *options, ie_train **out, ie_error *error);
 void ie_train_free(ie_train *train);
 
@@ -127,7 +133,7 @@ typedef struct ie_train_data {
 ie_train_data ie_train_data_get(const ie_train *train);
 
 /* One step, and a snapshot when it is due. IE_NUMERIC: the loss or a gradient is not finite; the message says what and
- * where, nothing was changed by this step, and the newest snapshot is the one before. */
+ * where; nothing was changed by this step. A snapshot takes the place of an older one when a step was made from it. */
 ie_status ie_train_step(ie_train *train, ie_train_metrics *out, ie_error *error);
 
 typedef struct ie_train_evaluation {

@@ -160,6 +160,10 @@ ie_reader_kind ie_reader_which(const ie_reader *r) {
   return r->way->kind;
 }
 
+int ie_reader_depth(const ie_reader *r) {
+  return r->options.depth;
+}
+
 bool ie_reader_direct(const ie_reader *r) {
   bool direct = true;
   for (int i = 0; i < r->file_count; i++) direct = direct && r->files[i].direct;

@@ -38,6 +38,8 @@ void ie_reader_free(ie_reader *reader);
 
 /* IE_READER_URING or IE_READER_THREADS. */
 ie_reader_kind ie_reader_which(const ie_reader *reader);
+/* Pieces that it keeps under way. */
+int ie_reader_depth(const ie_reader *reader);
 /* False when a file's system refused O_DIRECT. */
 bool ie_reader_direct(const ie_reader *reader);
 

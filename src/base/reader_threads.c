@@ -1,5 +1,6 @@
 /* Pieces read by threads that call pread. */
 #include "base/reader_queue.h"
+#include "base/signals.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -76,8 +77,11 @@ static ie_status threads_open(ie_reader *r, ie_error *error) {
   (void)pthread_attr_setstacksize(&small,
                                   STACK_BYTES); /* refused where a stack must be larger: the default then */
   int failed = 0;
+  sigset_t old;
+  ie_signals_block(&old);
   for (; !failed && t->count < r->options.depth; t->count += !failed)
     failed = pthread_create(&t->thread[t->count], &small, piece_loop, r);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
   pthread_attr_destroy(&small);
   if (t->count > 0) return IE_OK; /* fewer read more slowly */
   threads_close(r);

@@ -7,6 +7,8 @@
 #include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum { DEPTH_DEFAULT = 32 };
 
@@ -23,6 +25,27 @@ static void pieces_free(reader_uring *u) {
   free(u);
 }
 
+/* Some kernels and sandboxes give a ring and refuse what is put into it: one read is tried, of an empty file. 0, or a
+ * negative errno. */
+static int ring_try(struct io_uring *ring) {
+  int fd = memfd_create("clocher-reader", MFD_CLOEXEC);
+  if (fd < 0) return 0; /* nothing is known then */
+  char byte;
+  struct io_uring_cqe *entry;
+  io_uring_prep_read(io_uring_get_sqe(ring), fd, &byte, 1, 0);
+  int result = io_uring_submit(ring);
+  if (result >= 0) {
+    do result = io_uring_wait_cqe(ring, &entry);
+    while (result == -EINTR);
+  }
+  if (result >= 0) {
+    result = entry->res;
+    io_uring_cqe_seen(ring, entry);
+  }
+  close(fd);
+  return result;
+}
+
 static ie_status uring_open(ie_reader *r, ie_error *error) {
   size_t depth = (size_t)r->options.depth;
   reader_uring *u = calloc(1, sizeof *u);
@@ -35,6 +58,7 @@ static ie_status uring_open(ie_reader *r, ie_error *error) {
     return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a reader of files");
   }
   int failed = io_uring_queue_init((unsigned)depth, &u->ring, 0);
+  if (failed >= 0 && (failed = ring_try(&u->ring)) < 0) io_uring_queue_exit(&u->ring);
   if (failed < 0) {
     pieces_free(u);
     return ie_error_set(error, IE_UNSUPPORTED, "io_uring does not work here: %s", strerror(-failed));

@@ -1,6 +1,7 @@
 #include "base/team.h"
 
 #include "base/clock.h"
+#include "base/signals.h"
 #include "base/size.h"
 #include "base/topology.h"
 
@@ -325,12 +326,8 @@ static void maker_pin(ie_team *team) {
 }
 
 static ie_status team_start(ie_team *team, ie_error *error) {
-  /* Signals belong to the program's own threads, but for those that a thread raises itself. */
-  sigset_t blocked, old;
-  sigfillset(&blocked);
-  static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
-  for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) sigdelset(&blocked, own[i]);
-  pthread_sigmask(SIG_SETMASK, &blocked, &old);
+  sigset_t old;
+  ie_signals_block(&old);
   int failed = 0;
   for (team->started = 1; team->started < team->threads && !failed; team->started += !failed) {
     team_slot *slot = &team->slots[team->started];

@@ -1,5 +1,6 @@
 #include "base/topology.h"
 
+#include "base/cgroup.h"
 #include "base/size.h"
 
 #include <errno.h>
@@ -67,7 +68,7 @@ ie_status ie_cpus_allowed(ie_cpu **out, int *count, ie_error *error) {
 
 /* cpu.max of version 2 ("max 100000" or "quota period"), or the pair of files of version 1. 0: no limit. */
 static double quota_of_folder(const char *folder, bool v2) {
-  char path[4352], word[32];
+  char path[4416], word[32];
   double quota = 0, period = 0;
   snprintf(path, sizeof path, "%s/%s", folder, v2 ? "cpu.max" : "cpu.cfs_quota_us");
   FILE *file = fopen(path, "re");
@@ -88,47 +89,14 @@ static double quota_of_folder(const char *folder, bool v2) {
   return quota > 0 && period > 0 ? quota / period : 0;
 }
 
-/* The tightest quota from the group's own folder up to the mount point. `group` is cut on the way. */
-static double quota_of_group(const char *mount, char *group, bool v2) {
-  double best = 0;
-  for (;;) {
-    char folder[4224];
-    snprintf(folder, sizeof folder, "%s%s", mount, group);
-    double quota = quota_of_folder(folder, v2);
-    if (quota > 0 && (best == 0 || quota < best)) best = quota;
-    char *slash = strrchr(group, '/');
-    if (!slash) return best;
-    *slash = '\0';
-  }
-}
-
-/* A line of /proc/self/cgroup is "id:controllers:group"; version 2 has id 0 and no controllers. */
-static double quota_of_line(char *line) {
-  char *controllers = strchr(line, ':');
-  if (!controllers) return 0;
-  char *group = strchr(++controllers, ':');
-  if (!group) return 0;
-  *group++ = '\0';
-  group[strcspn(group, "\n")] = '\0';
-  if (strlen(group) > 4000) return 0;
-  if (controllers[0] == '\0') return quota_of_group("/sys/fs/cgroup", group, true);
-  bool has_cpu = false;
-  char *save = NULL;
-  for (char *c = strtok_r(controllers, ",", &save); c; c = strtok_r(NULL, ",", &save))
-    has_cpu = has_cpu || strcmp(c, "cpu") == 0;
-  return has_cpu ? quota_of_group("/sys/fs/cgroup/cpu", group, false) : 0;
-}
-
 double ie_cpu_quota(void) {
-  FILE *file = fopen("/proc/self/cgroup", "re");
-  if (!file) return 0;
+  ie_cgroup group;
   double best = 0;
-  char line[4352];
-  while (fgets(line, sizeof line, file)) {
-    double quota = quota_of_line(line);
+  if (!ie_cgroup_find("cpu", &group)) return 0;
+  do {
+    double quota = quota_of_folder(group.folder, group.version == 2);
     if (quota > 0 && (best == 0 || quota < best)) best = quota;
-  }
-  fclose(file);
+  } while (ie_cgroup_up(&group));
   return best;
 }
 

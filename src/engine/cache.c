@@ -3,12 +3,12 @@
 #include "base/size.h"
 #include "blocks/kv_int8.h"
 
-enum { SLOT_UNIT = 64, ARRAY_ALIGN = 64 };
+enum { ARRAY_ALIGN = 64 };
 
 int64_t ie_cache_slots(const ie_kv_spec *spec, int64_t context, int64_t chunk, int64_t rollback) {
   int64_t slots = context;
   if (spec->window > 0) slots = ie_min_i64(context, spec->window + chunk + rollback);
-  return ie_div_up(slots, SLOT_UNIT) * SLOT_UNIT;
+  return ie_div_up(slots, IE_CACHE_SLOT_UNIT) * IE_CACHE_SLOT_UNIT;
 }
 
 /* --- Place ----------------------------------------------------------------------------------------------- */

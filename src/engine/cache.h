@@ -7,7 +7,9 @@
 
 #include "models/arch.h"
 
-/* Slots of a layer: a multiple of 64; window + chunk + rollback for a ring, the context for a full layer. */
+enum { IE_CACHE_SLOT_UNIT = 64 };
+
+/* Slots of a layer: a multiple of that; window + chunk + rollback for a ring, the context for a full layer. */
 int64_t ie_cache_slots(const ie_kv_spec *spec, int64_t context, int64_t chunk, int64_t rollback);
 
 /* What the caches of a state have in common. */

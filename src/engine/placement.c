@@ -1,24 +1,22 @@
 #include "engine/placement.h"
 
+#include "base/memory.h"
+#include "base/pages.h"
 #include "base/reader.h"
 #include "base/size.h"
 #include "models/decoder.h"
 
-#include <unistd.h>
-
-/* The program itself, its stacks and tables, jansson's header objects, a tokenizer's pack: 4 MB with 1,280 ids. */
+/* The program itself, its stacks and tables, jansson's header objects. */
 static const size_t program_bytes = 8u << 20;
+/* A tokenizer, for each id of the model: what it keeps, and what reading it takes beside its file. Measured with o200k,
+ * Qwen and GPT-NeoX as rank file, tokenizer.json and pack: 56 to 87 bytes, and 110 to 160 (docs/DESIGN.md). */
+enum { TOKENIZER_KEPT = 100, TOKENIZER_READ = 200 };
+static const size_t tokenizer_least_bytes = 1u << 20;
 /* Of a reader, and what the system itself takes for direct reads and for files that are opened. */
 static const size_t reader_bytes = 8u << 20;
 /* Page tables: 8 bytes for each page of 4 KiB. */
 enum { PAGE_TABLE_SHARE = 512, TRANSIT = 8, TRANSIT_LEAST = 2 };
 static const size_t rows_least_bytes = 4u << 20;
-
-/* Memory of the machine; SIZE_MAX when the system does not say. */
-static size_t physical_bytes(void) {
-  long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-  return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : SIZE_MAX;
-}
 
 /* Of an expert's part, wherever it begins in a page. */
 static size_t part_span(size_t bytes) {
@@ -69,6 +67,16 @@ static size_t streamed_fixed(const ie_placement *p) {
   return p->resident_bytes + p->rows_bytes + p->kv_bytes + p->scratch_bytes;
 }
 
+/* Of the tokenizer, beside `own` bytes of everything else. It is read before they are taken, and what reading takes more
+ * is given back. */
+static size_t tokenizer_bytes(const ie_model *model, size_t own) {
+  size_t ids = (size_t)model->info.vocab;
+  if (model->tokenizer_bytes == 0) return 0;
+  size_t kept = tokenizer_least_bytes + TOKENIZER_KEPT * ids;
+  size_t read = tokenizer_least_bytes + TOKENIZER_READ * ids + model->tokenizer_bytes;
+  return read > own && read - own > kept ? read - own : kept;
+}
+
 static size_t with_tables(size_t bytes) {
   return bytes + bytes / PAGE_TABLE_SHARE;
 }
@@ -79,12 +87,13 @@ static void streamed_make(const ie_model *model, const ie_state_sizes *sizes, si
   p->embed_streamed = d->embed.part[0] != d->head.part[0] && d->embed.part[1] == NULL;
   p->embed_disk_bytes = p->embed_streamed ? (size_t)d->embed.rows * d->embed.row_bytes[0] : 0;
   /* A row begins in any page; three times a forward's rows, so that some are found again. */
-  size_t row_span = ie_size_align(d->embed.row_bytes[0], IE_READER_ALIGN) + IE_READER_ALIGN;
+  size_t page = ie_page_bytes(), row_span = ie_size_align(d->embed.row_bytes[0], page) + page;
   p->rows_bytes = p->embed_streamed ? 3 * (size_t)sizes->batch_max * row_span : 0;
   if (p->embed_streamed && p->rows_bytes < rows_least_bytes) p->rows_bytes = rows_least_bytes;
   /* No model with experts ties its head to the embedding, so a matrix is left out once. */
   p->resident_bytes = resident_bytes(model) - p->expert_disk_bytes - p->embed_disk_bytes;
-  p->other_bytes = program_bytes + reader_bytes;
+  p->other_bytes = program_bytes + reader_bytes +
+                   tokenizer_bytes(model, streamed_fixed(p) + TRANSIT_LEAST * p->slot_bytes);
   size_t least = with_tables(streamed_fixed(p) + TRANSIT_LEAST * p->slot_bytes) + p->other_bytes;
   p->minimum_bytes = least;
   p->slots = TRANSIT_LEAST;
@@ -110,13 +119,17 @@ void ie_placement_make(const ie_model *model, const ie_state_sizes *sizes, size_
   ie_placement p = {.kv_bytes = sizes->kv_bytes, .scratch_bytes = sizes->scratch_bytes + sizes->table_bytes};
   p.resident_bytes = resident_bytes(model);
   size_t own = p.resident_bytes + p.kv_bytes + p.scratch_bytes;
-  p.other_bytes = program_bytes + own / PAGE_TABLE_SHARE;
+  p.other_bytes = program_bytes + tokenizer_bytes(model, own) + own / PAGE_TABLE_SHARE;
   p.peak_bytes = p.minimum_bytes = own + p.other_bytes;
-  p.fits = p.peak_bytes <= (limit ? limit : physical_bytes());
+  p.limit_bytes = limit ? limit : ie_memory_limit();
+  p.fits = p.peak_bytes <= p.limit_bytes;
   ie_placement split;
   if (ie_placement_split(model, sizes, limit, &split)) {
     if (split.minimum_bytes < p.minimum_bytes) p.minimum_bytes = split.minimum_bytes;
-    if (limit && !p.fits) p = split;
+    if (limit && !p.fits) {
+      p = split;
+      p.limit_bytes = limit;
+    }
   }
   *out = p;
 }

@@ -75,6 +75,7 @@ ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, i
                   .other_bytes = p.other_bytes,
                   .peak_bytes = p.peak_bytes,
                   .minimum_bytes = p.minimum_bytes,
+                  .limit_bytes = p.limit_bytes,
                   .fits = p.fits,
                   .streamed_bytes_per_tok = p.streamed ? streamed_per_token(model, &p) : 0};
   if (p.streamed)

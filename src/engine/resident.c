@@ -1,20 +1,21 @@
 #include "engine/resident.h"
 
 #include "base/file.h"
+#include "base/pages.h"
 #include "base/size.h"
 #include "models/decoder.h"
 
 #include <stdlib.h>
 
 memory_span ie_resident_outer(const void *data, size_t bytes) {
-  uintptr_t begin = (uintptr_t)data / IE_READER_ALIGN * IE_READER_ALIGN;
-  uintptr_t end = ((uintptr_t)data + bytes + IE_READER_ALIGN - 1) / IE_READER_ALIGN * IE_READER_ALIGN;
+  size_t page = ie_page_bytes();
+  uintptr_t begin = (uintptr_t)data / page * page, end = ((uintptr_t)data + bytes + page - 1) / page * page;
   return (memory_span){(const uint8_t *)begin, end - begin};
 }
 
 memory_span ie_resident_inner(const void *data, size_t bytes) {
-  uintptr_t begin = ((uintptr_t)data + IE_READER_ALIGN - 1) / IE_READER_ALIGN * IE_READER_ALIGN;
-  uintptr_t end = ((uintptr_t)data + bytes) / IE_READER_ALIGN * IE_READER_ALIGN;
+  size_t page = ie_page_bytes();
+  uintptr_t begin = ((uintptr_t)data + page - 1) / page * page, end = ((uintptr_t)data + bytes) / page * page;
   return (memory_span){(const uint8_t *)begin, end > begin ? end - begin : 0};
 }
 

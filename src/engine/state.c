@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { CONTEXT_DEFAULT = 4096, CHUNK_DEFAULT = 512, ROLLBACK_DEFAULT = 4096, SLOT_UNIT = 64 };
+enum { CONTEXT_DEFAULT = 4096, CHUNK_DEFAULT = 512, ROLLBACK_DEFAULT = 4096 };
 static const int64_t logits_bytes_max = 64 << 20; /* of one forward that wants every position */
 
 /* --- Sizes ----------------------------------------------------------------------------------------------- */
@@ -33,8 +33,8 @@ static ie_status dry_run(const ie_model *model, int64_t tokens, int64_t wanted, 
   }
   *ctx = (ie_ctx){.device = model->device, .arena = ie_arena_measure(), .cls = model->cls, .dry = true};
   for (int64_t i = 0; i < model->info.layers; i++)
-    kv[i] =
-        (ie_kv_layer){.heads = model->kv[i].heads, .dim = model->kv[i].dim, .cap = SLOT_UNIT, .sequences = 1};
+    kv[i] = (ie_kv_layer){
+        .heads = model->kv[i].heads, .dim = model->kv[i].dim, .cap = IE_CACHE_SLOT_UNIT, .sequences = 1};
   ie_batch batch = {.tokens = tokens,
                     .ids = zeros,
                     .position = zeros,
@@ -284,7 +284,7 @@ static ie_status state_forward(ie_state *state, int64_t tokens, int64_t wanted, 
   state->logits = NULL;
   struct ie_stream *stream = state->model->stream;
   ctx->experts = stream ? ie_stream_experts(stream) : NULL;
-  ie_status status = stream ? ie_stream_rows(stream, b, tokens, error) : IE_OK;
+  ie_status status = stream ? ie_stream_rows(stream, ctx, b, tokens, error) : IE_OK;
   if (status != IE_OK) return status;
   ie_tensor *logits =
       ie_decoder_forward(state->model->arch->decoder, ctx, state->model->net, state->layer, &batch, hooks);

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/pages.h"
 #include "base/size.h"
 #include "engine/resident.h"
 #include "models/decoder.h"
@@ -25,6 +26,7 @@ typedef struct stream_slot {
   int failed; /* errno of one */
   int64_t layer, expert;
   bool expected; /* read on a guess, and not used yet */
+  size_t bytes;  /* that were read for it */
 } stream_slot;
 
 typedef enum want_stage { WANT_MISSING, WANT_READING, WANT_TAKEN, WANT_DONE } want_stage;
@@ -38,7 +40,8 @@ typedef struct stream_want {
 typedef struct stream_rows {
   const uint8_t *first_row; /* where row 0 begins */
   size_t row_bytes;
-  uint8_t *pages; /* the whole pages of the tensor */
+  size_t page_bytes; /* at least IE_READER_ALIGN, and a multiple */
+  uint8_t *pages;    /* the whole pages of the tensor */
   size_t count, held, held_max;
   int file;
   uint64_t offset; /* of pages */
@@ -58,10 +61,10 @@ struct ie_stream {
   stream_slot *slot;
   stream_want *want; /* (most experts of a layer) */
   int64_t want_count, layer;
-  ie_read_done failed; /* the first read of an expert that failed and was not reported */
+  ie_read_done failed; /* the first read of a wanted expert that failed and was not reported */
   stream_rows rows;
-  ie_stream_stats stats;
-  double busy_since; /* when reads began to be under way; 0: none */
+  ie_stream_stats stats; /* vain_bytes: of guesses whose slots were taken since */
+  double busy_since;     /* when reads began to be under way; 0: none */
 };
 
 /* --- Reads -------------------------------------------------------------------------------------------------- */
@@ -71,6 +74,14 @@ static void read_start(ie_stream *s, int file, uint64_t offset, size_t bytes, vo
   if (ie_reader_pending(s->reader) == 0) s->busy_since = ie_clock_s();
   ie_reader_start(s->reader, &read);
   s->stats.read_bytes += bytes;
+}
+
+/* A forward waits for that slot. What fails of others (of a guess, or of a forward that was cancelled) is read anew when
+ * it is wanted. */
+static bool is_wanted(const ie_stream *s, int64_t slot) {
+  for (int64_t i = 0; i < s->want_count; i++)
+    if (s->want[i].stage == WANT_READING && s->want[i].slot == slot) return true;
+  return false;
 }
 
 static void read_done(ie_stream *s, const ie_read_done *done) {
@@ -83,7 +94,7 @@ static void read_done(ie_stream *s, const ie_read_done *done) {
   stream_slot *slot = &s->slot[done->read.tag];
   slot->reads--;
   if (done->failed && !slot->failed) slot->failed = done->failed;
-  if (done->failed && !s->failed.failed) s->failed = *done;
+  if (done->failed && !s->failed.failed && is_wanted(s, (int64_t)done->read.tag)) s->failed = *done;
   if (slot->reads == 0) {
     ie_expert_cache_unpin(s->cache, (int64_t)done->read.tag);
     if (slot->failed) ie_expert_cache_drop(s->cache, (int64_t)done->read.tag);
@@ -114,6 +125,7 @@ static const uint8_t *part_data(const ie_stream *s, int64_t layer, int64_t exper
 
 /* Starts to read an expert into a slot, which stays pinned until all has come. */
 static void expert_read(ie_stream *s, int64_t layer, int64_t expert, int64_t slot) {
+  if (s->slot[slot].expected) s->stats.vain_bytes += s->slot[slot].bytes;
   s->slot[slot] = (stream_slot){.layer = layer, .expert = expert};
   ie_expert_cache_pin(s->cache, slot);
   for (int k = 0; k < IE_PART_COUNT; k++) {
@@ -123,6 +135,7 @@ static void expert_read(ie_stream *s, int64_t layer, int64_t expert, int64_t slo
     uint64_t begin = offset / IE_READER_ALIGN * IE_READER_ALIGN;
     size_t bytes = ie_size_align((size_t)(offset + p->bytes - begin), IE_READER_ALIGN);
     s->slot[slot].reads++;
+    s->slot[slot].bytes += bytes;
     read_start(s, p->file, begin, bytes, s->memory + (size_t)slot * s->place.slot_bytes + s->place.part_at[k],
                (uint64_t)slot);
   }
@@ -261,7 +274,7 @@ static bool page_there(const stream_rows *r, size_t page) {
 /* Lets all pages go when so many more would not fit. */
 static void rows_make_room(stream_rows *r, size_t more) {
   if (r->held + more <= r->held_max || r->held == 0) return;
-  (void)madvise(r->pages, r->count * IE_READER_ALIGN, MADV_DONTNEED);
+  (void)madvise(r->pages, r->count * r->page_bytes, MADV_DONTNEED);
   memset(r->there, 0, (r->count + 7) / 8);
   r->held = 0;
 }
@@ -269,12 +282,12 @@ static void rows_make_room(stream_rows *r, size_t more) {
 /* Pages first .. last of the tensor that the row needs; those at its edges, which it shares, are always there. */
 static bool row_pages(const stream_rows *r, int64_t id, size_t *first, size_t *last) {
   const uint8_t *begin = r->first_row + (size_t)id * r->row_bytes, *end = begin + r->row_bytes;
-  const uint8_t *pages_end = r->pages + r->count * IE_READER_ALIGN;
+  const uint8_t *pages_end = r->pages + r->count * r->page_bytes;
   if (begin < r->pages) begin = r->pages;
   if (end > pages_end) end = pages_end;
   if (begin >= end) return false;
-  *first = (size_t)(begin - r->pages) / IE_READER_ALIGN;
-  *last = (size_t)(end - 1 - r->pages) / IE_READER_ALIGN;
+  *first = (size_t)(begin - r->pages) / r->page_bytes;
+  *last = (size_t)(end - 1 - r->pages) / r->page_bytes;
   return true;
 }
 
@@ -293,23 +306,29 @@ static void row_read(ie_stream *s, int64_t id) {
     while (!ie_reader_has_room(s->reader)) reads_poll(s, WAIT_MS);
     r->reads++;
     r->held += n;
-    read_start(s, r->file, r->offset + page * IE_READER_ALIGN, n * IE_READER_ALIGN,
-               r->pages + page * IE_READER_ALIGN, rows_tag);
+    read_start(s, r->file, r->offset + page * r->page_bytes, n * r->page_bytes,
+               r->pages + page * r->page_bytes, rows_tag);
     page += n;
   }
 }
 
-ie_status ie_stream_rows(ie_stream *s, const int32_t *ids, int64_t n, ie_error *error) {
+ie_status ie_stream_rows(ie_stream *s, const ie_ctx *ctx, const int32_t *ids, int64_t n, ie_error *error) {
   stream_rows *r = &s->rows;
   if (!r->pages) return IE_OK;
-  size_t row_pages_most = ie_size_align(r->row_bytes, IE_READER_ALIGN) / IE_READER_ALIGN + 1;
+  size_t row_pages_most = ie_size_align(r->row_bytes, r->page_bytes) / r->page_bytes + 1;
   rows_make_room(r, (size_t)n * row_pages_most);
-  r->failed.failed = 0;
   for (int64_t i = 0; i < n; i++) row_read(s, ids[i]);
-  while (r->reads > 0) reads_poll(s, WAIT_MS);
+  while (r->reads > 0) {
+    reads_poll(s, WAIT_MS);
+    /* What is under way then is waited for by the next forward, and fails that one when it fails. */
+    if (r->reads > 0 && ctx->cancelled && ctx->cancelled(ctx->cancelled_arg))
+      return ie_error_set(error, IE_CANCELLED, "cancelled");
+  }
   if (!r->failed.failed) return IE_OK;
+  ie_read_done failed = r->failed;
+  r->failed.failed = 0;
   rows_make_room(r, SIZE_MAX / 2);
-  return ie_reader_error(s->reader, &r->failed, error);
+  return ie_reader_error(s->reader, &failed, error);
 }
 
 /* --- Life --------------------------------------------------------------------------------------------------- */
@@ -383,12 +402,13 @@ static ie_status rows_make(ie_stream *s, ie_error *error) {
   size_t file;
   if (!ie_checkpoint_locate(s->model->checkpoint, inner.data, &file, &r->offset))
     return ie_error_set(error, IE_INTERNAL, "the embedding is not mapped");
-  r->count = inner.bytes / IE_READER_ALIGN;
+  r->page_bytes = ie_page_bytes();
+  r->count = inner.bytes / r->page_bytes;
   r->there = calloc((r->count + 7) / 8, 1);
   if (!r->there) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for the embedding's rows");
   r->first_row = d->embed.part[0];
   r->row_bytes = d->embed.row_bytes[0];
-  r->held_max = s->place.rows_bytes / IE_READER_ALIGN;
+  r->held_max = s->place.rows_bytes / r->page_bytes;
   r->file = (int)file;
   ie_status status = ie_map_replace(inner.data, inner.bytes, /*huge=*/false, error);
   if (status == IE_OK) r->pages = (uint8_t *)(uintptr_t)inner.data;
@@ -433,6 +453,7 @@ ie_status ie_stream_open(ie_model *model, const ie_placement *placement, const i
 
 void ie_stream_describe(const ie_stream *s, ie_stream_stats *out) {
   *out = s->stats;
-  out->vain_bytes = (s->stats.expected - s->stats.expected_used) * s->place.slot_bytes;
+  for (int64_t i = 0; i < s->place.slots; i++)
+    if (s->slot[i].expected) out->vain_bytes += s->slot[i].bytes;
   if (ie_reader_pending(s->reader) > 0) out->read_s += ie_clock_s() - s->busy_since;
 }

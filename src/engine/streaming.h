@@ -9,7 +9,8 @@
  * The rows of the embedding keep their addresses: pages of memory take the place of the mapping's and are filled when a
  * token needs them; when their number reaches the plan's, all of them are let go.
  *
- * A failed read fails the forward (IE_IO) and is forgotten: the next forward tries again.
+ * A failed read fails the forward that waits for it (IE_IO) and is forgotten: the next forward tries again. One that
+ * was a guess fails nothing.
  * Ownership: the model frees its stream, after all states. One thread at a time. */
 #ifndef CLOCHER_ENGINE_STREAMING_H
 #define CLOCHER_ENGINE_STREAMING_H
@@ -33,8 +34,9 @@ ie_status ie_stream_open(ie_model *model, const ie_placement *placement, const i
 /* The provider to put into a forward's context. */
 ie_experts *ie_stream_experts(ie_stream *stream);
 
-/* Makes the rows of n ids readable. */
-ie_status ie_stream_rows(ie_stream *stream, const int32_t *ids, int64_t n, ie_error *error);
+/* Makes the rows of n ids readable; IE_CANCELLED when the forward's context says so meanwhile. */
+ie_status ie_stream_rows(ie_stream *stream, const ie_ctx *ctx, const int32_t *ids, int64_t n,
+                         ie_error *error);
 
 void ie_stream_describe(const ie_stream *stream, ie_stream_stats *out);
 

@@ -25,18 +25,21 @@ int64_t ie_perplexity_windows(int64_t count, int64_t window_tok, int64_t stride_
   return stride_tok == window_tok && count % window_tok == 1 ? windows - 1 : windows;
 }
 
-ie_window ie_window_at(const ie_perplexity_options *o, int64_t index) {
-  int64_t length = window_length(o), begin = index * o->stride_tok;
-  int64_t end = o->count - begin < length ? o->count : begin + length;
+ie_window ie_window_at(const ie_perplexity_options *o, int64_t first, int64_t count, int64_t index) {
+  int64_t length = ie_min_i64(o->window_tok, count), begin = index * o->stride_tok;
+  int64_t end = count - begin < length ? count : begin + length;
   int64_t seen = index > 0 ? begin - o->stride_tok + length : 0;
-  return (ie_window){.begin = begin, .end = end, .target = ie_max_i64(seen, begin + 1)};
+  return (ie_window){
+      .begin = first + begin, .end = first + end, .target = first + ie_max_i64(seen, begin + 1)};
 }
 
-int64_t ie_window_targets(const ie_perplexity_options *o) {
-  int64_t windows = ie_perplexity_windows(o->count, o->window_tok, o->stride_tok);
-  if (windows <= 1 && o->count <= o->window_tok) return o->count - 1;
-  if (o->stride_tok < o->window_tok) return o->count - 1;
-  return o->count - (o->count / o->window_tok + (o->count % o->window_tok > 0));
+static int64_t document_begin(const ie_perplexity_options *o, int64_t d) {
+  return o->document ? o->document[d] : 0;
+}
+
+static int64_t document_count(const ie_perplexity_options *o, int64_t d) {
+  bool last = !o->document || d + 1 == o->documents;
+  return (last ? o->count : o->document[d + 1]) - document_begin(o, d);
 }
 
 /* --- One position ------------------------------------------------------------------------------------------ */
@@ -85,6 +88,7 @@ typedef struct job {
   const ie_perplexity_options *o;
   ie_state *state, *against; /* against NULL: one model */
   int64_t vocab, windows;
+  ie_window *window_at;                   /* (windows) */
   int64_t room, logits, chunk, sequences; /* of a forward: what both states hold */
   int64_t window, position;               /* the next token to compute, its position in its window */
   ie_advance *parts, *other_parts;        /* (sequences) of the forward at hand */
@@ -105,7 +109,7 @@ static ie_status parts_choose(job *j, ie_error *error) {
   j->part_count = 0;
   while (status == IE_OK && j->window < j->windows && j->part_count < j->sequences && room > 0 &&
          logits > 0) {
-    ie_window w = ie_window_at(j->o, j->window);
+    ie_window w = j->window_at[j->window];
     int64_t inputs = w.end - w.begin - 1, wanted_from = w.target - w.begin - 1;
     int64_t at = j->position, count = ie_min_i64(inputs - at, ie_min_i64(room, j->chunk));
     int64_t wanted = ie_max_i64(0, at + count - ie_max_i64(at, wanted_from));
@@ -207,12 +211,42 @@ static ie_status options_check(const ie_state *state, const ie_perplexity_option
                         "windows of %" PRId64 " tokens moved by %" PRId64
                         ": expected 2 or more, moved by 1 to as many",
                         o->window_tok, o->stride_tok);
+  if (o->document && (o->documents < 1 || o->document[0] != 0))
+    return ie_error_set(error, IE_INVALID_ARGUMENT, "perplexity: the first document is to begin at 0");
+  for (int64_t d = 0; o->document && d < o->documents; d++)
+    if (document_count(o, d) < 0)
+      return ie_error_set(error, IE_INVALID_ARGUMENT,
+                          "perplexity: document %" PRId64 " ends before it begins", d);
   int64_t needed = window_length(o) - 1;
   if (state->context < needed)
     return ie_error_set(error, IE_INVALID_ARGUMENT,
                         "windows of %" PRId64 " tokens: the state holds %" PRId64 " positions, %" PRId64
                         " are needed",
                         window_length(o), state->context, needed);
+  return IE_OK;
+}
+
+/* The windows of all documents, and what they come to. */
+static ie_status windows_make(job *j, ie_error *error) {
+  const ie_perplexity_options *o = j->o;
+  int64_t documents = o->document ? o->documents : 1;
+  for (int64_t d = 0; d < documents; d++)
+    j->windows += ie_perplexity_windows(document_count(o, d), o->window_tok, o->stride_tok);
+  if (j->windows == 0)
+    return ie_error_set(error, IE_INVALID_ARGUMENT,
+                        "perplexity: no document of 2 tokens or more, as the first one is not predicted");
+  j->window_at = calloc((size_t)j->windows, sizeof *j->window_at);
+  if (!j->window_at)
+    return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %" PRId64 " windows", j->windows);
+  for (int64_t d = 0, at = 0; d < documents; d++) {
+    int64_t count = document_count(o, d), n = ie_perplexity_windows(count, o->window_tok, o->stride_tok);
+    for (int64_t i = 0; i < n; i++) j->window_at[at++] = ie_window_at(o, document_begin(o, d), count, i);
+  }
+  for (int64_t i = 0; i < j->windows; i++) {
+    ie_window w = j->window_at[i];
+    j->targets += w.end - w.target;
+    j->total += (w.end - w.begin - 1) * (j->against ? 2 : 1);
+  }
   return IE_OK;
 }
 
@@ -224,18 +258,13 @@ static ie_status job_make(job *j, ie_error *error) {
     status = ie_error_set(error, IE_INVALID_ARGUMENT,
                           "models of different vocabularies, %" PRId64 " and %" PRId64 " tokens", j->vocab,
                           j->against->model->info.vocab);
+  if (status == IE_OK) status = windows_make(j, error);
   if (status != IE_OK) return status;
   const ie_state *second = j->against ? j->against : j->state;
-  j->windows = ie_perplexity_windows(o->count, o->window_tok, o->stride_tok);
-  j->targets = ie_window_targets(o);
   j->room = ie_min_i64(ie_state_forward_tok(j->state), ie_state_forward_tok(second));
   j->logits = ie_min_i64(ie_state_forward_logits(j->state), ie_state_forward_logits(second));
   j->chunk = ie_min_i64(ie_state_chunk(j->state), ie_state_chunk(second));
   j->sequences = ie_min_i64(ie_state_sequences(j->state), ie_state_sequences(second));
-  for (int64_t i = 0; i < j->windows; i++) {
-    ie_window w = ie_window_at(o, i);
-    j->total += (w.end - w.begin - 1) * (j->against ? 2 : 1);
-  }
   j->parts = calloc((size_t)j->sequences, sizeof *j->parts);
   j->other_parts = calloc((size_t)j->sequences, sizeof *j->other_parts);
   j->first = calloc((size_t)j->sequences, sizeof *j->first);
@@ -286,6 +315,7 @@ ie_status ie_perplexity(ie_state *state, ie_state *against, const ie_perplexity_
     if (status == IE_OK) status = forward_score(&j, error);
   }
   if (status == IE_OK) status = job_finish(&j, out, error);
+  free(j.window_at);
   free(j.parts);
   free(j.other_parts);
   free(j.first);

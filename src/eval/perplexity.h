@@ -11,10 +11,8 @@ typedef struct ie_window {
   int64_t begin, end, target;
 } ie_window;
 
-ie_window ie_window_at(const ie_perplexity_options *options, int64_t index);
-
-/* Targets of the whole text. */
-int64_t ie_window_targets(const ie_perplexity_options *options);
+/* Window `index` of a document that is tokens [begin, begin + count) of the text. */
+ie_window ie_window_at(const ie_perplexity_options *options, int64_t begin, int64_t count, int64_t index);
 
 typedef struct ie_position_score {
   double nll;

@@ -2,8 +2,9 @@
 #include "kernels/probe.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/memory.h"
 #include "base/size.h"
-#include "eval/usage.h"
+#include "clocher/bench.h"
 #include "models/arch.h"
 #include "tensor/device.h"
 

@@ -1,61 +1,63 @@
-/* The probe of a disk: 1 MiB reads past the page cache, several in flight. */
+/* The probe of a disk: reads of 1 MiB by the reader that streams weights, as many under way as it keeps. */
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/reader.h"
 #include "base/rng.h"
 #include "base/size.h"
-#include "base/team.h"
 #include "clocher/bench.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { BLOCK = 1 << 20, ALIGN = 4096, DEPTH_MAX = 64 };
+enum { BLOCK = 1 << 20, DEPTH_MAX = 64 };
 static const size_t temporary_bytes = (size_t)256 << 20, folder_least_bytes = (size_t)BLOCK;
 
 typedef struct disk_job {
-  int fd;
-  size_t file_bytes;
-  int64_t blocks; /* reads to do */
-  bool random;
-  _Atomic int64_t next;
-  _Atomic int failed; /* errno of a read that failed */
-  uint8_t *buffer;    /* (depth, BLOCK) */
+  int fd; /* of the same file, without O_DIRECT */
+  ie_reader *reader;
+  int file; /* its number there */
+  int depth;
+  size_t file_bytes, block_bytes;
+  int64_t blocks;  /* reads to do */
+  uint8_t *buffer; /* (depth, block_bytes) */
 } disk_job;
 
-static void disk_reads(void *arg, int thread, int threads) {
-  (void)threads;
-  disk_job *job = arg;
-  uint8_t *to = job->buffer + (size_t)thread * BLOCK;
-  uint64_t places = (job->file_bytes - BLOCK) / ALIGN + 1;
-  while (!atomic_load_explicit(&job->failed, memory_order_relaxed)) {
-    int64_t i = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
-    if (i >= job->blocks) return;
-    uint64_t at = job->random ? ie_rng_u64(/*seed=*/1, /*stream=*/0, (uint64_t)i) % places * ALIGN
-                              : (uint64_t)i * BLOCK;
-    ssize_t got;
-    do got = pread(job->fd, to, BLOCK, (off_t)at);
-    while (got < 0 && errno == EINTR);
-    /* Shorter than asked: the file shrank meanwhile. */
-    if (got != BLOCK) atomic_store_explicit(&job->failed, got < 0 ? errno : EIO, memory_order_relaxed);
-  }
+static void block_start(const disk_job *job, bool random, int64_t i, uint64_t slot) {
+  uint64_t places = (job->file_bytes - job->block_bytes) / IE_READER_ALIGN + 1;
+  uint64_t at = random ? ie_rng_u64(/*seed=*/1, /*stream=*/0, (uint64_t)i) % places * IE_READER_ALIGN
+                       : (uint64_t)i * job->block_bytes;
+  ie_read read = {.file = job->file,
+                  .offset = at,
+                  .bytes = job->block_bytes,
+                  .to = job->buffer + slot * job->block_bytes,
+                  .tag = slot};
+  ie_reader_start(job->reader, &read);
 }
 
-/* GB/s of job->blocks reads, or a negative errno. */
-static double disk_measure(ie_team *team, disk_job *job, bool random) {
-  job->random = random;
-  atomic_store(&job->next, 0);
+/* GB/s of job->blocks reads, `depth` of them under way as long as there are so many. */
+static ie_status disk_measure(const disk_job *job, bool random, double *gb_s, ie_error *error) {
+  int64_t begun = 0, ended = 0;
+  ie_status status = IE_OK;
   double start = ie_clock_s();
-  ie_team_run(team, disk_reads, job);
-  double took = ie_clock_s() - start;
-  int failed = atomic_load(&job->failed);
-  return failed ? -(double)failed : 1e-9 * (double)job->blocks * BLOCK / took;
+  while (begun < job->depth && begun < job->blocks) {
+    block_start(job, random, begun, (uint64_t)begun);
+    begun++;
+  }
+  while (ended < begun) {
+    ie_read_done done;
+    if (!ie_reader_finish(job->reader, /*timeout_ms=*/1000, &done)) continue;
+    ended++;
+    if (done.failed && status == IE_OK) status = ie_reader_error(job->reader, &done, error);
+    if (status == IE_OK && begun < job->blocks) block_start(job, random, begun++, done.read.tag);
+  }
+  *gb_s = 1e-9 * (double)job->blocks * (double)job->block_bytes / (ie_clock_s() - start);
+  return status;
 }
 
 /* The largest regular file of a folder, in fresh memory; NULL when it has none (or memory is out). */
@@ -108,65 +110,75 @@ cleanup:
   return fd;
 }
 
-/* Opens past the page cache, or, where the file system refuses, with the cache emptied of the file. */
-static int direct_open(const char *path, bool *direct) {
-  int fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
-  *direct = fd >= 0;
-  if (fd >= 0 || errno != EINVAL) return fd;
-  fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd >= 0) posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-  return fd;
+/* A file to read: its path, for messages and for the reader, and what is to be removed with it. */
+typedef struct disk_file {
+  char *inside;  /* of a folder: its largest file, owned; NULL: the path itself, or a temporary file */
+  int temporary; /* its descriptor; -1: none */
+  char link[64];
+  const char *name, *shown;
+} disk_file;
+
+static void file_close(disk_file *file) {
+  if (file->temporary >= 0) close(file->temporary);
+  free(file->inside);
 }
 
 /* Finds or makes the file to read. */
-static ie_status disk_open(const char *path, size_t wanted, disk_job *job, ie_disk_probe *out,
-                           ie_error *error) {
-  char link[64];
-  char *inside = NULL;
-  const char *name = path, *shown = path;
-  int temporary = -1;
+static ie_status file_find(const char *path, size_t wanted, disk_file *out, ie_error *error) {
+  *out = (disk_file){.temporary = -1, .name = path, .shown = path};
   size_t largest;
-  if (ie_folder_exists(path)) {
-    inside = folder_largest(path, &largest);
-    if (!inside || largest < folder_least_bytes) {
-      temporary = temporary_write(path, wanted < temporary_bytes ? wanted : temporary_bytes, error);
-      if (temporary < 0) {
-        free(inside);
-        return error ? error->status : IE_IO;
-      }
-      snprintf(link, sizeof link, "/proc/self/fd/%d", temporary);
-    }
-    name = temporary < 0 ? inside : link;
-    shown = temporary < 0 ? inside : path;
+  if (!ie_folder_exists(path)) return IE_OK;
+  out->inside = folder_largest(path, &largest);
+  if (out->inside && largest >= folder_least_bytes) {
+    out->name = out->shown = out->inside;
+    return IE_OK;
   }
-  job->fd = direct_open(name, &out->direct);
-  int failed = job->fd < 0 ? errno : 0;
-  size_t n = strlen(shown), most = sizeof out->file - 1;
-  snprintf(out->file, sizeof out->file, "%s", n > most ? shown + n - most : shown);
-  if (temporary >= 0) close(temporary);
-  free(inside);
-  if (failed) return ie_error_set(error, IE_IO, "disk probe: %s: %s", out->file, strerror(failed));
+  out->temporary = temporary_write(path, wanted < temporary_bytes ? wanted : temporary_bytes, error);
+  if (out->temporary < 0) return error ? error->status : IE_IO;
+  snprintf(out->link, sizeof out->link, "/proc/self/fd/%d", out->temporary);
+  out->name = out->link;
   return IE_OK;
 }
 
-static ie_status disk_probe(disk_job *job, size_t wanted, ie_team *team, ie_disk_probe *out,
-                            ie_error *error) {
+static ie_status job_open(disk_job *job, const disk_file *file, const ie_disk_probe_options *options,
+                          ie_disk_probe *out, ie_error *error) {
   struct stat info;
+  size_t n = strlen(file->shown), most = sizeof out->file - 1;
+  snprintf(out->file, sizeof out->file, "%s", n > most ? file->shown + n - most : file->shown);
+  job->fd = open(file->name, O_RDONLY | O_CLOEXEC);
+  if (job->fd < 0) return ie_error_set(error, IE_IO, "disk probe: %s: %s", out->file, strerror(errno));
   if (fstat(job->fd, &info) != 0 || !S_ISREG(info.st_mode))
     return ie_error_set(error, IE_INVALID_ARGUMENT, "disk probe: %s is not a regular file", out->file);
   job->file_bytes = out->file_bytes = (size_t)info.st_size;
   if (job->file_bytes < BLOCK)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "disk probe: %s has %zu bytes, at least 1 MiB is needed",
                         out->file, job->file_bytes);
-  job->blocks = (int64_t)(wanted < job->file_bytes ? wanted : job->file_bytes) / BLOCK;
-  if (job->blocks < 1) job->blocks = 1;
-  out->read_bytes = (size_t)job->blocks * BLOCK;
-  out->random_gb_s = disk_measure(team, job, /*random=*/true);
-  if (!out->direct) posix_fadvise(job->fd, 0, 0, POSIX_FADV_DONTNEED);
-  out->sequential_gb_s = disk_measure(team, job, /*random=*/false);
-  int failed = atomic_load(&job->failed);
-  if (failed) return ie_error_set(error, IE_IO, "disk probe: reading %s: %s", out->file, strerror(failed));
+  ie_reader_options reader = {.depth = options->depth};
+  ie_status status = ie_reader_new(&reader, &job->reader, error);
+  if (status == IE_OK) status = ie_reader_add(job->reader, file->name, &job->file, error);
+  if (status != IE_OK) return status;
+  job->depth = out->depth = ie_reader_depth(job->reader);
+  out->direct = ie_reader_direct(job->reader);
+  out->uring = ie_reader_which(job->reader) == IE_READER_URING;
   return IE_OK;
+}
+
+static ie_status job_read(disk_job *job, size_t wanted, size_t buffer_bytes, ie_disk_probe *out,
+                          ie_error *error) {
+  job->block_bytes = BLOCK;
+  while (buffer_bytes && job->block_bytes > IE_READER_ALIGN &&
+         job->block_bytes * (size_t)job->depth > buffer_bytes)
+    job->block_bytes /= 2;
+  job->blocks = (int64_t)((wanted < job->file_bytes ? wanted : job->file_bytes) / job->block_bytes);
+  if (job->blocks < 1) job->blocks = 1;
+  out->block_bytes = job->block_bytes;
+  out->read_bytes = (size_t)job->blocks * job->block_bytes;
+  job->buffer = aligned_alloc(IE_READER_ALIGN, (size_t)job->depth * job->block_bytes);
+  if (!job->buffer) return ie_error_set(error, IE_OUT_OF_MEMORY, "disk probe: out of memory");
+  if (!out->direct) posix_fadvise(job->fd, 0, 0, POSIX_FADV_DONTNEED);
+  ie_status status = disk_measure(job, /*random=*/true, &out->random_gb_s, error);
+  if (!out->direct) posix_fadvise(job->fd, 0, 0, POSIX_FADV_DONTNEED);
+  return status == IE_OK ? disk_measure(job, /*random=*/false, &out->sequential_gb_s, error) : status;
 }
 
 ie_status ie_probe_disk(const char *path, const ie_disk_probe_options *options, ie_disk_probe *out,
@@ -174,22 +186,19 @@ ie_status ie_probe_disk(const char *path, const ie_disk_probe_options *options, 
   static const ie_disk_probe_options defaults = {0};
   if (!options) options = &defaults;
   memset(out, 0, sizeof *out);
-  out->depth = options->depth ? options->depth : 4;
-  if (out->depth < 1 || out->depth > DEPTH_MAX)
+  if (options->depth < 0 || options->depth > DEPTH_MAX)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "disk probe: depth 1 to %d expected, found %d", DEPTH_MAX,
-                        out->depth);
+                        options->depth);
   size_t wanted = options->read_bytes ? options->read_bytes : (size_t)1 << 30;
   disk_job job = {.fd = -1};
-  ie_team *team = NULL;
-  ie_status status = disk_open(path, wanted, &job, out, error);
-  if (status != IE_OK) return status;
-  job.buffer = aligned_alloc(ALIGN, (size_t)out->depth * BLOCK);
-  if (!job.buffer) status = ie_error_set(error, IE_OUT_OF_MEMORY, "disk probe: out of memory");
-  if (status == IE_OK) status = ie_team_new(out->depth, "none", &team, error);
-  if (status == IE_OK) status = disk_probe(&job, wanted, team, out, error);
-  ie_team_free(team);
+  disk_file file;
+  ie_status status = file_find(path, wanted, &file, error);
+  if (status == IE_OK) status = job_open(&job, &file, options, out, error);
+  if (status == IE_OK) status = job_read(&job, wanted, options->buffer_bytes, out, error);
+  ie_reader_free(job.reader);
   free(job.buffer);
-  close(job.fd);
+  if (job.fd >= 0) close(job.fd);
+  file_close(&file);
   if (status != IE_OK) memset(out, 0, sizeof *out);
   return status;
 }

@@ -54,6 +54,7 @@ struct ie_model {
   bool *bound;              /* (tensors of the checkpoint) which of them are computed where they lie, owned */
   size_t expert_bytes;      /* of the weights: stacks of experts */
   size_t quantised_bytes;   /* of info.weights_copied_bytes */
+  size_t tokenizer_bytes;   /* of the directory's tokenizer file; 0: it has none */
   struct ie_stream *stream; /* experts and embedding read while it computes; NULL: resident */
   void (*stream_free)(struct ie_stream *stream); /* engine/streaming.h, which stands right of this layer */
   char weights[64];

@@ -1,9 +1,9 @@
 /* Adapters on a model's weights. */
 #include "models/attach.h"
 
+#include "base/buf.h"
 #include "models/bind_train.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,11 +57,13 @@ static ie_status factor_make(ie_model *model, const ie_lora *lora, char which, b
   ie_weight_choose(w, &model->device->kernels, IE_CLASS_F32);
   if (model->info.deterministic) w->many = NULL;
   if (!train) return IE_OK;
-  char name[512];
+  ie_buf name = {0};
   int module = (int)strlen(lora->target) - (int)strlen(".weight");
-  snprintf(name, sizeof name, "base_model.model.%.*s.lora_%c.weight", module, lora->target, which);
-  ie_param *p = ie_param_list_add(&model->params, name, name, /*rank=*/2, shape);
-  if (!p) return ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory for a parameter", name);
+  ie_param *p = NULL;
+  if (ie_buf_printf(&name, "base_model.model.%.*s.lora_%c.weight", module, lora->target, which))
+    p = ie_param_list_add(&model->params, name.data, name.data, /*rank=*/2, shape);
+  ie_buf_free(&name);
+  if (!p) return ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory for a parameter", lora->target);
   p->value = (real *)(void *)value;
   p->store.dtype = IE_F32;
   w->param = p;
@@ -73,6 +75,13 @@ ie_status ie_model_attach(ie_model *model, ie_adapter *adapter, bool train, ie_e
   if (model->low_rank)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "%s: the model has an adapter already", model->info.dir);
   ie_status status = ie_adapter_check(adapter, linear_shape, model, error);
+  for (size_t i = 0; status == IE_OK && train && i < count; i++) {
+    const char *target = ie_adapter_at(adapter, i)->target;
+    if (linear_find(model, target)->output)
+      status =
+          ie_error_set(error, IE_UNSUPPORTED,
+                       "%s: an adapter on the output matrix is not trained: expected other modules", target);
+  }
   if (status != IE_OK) return status;
   model->low_rank = calloc(count ? count : 1, sizeof *model->low_rank);
   if (!model->low_rank) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for an adapter");

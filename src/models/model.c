@@ -2,10 +2,12 @@
 #include "models/attach.h"
 #include "models/bind_train.h"
 #include "models/decoder.h"
+#include "text/tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { CONFIG_MAX_BYTES = 16 << 20 };
 
@@ -134,6 +136,18 @@ static ie_status model_bind(ie_model *model, const json_t *config, const char *p
   return status;
 }
 
+/* What a tokenizer will take is a matter of planning; whether it can be read is not looked at here. */
+static ie_status tokenizer_look(ie_model *model, const char *dir, ie_error *error) {
+  char *path;
+  bool needs_encoding;
+  struct stat info;
+  ie_status status = ie_tokenizer_find(dir, &path, &needs_encoding, error);
+  if (status == IE_OK && path && stat(path, &info) == 0 && info.st_size > 0)
+    model->tokenizer_bytes = (size_t)info.st_size;
+  free(path);
+  return status;
+}
+
 ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_options *options, ie_model **out,
                         ie_error *error) {
   static const ie_model_options defaults = {0};
@@ -163,6 +177,7 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
     status = arch_unknown(config, path, error);
   if (status == IE_OK) status = model_bind(model, config, path, options, error);
   if (status == IE_OK) status = stop_ids_read(model, config, path, error);
+  if (status == IE_OK) status = tokenizer_look(model, dir, error);
   json_decref(config);
   free(path);
   if (status != IE_OK) {

@@ -1,4 +1,5 @@
 /* CPU launchers of the operations that touch each number once. */
+#include "tensor/cpu_finite.h"
 #include "tensor/device.h"
 
 #include "base/real.h"
@@ -291,7 +292,7 @@ static void cpu_route(ie_ctx *ctx, ie_tensor *expert, ie_tensor *weight, const i
 
 static int64_t cpu_find_nonfinite(ie_ctx *ctx, const ie_tensor *x) {
   if (ctx->dry) return -1;
-  return ctx->device->kernels.find_nonfinite(ie_tensor_f32(x), ie_tensor_count(x));
+  return cpu_first_nonfinite(ctx->device, ie_tensor_f32(x), ie_tensor_count(x));
 }
 
 void ie_cpu_fill_elementwise(ie_device_ops *ops) {

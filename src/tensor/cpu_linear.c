@@ -39,14 +39,10 @@ static void cpu_linear(ie_ctx *ctx, ie_tensor *const *y, const ie_tensor *x, con
     segments[i].args.y = ie_tensor_f32(y[i]);
     segments[i].args.y_stride = y[i]->shape[1];
     segments[i].args.add = add;
-    void *own = NULL;
-    size_t bytes = 0;
-    if (!cpu_run_scratch(ctx, product, T, K, &own, &bytes)) break;
-    if (bytes > per_thread) {
-      scratch = own;
-      per_thread = bytes;
-    }
+    size_t bytes = cpu_run_bytes(product, T, K);
+    if (bytes > per_thread) per_thread = bytes;
   }
+  (void)cpu_run_scratch(ctx, per_thread, &scratch);
   if (!ctx->dry && ctx->status == IE_OK) cpu_segments_run(ctx, segments, n, scratch, per_thread);
   ie_ctx_reset(ctx, mark);
 }

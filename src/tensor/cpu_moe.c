@@ -4,6 +4,7 @@
  * products run over them, and the results are added to y in the order of the router, so that nothing depends on
  * threads or on which tokens share an expert. Three dispatches: gate and up; activation and packing; down. With a
  * provider (tensor/experts.h) the experts come in waves, each three dispatches over those that have arrived. */
+#include "tensor/cpu_finite.h"
 #include "tensor/cpu_product.h"
 
 #include "base/size.h"
@@ -17,6 +18,7 @@ typedef struct moe_expert {
   const ie_product *up_product, *down_product;
   const uint8_t *up_part[2], *down_part[2]; /* where its bytes are, when a provider has them */
   void *packed_x, *packed_a;
+  int64_t first_share; /* of its tokens in a dispatch over shares */
 } moe_expert;
 
 typedef struct moe_run {
@@ -54,18 +56,15 @@ static size_t packed_bound(const ie_weight *w, int64_t P, int64_t n) {
   return bound + (size_t)n * IE_ARENA_ALIGN;
 }
 
-static bool scratch_bound(moe_run *run, const ie_weight *w) {
+/* The most that a thread needs for a product of any number of tokens. */
+static size_t scratch_bound(const moe_run *run, const ie_weight *w) {
   const ie_product *products[2] = {w->few, w->many};
+  size_t bound = 0;
   for (int i = 0; i < 2; i++) {
-    void *own;
-    size_t bytes;
-    if (!products[i]) continue;
-    if (!cpu_run_scratch(run->ctx, products[i], run->T, w->cols, &own, &bytes)) return false;
-    if (bytes <= run->per_thread) continue;
-    run->scratch = own;
-    run->per_thread = bytes;
+    size_t bytes = products[i] ? cpu_run_bytes(products[i], run->T, w->cols) : 0;
+    if (bytes > bound) bound = bytes;
   }
-  return true;
+  return bound;
 }
 
 static bool moe_take(moe_run *run) {
@@ -76,6 +75,8 @@ static bool moe_take(moe_run *run) {
   size_t bytes = packed_bound(up, run->P, n);
   size_t down_bytes = packed_bound(down, run->P, n);
   run->packed_bytes = bytes > down_bytes ? bytes : down_bytes;
+  size_t up_scratch = scratch_bound(run, up), down_scratch = scratch_bound(run, down);
+  run->per_thread = up_scratch > down_scratch ? up_scratch : down_scratch;
   return moe_pairs_take(ctx, &run->pairs, run->T, run->k, up->experts) &&
          ie_ctx_scratch(ctx, (size_t)n * sizeof(moe_expert), (void **)&run->list) &&
          ie_ctx_scratch(ctx, (size_t)n * sizeof(moe_expert *), (void **)&run->wave) &&
@@ -85,8 +86,8 @@ static bool moe_take(moe_run *run) {
          ie_ctx_scratch(ctx, P * 2 * F * sizeof(float), (void **)&run->h) &&
          ie_ctx_scratch(ctx, P * F * sizeof(float), (void **)&run->a) &&
          ie_ctx_scratch(ctx, P * C * sizeof(float), (void **)&run->d) &&
-         ie_ctx_scratch(ctx, run->packed_bytes, (void **)&run->packed) && scratch_bound(run, up) &&
-         scratch_bound(run, down);
+         ie_ctx_scratch(ctx, run->packed_bytes, (void **)&run->packed) &&
+         cpu_run_scratch(ctx, run->per_thread, &run->scratch);
 }
 
 /* The experts that have tokens. */
@@ -104,13 +105,47 @@ static void moe_list(moe_run *run, const int32_t *expert) {
   }
 }
 
+/* --- Shares: a few tokens of an expert, so that all threads have work where one expert has arrived alone ---------- */
+
+enum { SHARE_TOK = 16 };
+
+static int64_t share_tok(const ie_product *product) {
+  return ie_div_up(SHARE_TOK, product->pack_tok) * product->pack_tok;
+}
+
+static const ie_product *share_product(const moe_expert *m, bool down) {
+  return down ? m->down_product : m->up_product;
+}
+
+/* Numbers the shares of the wave's experts; returns how many there are. */
+static int64_t shares_make(moe_run *run, bool down) {
+  int64_t shares = 0;
+  for (int64_t i = 0; i < run->wave_count; i++) {
+    moe_expert *m = run->wave[i];
+    m->first_share = shares;
+    shares += ie_div_up(m->count, share_tok(share_product(m, down)));
+  }
+  return shares;
+}
+
+/* The expert of a share, and its tokens [*t0, *t1). *i: an expert before it in the wave, or it; moved to it. */
+static moe_expert *share_find(const moe_run *run, bool down, int64_t share, int64_t *i, int64_t *t0,
+                              int64_t *t1) {
+  while (*i + 1 < run->wave_count && run->wave[*i + 1]->first_share <= share) ++*i;
+  moe_expert *m = run->wave[*i];
+  int64_t tokens = share_tok(share_product(m, down));
+  *t0 = (share - m->first_share) * tokens;
+  *t1 = ie_min_i64(*t0 + tokens, m->count);
+  return m;
+}
+
 static void moe_pack_x(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   moe_run *run = arg;
-  for (int64_t i = begin; i < end; i++) {
-    moe_expert *m = run->wave[i];
-    m->up_product->pack(m->packed_x, ie_tensor_f32(run->x), run->C, run->pairs.row + m->first, m->count, 0,
-                        m->count, run->C);
+  for (int64_t share = begin, i = 0, t0, t1; share < end; share++) {
+    moe_expert *m = share_find(run, /*down=*/false, share, &i, &t0, &t1);
+    m->up_product->pack(m->packed_x, ie_tensor_f32(run->x), run->C, run->pairs.row + m->first, m->count, t0,
+                        t1, run->C);
   }
 }
 
@@ -118,12 +153,12 @@ static void moe_activate(void *arg, int thread, int64_t begin, int64_t end) {
   (void)thread;
   moe_run *run = arg;
   const ie_kernels *kernels = &run->ctx->device->kernels;
-  for (int64_t i = begin; i < end; i++) {
-    moe_expert *m = run->wave[i];
+  for (int64_t share = begin, i = 0, t0, t1; share < end; share++) {
+    moe_expert *m = share_find(run, /*down=*/true, share, &i, &t0, &t1);
     float *a = run->a + m->first * run->F;
-    kernels->swiglu_clamped(a, run->h + m->first * 2 * run->F, m->count * run->F, run->options->alpha,
-                            run->options->limit);
-    m->down_product->pack(m->packed_a, a, run->F, /*x_rows=*/NULL, m->count, 0, m->count, run->F);
+    kernels->swiglu_clamped(a + t0 * run->F, run->h + (m->first + t0) * 2 * run->F, (t1 - t0) * run->F,
+                            run->options->alpha, run->options->limit);
+    m->down_product->pack(m->packed_a, a, run->F, /*x_rows=*/NULL, m->count, t0, t1, run->F);
   }
 }
 
@@ -168,16 +203,20 @@ static void moe_multiply(moe_run *run, bool down) {
   cpu_segments_run(run->ctx, run->segments, run->wave_count, run->scratch, run->per_thread);
 }
 
-/* The clamp of the activation would turn an infinity into a number: it is named before. */
+/* The clamp of the activation would turn an infinity into a number: it is named before. Experts whose rows follow each
+ * other are looked at together. */
 static void moe_check(const moe_run *run) {
   int64_t width = 2 * run->F;
-  for (int64_t i = 0; i < run->wave_count; i++) {
-    const moe_expert *m = run->wave[i];
-    const float *h = run->h + m->first * width;
-    int64_t at = run->ctx->device->kernels.find_nonfinite(h, m->count * width);
+  for (int64_t i = 0, next; i < run->wave_count; i = next) {
+    int64_t first = run->wave[i]->first, end = first;
+    for (next = i; next < run->wave_count && run->wave[next]->first == end; next++)
+      end += run->wave[next]->count;
+    const float *h = run->h + first * width;
+    int64_t at = cpu_first_nonfinite(run->ctx->device, h, (end - first) * width);
     if (at < 0) continue;
-    ie_ctx_fail(run->ctx, IE_NUMERIC, "gate and up of expert %lld: %s in row %lld", (long long)m->expert,
-                isnan(h[at]) ? "NaN" : "infinity", (long long)(at % width));
+    while (first + at / width >= run->wave[i]->first + run->wave[i]->count) i++;
+    ie_ctx_fail(run->ctx, IE_NUMERIC, "gate and up of expert %lld: %s in row %lld",
+                (long long)run->wave[i]->expert, isnan(h[at]) ? "NaN" : "infinity", (long long)(at % width));
     return;
   }
 }
@@ -186,11 +225,11 @@ static void moe_check(const moe_run *run) {
 static void moe_compute(moe_run *run) {
   ie_team *team = run->ctx->device->team;
   moe_place(run, /*down=*/false);
-  ie_team_for(team, run->wave_count, /*chunk=*/1, moe_pack_x, run);
+  ie_team_for(team, shares_make(run, /*down=*/false), /*chunk=*/1, moe_pack_x, run);
   moe_multiply(run, /*down=*/false);
   moe_check(run);
   moe_place(run, /*down=*/true);
-  ie_team_for(team, run->wave_count, /*chunk=*/1, moe_activate, run);
+  ie_team_for(team, shares_make(run, /*down=*/true), /*chunk=*/1, moe_activate, run);
   moe_multiply(run, /*down=*/true);
 }
 

@@ -45,10 +45,12 @@ void cpu_pack(ie_team *team, const ie_product *product, void *packed, const floa
   ie_team_for(team, ie_div_up(T, product->pack_tok), /*chunk=*/1, pack_groups, &job);
 }
 
-bool cpu_run_scratch(ie_ctx *ctx, const ie_product *product, int64_t T, int64_t K, void **scratch,
-                     size_t *per_thread) {
-  *per_thread = product->scratch_bytes ? ie_size_align(product->scratch_bytes(T, K), IE_ARENA_ALIGN) : 0;
-  return ie_ctx_scratch(ctx, *per_thread * (size_t)ie_team_size(ctx->device->team), scratch);
+size_t cpu_run_bytes(const ie_product *product, int64_t T, int64_t K) {
+  return product->scratch_bytes ? ie_size_align(product->scratch_bytes(T, K), IE_ARENA_ALIGN) : 0;
+}
+
+bool cpu_run_scratch(ie_ctx *ctx, size_t per_thread, void **scratch) {
+  return ie_ctx_scratch(ctx, per_thread * (size_t)ie_team_size(ctx->device->team), scratch);
 }
 
 typedef struct run_job {

@@ -19,9 +19,11 @@ cpu_segment cpu_segment_make(const ie_weight *w, int64_t expert, const ie_produc
 void cpu_pack(ie_team *team, const ie_product *product, void *packed, const float *x, int64_t x_stride,
               int64_t T, int64_t K);
 
-/* Scratch for one call of cpu_segments_run, of all threads together; takes it from the arena. */
-bool cpu_run_scratch(ie_ctx *ctx, const ie_product *product, int64_t T, int64_t K, void **scratch,
-                     size_t *per_thread);
+/* Scratch that one thread needs for a product. */
+size_t cpu_run_bytes(const ie_product *product, int64_t T, int64_t K);
+/* Scratch for one call of cpu_segments_run, of all threads together, from the arena: per_thread is the most that one of
+ * its products needs. */
+bool cpu_run_scratch(ie_ctx *ctx, size_t per_thread, void **scratch);
 
 /* Runs all blocks of n segments in one dispatch. */
 void cpu_segments_run(ie_ctx *ctx, cpu_segment *segments, int64_t n, void *scratch, size_t per_thread);

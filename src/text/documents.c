@@ -1,4 +1,4 @@
-#include "text/documents.h"
+#include "clocher/text.h"
 
 #include <string.h>
 

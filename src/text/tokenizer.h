@@ -28,6 +28,9 @@ struct ie_tokenizer {
   uint8_t raw_first[256], normal_first[256]; /* 1: an added token (raw, normalized) begins with this byte */
 };
 
+/* The tokenizer's file of a model directory (ie_tokenizer_open_dir), in fresh memory; NULL: none. */
+ie_status ie_tokenizer_find(const char *dir, char **path, bool *needs_encoding, ie_error *error);
+
 /* Opens an image. Takes over bytes (freed with free, also on failure) unless they are NULL, then *map. */
 ie_status ie_tokenizer_from_image(void *bytes, size_t size, ie_map *map, const char *where,
                                   ie_tokenizer **out, ie_error *error);

@@ -115,33 +115,35 @@ static const char *dir_encoding(const char *dir) {
   return encoding;
 }
 
-/* Opens path when it exists; *found says so. Takes over path. */
-static ie_status dir_try(const char *dir, char *path, const ie_tokenizer_options *options,
-                         bool needs_encoding, bool *found, ie_tokenizer **out, ie_error *error) {
-  ie_status status = IE_OK;
-  *found = path && ie_file_exists(path);
-  if (*found) {
-    ie_tokenizer_options how = options ? *options : (ie_tokenizer_options){0};
-    if (needs_encoding && !how.encoding) how.encoding = dir_encoding(dir);
-    status = ie_tokenizer_open(path, &how, out, error);
-  }
-  free(path);
-  return status;
-}
-
-ie_status ie_tokenizer_open_dir(const char *dir, const ie_tokenizer_options *options, ie_tokenizer **out,
-                                ie_error *error) {
+ie_status ie_tokenizer_find(const char *dir, char **out, bool *needs_encoding, ie_error *error) {
   static const char *const names[] = {"tokenizer.json", NULL /* rank files */, "tokenizer.pkl",
                                       "tokenizer.ie.bin"};
   *out = NULL;
-  if (!ie_folder_exists(dir)) return ie_error_set(error, IE_IO, "%s: no such folder", dir);
   for (size_t k = 0; k < sizeof names / sizeof names[0]; k++)
     for (size_t i = 0; i < FOLDERS; i++) {
       char *path = names[k] ? dir_path(dir, folders[i], names[k]) : folder_rank_file(dir, folders[i]);
       if (!path && names[k]) return ie_error_set(error, IE_OUT_OF_MEMORY, "%s: out of memory", dir);
-      bool found, needs_encoding = k == 1 || k == 3;
-      ie_status status = dir_try(dir, path, options, needs_encoding, &found, out, error);
-      if (found) return status;
+      *needs_encoding = k == 1 || k == 3;
+      if (path && ie_file_exists(path)) {
+        *out = path;
+        return IE_OK;
+      }
+      free(path);
     }
   return IE_OK;
+}
+
+ie_status ie_tokenizer_open_dir(const char *dir, const ie_tokenizer_options *options, ie_tokenizer **out,
+                                ie_error *error) {
+  char *path;
+  bool needs_encoding;
+  *out = NULL;
+  if (!ie_folder_exists(dir)) return ie_error_set(error, IE_IO, "%s: no such folder", dir);
+  ie_status status = ie_tokenizer_find(dir, &path, &needs_encoding, error);
+  if (status != IE_OK || !path) return status;
+  ie_tokenizer_options how = options ? *options : (ie_tokenizer_options){0};
+  if (needs_encoding && !how.encoding) how.encoding = dir_encoding(dir);
+  status = ie_tokenizer_open(path, &how, out, error);
+  free(path);
+  return status;
 }

@@ -1,6 +1,6 @@
 #include "text/word_count.h"
 
-#include "text/documents.h"
+#include "clocher/text.h"
 #include "text/split.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* The pieces of a text (what a split pattern gives, called words by those who train tokenizers) and how often each of
- * them occurs, counted in parallel. Ill-formed bytes are left out; no piece spans two documents (text/documents.h). */
+ * them occurs, counted in parallel. Ill-formed bytes are left out; no piece spans two documents (clocher/text.h). */
 #ifndef CLOCHER_TEXT_WORD_COUNT_H
 #define CLOCHER_TEXT_WORD_COUNT_H
 

@@ -387,6 +387,19 @@ static bool is_masked(const ie_id_file *file) {
   return false;
 }
 
+/* Bytes of the first tokens, which nothing predicts. Theirs are the text's unless a normaliser changed it. */
+static int64_t first_bytes(const ie_data *d, const ie_tokenizer *tokenizer) {
+  int64_t sum = 0;
+  for (int64_t i = 0; i < d->info.documents; i++) {
+    size_t size;
+    bool special; /* it was put before the text */
+    if (d->file.index[i] == d->file.index[i + 1]) continue;
+    int32_t first = ie_id_file_token(&d->file, (int64_t)d->file.index[i]);
+    if (ie_tokenizer_token(tokenizer, first, &size, &special) && !special) sum += (int64_t)size;
+  }
+  return sum;
+}
+
 static ie_status source_open(ie_data *d, const ie_data_options *o, ie_error *error) {
   ie_status status = ie_id_build(o, &d->map, &d->file, &d->info.built, error);
   if (status != IE_OK) return status;
@@ -402,6 +415,7 @@ static ie_status source_open(ie_data *d, const ie_data_options *o, ie_error *err
   d->info.documents = (int64_t)h->documents;
   d->info.tokens = (int64_t)h->tokens;
   d->info.bytes = (int64_t)h->bytes;
+  d->info.target_bytes = ie_max_i64(0, d->info.bytes - first_bytes(d, o->tokenizer));
   d->info.checksum = h->checksum;
   d->info.masked = is_masked(&d->file);
   if (o->text_packed && !d->info.masked && d->layout == IE_DATA_WHOLE) d->layout = IE_DATA_PACKED;

@@ -91,7 +91,8 @@ typedef struct ie_data_position {
 
 typedef struct ie_data_info {
   int64_t documents, tokens; /* of the source, as tokenised */
-  int64_t bytes;             /* of the source's documents, for bits per byte; data_ids: 0 */
+  int64_t bytes;             /* of the source's documents; data_ids: 0 */
+  int64_t target_bytes;      /* of them, without the first token of each document: for bits per byte */
   int64_t epoch_slots;       /* places in rows that an epoch takes (padding of IE_DATA_WHOLE aside) */
   int64_t steps;             /* data_ids: how many there are; else 0 */
   int64_t rows, length;      /* of the global batch */

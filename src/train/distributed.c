@@ -131,8 +131,8 @@ ie_status ie_ranks_agree(ie_ranks *r, ie_status status, ie_error *error) {
 
 bool ie_ranks_any(ie_ranks *r, bool value) {
   int first;
-  if (!r || r->size == 1) return value;
-  return first_true(r, value, &first, NULL) != IE_OK || first < r->size;
+  if (!r || r->size == 1 || r->lost) return value;
+  return first_true(r, value, &first, NULL) == IE_OK ? first < r->size : value;
 }
 
 ie_status ie_ranks_equal(ie_ranks *r, const void *bytes, size_t size, const char *what, ie_error *error) {

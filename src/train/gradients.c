@@ -14,6 +14,7 @@ struct ie_gradients {
   ie_tape *tape;
   ie_kv_layer *kv;           /* (layers) shapes alone */
   ie_route_balance *balance; /* (layers) */
+  int64_t *taken;            /* the counters of experts as they were when they were asked for last */
   int64_t *chosen;           /* of all layers' experts, one after the other */
   real *grads;               /* of all parameters, one after the other */
   size_t grads_bytes;
@@ -27,9 +28,10 @@ static bool balance_alloc(ie_gradients *g) {
   const ie_model *m = g->model;
   int64_t experts = 0;
   for (int64_t i = 0; i < m->info.layers; i++) experts += m->moe[i].gate_up ? m->moe[i].gate_up->experts : 0;
-  g->balance = calloc((size_t)m->info.layers, sizeof *g->balance);
+  g->balance = calloc((size_t)ie_max_i64(1, m->info.layers), sizeof *g->balance);
   g->chosen = calloc((size_t)experts + 1, sizeof *g->chosen);
-  if (!g->balance || !g->chosen) return false;
+  g->taken = calloc((size_t)experts + 1, sizeof *g->taken);
+  if (!g->balance || !g->chosen || !g->taken) return false;
   int64_t *at = g->chosen;
   for (int64_t i = 0; i < m->info.layers; i++) {
     if (!m->moe[i].gate_up) continue;
@@ -50,24 +52,34 @@ void ie_gradients_balance(ie_gradients *g, double coefficient) {
 void ie_gradients_balance_take(ie_gradients *g, ie_route_report *out) {
   double sum = 0;
   int64_t routers = 0, experts = 0, idle = 0, chosen = 0;
-  *out = (ie_route_report){.fewest = INT64_MAX};
+  *out = (ie_route_report){.fewest = INT64_MAX, .chosen = g->taken};
   for (int64_t i = 0; i < g->model->info.layers; i++) {
     ie_route_balance *b = &g->balance[i];
     const ie_moe_layer *m = &g->model->moe[i];
     if (!m->gate_up || b->tokens == 0) continue;
+    int64_t here = 0, E = m->gate_up->experts;
     routers++;
     sum += b->loss / (double)b->tokens / (double)m->top_k;
-    experts += m->gate_up->experts;
-    for (int64_t e = 0; e < m->gate_up->experts; e++) {
-      idle += b->chosen[e] == 0;
+    memcpy(g->taken + experts, b->chosen, (size_t)E * sizeof *g->taken);
+    experts += E;
+    for (int64_t e = 0; e < E; e++) {
+      here += b->chosen[e] == 0;
       chosen += b->chosen[e];
       out->fewest = ie_min_i64(out->fewest, b->chosen[e]);
       out->most = ie_max_i64(out->most, b->chosen[e]);
       b->chosen[e] = 0;
     }
+    idle += here;
+    if (here * ie_max_i64(1, out->worst_experts) > out->worst_idle * E || out->worst_experts == 0) {
+      out->worst_layer = i;
+      out->worst_idle = here;
+      out->worst_experts = E;
+    }
     b->loss = 0;
     b->tokens = 0;
   }
+  out->routers = routers;
+  out->experts = experts;
   if (!experts) {
     *out = (ie_route_report){0};
     return;
@@ -178,6 +190,7 @@ void ie_gradients_free(ie_gradients *g) {
   free(g->kv);
   free(g->balance);
   free(g->chosen);
+  free(g->taken);
   free(g);
 }
 
@@ -289,8 +302,6 @@ ie_status ie_gradients_loss(ie_gradients *g, const ie_token_rows *rows, double s
 
 /* --- The file ----------------------------------------------------------------------------------------------------- */
 
-enum { GRADIENT_NAME_BYTES = 256 };
-
 /* A gradient as transformers holds the parameter: (E, K, R) where it stores it so. Fresh memory. */
 static float *reported(const ie_param *p) {
   float *out = malloc((size_t)p->count * sizeof *out);
@@ -312,9 +323,9 @@ static void outs_free(ie_tensor_out *outs, int64_t count) {
 }
 
 static bool out_fill(ie_tensor_out *out, const ie_param *p) {
-  char *name = malloc(GRADIENT_NAME_BYTES);
-  if (name) snprintf(name, GRADIENT_NAME_BYTES, "grad.%s", p->name);
-  *out = (ie_tensor_out){.name = name, .dtype = IE_F32, .rank = p->rank, .data = reported(p)};
+  ie_buf name = {0};
+  if (!ie_buf_printf(&name, "grad.%s", p->name)) ie_buf_free(&name);
+  *out = (ie_tensor_out){.name = name.data, .dtype = IE_F32, .rank = p->rank, .data = reported(p)};
   for (int i = 0; i < p->rank; i++) out->shape[i] = p->shape[i];
   if (p->swapped) {
     out->shape[1] = p->shape[2];

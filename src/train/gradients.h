@@ -6,7 +6,8 @@
 #include "models/arch.h"
 #include "ops/tape.h"
 
-/* Called during the backward of ie_gradients_add as each parameter's gradient is complete. */
+/* Called during the backward of each ie_gradients_add, once for each parameter, when that call adds nothing more to its
+ * gradient. Of several calls (micro-batches) whoever adds up gradients wants the last one only. */
 void ie_gradients_on_ready(ie_gradients *g, void (*ready)(void *arg, ie_param *param), void *arg);
 /* Weight in what is minimised of the mean over layers of each router's balance loss, which is top_k when all experts are
  * used alike (transformers takes one loss over the pooled layers: the same for one layer). */
@@ -19,6 +20,10 @@ typedef struct ie_route_report {
   double idle_share;    /* of the experts of all layers: chosen by no token */
   int64_t fewest, most; /* tokens that chose an expert */
   double mean;
+  int64_t worst_layer, worst_idle,
+      worst_experts;        /* the layer with the largest share of idle experts: how many, of how many */
+  int64_t routers, experts; /* that the counters are of */
+  const int64_t *chosen;    /* (experts) the counters, router after router; until it is asked again */
 } ie_route_report;
 void ie_gradients_balance_take(ie_gradients *g, ie_route_report *out);
 /* The counters behind that as `ie_gradients_counter_count` numbers that can be added up over forwards and processes. take

@@ -2,7 +2,7 @@
 
 #include "base/quote.h"
 #include "base/team.h"
-#include "text/documents.h"
+#include "clocher/text.h"
 #include "text/tokenizer.h"
 #include "train/id_writer.h"
 #include "train/rows.h"

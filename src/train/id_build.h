@@ -1,7 +1,7 @@
 /* Tokenises a source to an id file, in parallel.
  *
  * Kinds of sources: an id file is used as it is; PATH.jsonl holds a JSON object a line (train/rows.h; blank lines are
- * skipped); anything else is text, its documents separated by lines `<|endoftext|>` (text/documents.h).
+ * skipped); anything else is text, its documents separated by lines `<|endoftext|>` (clocher/text.h).
  *
  * The id file of a source lies in the cache folder as NAME-XXXXXXXX.ids, where X stand for the source's full path and
  * for how it is read (kind, begin and end token, chat format, date). It is used again when it is whole, the source has

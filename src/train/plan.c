@@ -64,7 +64,7 @@ ie_status ie_train_plan_make(ie_model *model, const ie_train_options *o, ie_trai
   if (status == IE_OK) status = ie_data_places(o->rows, length, &places, error);
   if (status != IE_OK) return status;
   int64_t own = ie_div_up(o->rows, ie_ranks_size(o->ranks)); /* rows of this process */
-  int64_t micro = o->micro_rows > 0 ? ie_min_i64(o->micro_rows, own) : o->deterministic ? 1 : own;
+  int64_t micro = ie_train_forward_rows(o, own);
   const ie_optimiser_group group = ie_train_group(model, o);
   size_t scratch;
   status = ie_optimiser_bytes(model->device, &group, 1, &out->states, &scratch, error);

@@ -124,9 +124,9 @@ static bool is_guarded(const ie_snapshot *snapshot, int64_t step) {
   return step > 0 && step == snapshot->guarded;
 }
 
-/* Removes the oldest beyond `keep`, but never the one that was just written, nor the guarded one. */
-static ie_status oldest_remove(const ie_snapshot *snapshot, ie_error *error) {
+ie_status ie_snapshot_rotate(const ie_snapshot *snapshot, ie_error *error) {
   ie_snapshot_list list;
+  if (snapshot->keep <= 0) return IE_OK;
   ie_status status = ie_snapshot_list_read(snapshot->dir, &list, error);
   size_t left = list.count;
   for (size_t i = 0; i < list.count; i++) left -= is_guarded(snapshot, list.steps[i]);
@@ -160,9 +160,7 @@ ie_status ie_snapshot_save(const ie_snapshot *snapshot, ie_error *error) {
     ie_staging_abandon(&staging);
     return status;
   }
-  status = ie_staging_commit(&staging, error);
-  if (status == IE_OK && snapshot->keep > 0) status = oldest_remove(snapshot, error);
-  return status;
+  return ie_staging_commit(&staging, error);
 }
 
 static ie_status tensor_load(const ie_tensor_file *file, const ie_state_tensor *want, const char *path,

@@ -26,8 +26,8 @@ typedef struct ie_state_tensor {
 typedef struct ie_snapshot {
   const char *dir; /* of the run; made when missing */
   int64_t step;    /* 0 or more */
-  int64_t keep;    /* so many are kept, this one included; 0: all */
-  int64_t guarded; /* the step of one that stays beside them; 0: none */
+  int64_t keep;    /* of rotate: so many are kept, this one included; 0: all */
+  int64_t guarded; /* of rotate: the step of one that stays beside them; 0: none */
   /* Writes the model into the folder; NULL: none. */
   ie_status (*write_model)(void *user, const char *folder, ie_error *error);
   void *user;
@@ -36,9 +36,11 @@ typedef struct ie_snapshot {
   const json_t *state; /* an object */
 } ie_snapshot;
 
-/* One of the same step is replaced. The oldest are removed when this one is in its place; a failure to remove them is
- * reported (IE_IO) although the snapshot stands. */
+/* One of the same step is replaced. */
 ie_status ie_snapshot_save(const ie_snapshot *snapshot, ie_error *error);
+/* Removes the oldest beyond `keep` (0: none), never that of `step` nor the guarded one. Apart from save, so that what was
+ * there before stays until the new one has proved good. */
+ie_status ie_snapshot_rotate(const ie_snapshot *snapshot, ie_error *error);
 
 /* Steps of the whole snapshots in DIR, ascending; none when there is no such folder. Owner: ie_snapshot_list_free. */
 typedef struct ie_snapshot_list {

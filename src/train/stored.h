@@ -3,12 +3,13 @@
 #ifndef CLOCHER_TRAIN_STORED_H
 #define CLOCHER_TRAIN_STORED_H
 
+#include "base/team.h"
 #include "tensor/param.h"
 
 typedef struct ie_stored ie_stored;
 
-/* Keeps the masters aside; every value becomes what would be stored of it. Borrows the list. */
-ie_status ie_stored_new(const ie_param_list *params, ie_stored **out, ie_error *error);
+/* Keeps the masters aside; every value becomes what would be stored of it. Borrows list and team. */
+ie_status ie_stored_new(const ie_param_list *params, ie_team *team, ie_stored **out, ie_error *error);
 void ie_stored_free(ie_stored *stored);
 /* The values are the masters: for a step of the optimiser, and to be written. */
 void ie_stored_masters(ie_stored *stored);

@@ -32,6 +32,7 @@ struct ie_train {
   ie_stored *stored; /* the masters while the parameters hold what will be stored; NULL: not yet, or never */
   ie_schedule schedule;
   int64_t step, saved; /* steps done; step of the newest snapshot, -1: none */
+  int64_t proven;      /* step of the newest snapshot from which a step was made, -1: none */
   int64_t guarded;     /* step of a snapshot that stays, 0: none */
   int64_t tokens;
   double elapsed_s;
@@ -88,6 +89,11 @@ ie_optimiser_group ie_train_group(const ie_model *model, const ie_train_options 
 
 int64_t ie_train_row_length(const ie_model *model, const ie_train_options *o) {
   return o->length_tok > 0 ? o->length_tok : ie_min_i64(model->info.context_tok, 1024);
+}
+
+int64_t ie_train_forward_rows(const ie_train_options *o, int64_t own) {
+  if (o->micro_rows > 0) return ie_min_i64(o->micro_rows, own);
+  return o->deterministic ? 1 : own; /* shares of a sum whose order is fixed are single rows */
 }
 
 static ie_data_options data_options(const ie_model *model, const ie_train_options *o) {
@@ -176,7 +182,8 @@ static ie_status valid_open(ie_train *t, ie_error *error) {
   options.once = true;
   options.text_packed = true; /* all of it is evaluated */
   options.piece_tok = 0;
-  options.rows = o->micro_rows > 0 ? o->micro_rows * ie_max_i64(1, options.ranks) : o->rows;
+  int64_t ranks = ie_max_i64(1, options.ranks);
+  options.rows = ie_min_i64(o->rows, ranks * ie_train_forward_rows(o, ie_div_up(o->rows, ranks)));
   if (options.length <= 0) options.length = ie_train_row_length(t->model, o);
   return data_open(o->ranks, &options, &t->valid, error);
 }
@@ -230,7 +237,7 @@ ie_status ie_train_new(ie_model *model, const ie_train_options *options, ie_trai
   }
   t->model = model;
   t->options = *options;
-  t->saved = -1;
+  t->saved = t->proven = -1;
   const ie_data_options data = data_options(model, options);
   status = ie_ranks_agree(options->ranks, schedule_make(options, &t->schedule, error), error);
   if (status == IE_OK) status = data_open(options->ranks, &data, &t->data, error);
@@ -293,7 +300,7 @@ static ie_status step_apply(ie_train *t, double norm, ie_error *error) {
   ie_optimiser_step(t->optimiser, &step);
   if (t->stored) return ie_stored_values(t->stored, error);
   if (o->stored_steps > 0 && t->step + 1 >= o->steps - o->stored_steps)
-    return ie_stored_new(&t->model->params, &t->stored, error);
+    return ie_stored_new(&t->model->params, t->model->device->team, &t->stored, error);
   return IE_OK;
 }
 
@@ -301,10 +308,30 @@ static ie_status step_apply(ie_train *t, double norm, ie_error *error) {
 static ie_status step_failed(const ie_train *t, ie_status status, ie_error *error) {
   if (status != IE_NUMERIC && status != IE_INVALID_ARGUMENT) return status;
   const ie_error what = *error;
+  if (status == IE_NUMERIC && t->saved == t->step && t->proven >= 0 && t->proven < t->saved)
+    return ie_error_set(
+        error, status,
+        "step %lld: %s; the newest snapshot, of step %lld, leads here: without it --resume goes on "
+        "from that of step %lld",
+        (long long)t->step + 1, what.message, (long long)t->saved, (long long)t->proven);
   if (status == IE_NUMERIC && t->saved >= 0)
     return ie_error_set(error, status, "step %lld: %s; the newest snapshot is of step %lld",
                         (long long)t->step + 1, what.message, (long long)t->saved);
   return ie_error_set(error, status, "step %lld: %s", (long long)t->step + 1, what.message);
+}
+
+static ie_status snapshots_rotate(const ie_train *t, ie_error *error) {
+  const ie_snapshot snapshot = {
+      .dir = t->options.out, .step = t->saved, .keep = t->options.keep, .guarded = t->guarded};
+  return t->saved >= 0 ? ie_snapshot_rotate(&snapshot, error) : IE_OK;
+}
+
+/* A step was made from the newest snapshot: older ones may go. */
+static ie_status snapshot_prove(ie_train *t, ie_error *error) {
+  ie_ranks *ranks = t->options.ranks;
+  if (t->saved < 0 || t->proven == t->saved) return IE_OK;
+  t->proven = t->saved;
+  return ie_ranks_agree(ranks, ie_ranks_rank(ranks) == 0 ? snapshots_rotate(t, error) : IE_OK, error);
 }
 
 static ie_status norm_get(ie_train *t, double *norm, ie_error *error) {
@@ -319,7 +346,7 @@ ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
   ie_data_batch b = {0};
   ie_data_position position = ie_data_get_position(t->data);
   if (t->options.stored_steps == t->options.steps && !t->stored) {
-    ie_status made = ie_stored_new(&t->model->params, &t->stored, error);
+    ie_status made = ie_stored_new(&t->model->params, t->model->device->team, &t->stored, error);
     made = ie_ranks_agree(t->options.ranks, made, error);
     if (made != IE_OK) return made;
   }
@@ -336,6 +363,8 @@ ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
   if (!t->options.deterministic) status = ie_ranks_sum_doubles(t->options.ranks, &out->flop, 1, error);
   if (status != IE_OK) return status;
   status = ie_ranks_agree(t->options.ranks, step_apply(t, out->grad_norm, error), error);
+  if (status != IE_OK) return status;
+  status = snapshot_prove(t, error);
   if (status != IE_OK) return status;
   t->step++;
   t->tokens += b.global_targets;
@@ -354,6 +383,11 @@ ie_status ie_train_step(ie_train *t, ie_train_metrics *out, ie_error *error) {
   out->expert_min = routes.fewest;
   out->expert_max = routes.most;
   out->expert_mean = routes.mean;
+  out->expert_tokens = routes.chosen;
+  out->routers = routes.routers;
+  out->experts = routes.experts;
+  out->worst_layer = routes.worst_layer;
+  out->worst_idle = routes.worst_idle;
   bool due = t->options.save_every > 0 && t->step % t->options.save_every == 0;
   if (due) return ie_train_save(t, error);
   return t->step % CHECK_STEPS == 0 ? params_check(t, error) : IE_OK;
@@ -390,7 +424,7 @@ ie_status ie_train_evaluate(ie_train *t, ie_train_evaluation *out, bool (*cancel
   /* Deterministic: one process adds everything up, in the order of the rows. */
   bool first = ie_ranks_rank(ranks) == 0;
   const ie_data_info info = ie_data_get_info(t->valid);
-  if (first && !info.masked && info.cut_tokens == 0) e.bytes = (double)info.bytes;
+  if (first && !info.masked && info.cut_tokens == 0) e.bytes = (double)info.target_bytes;
   if (first || !t->options.deterministic) status = rows_evaluate(t, cancelled, arg, &e, error);
   status = ie_ranks_agree(ranks, status, error);
   double sums[] = {e.sum, e.targets, e.bytes};
@@ -475,8 +509,6 @@ static ie_status snapshot_write(ie_train *t, ie_error *error) {
   if (tensors && state) {
     const ie_snapshot snapshot = {.dir = t->options.out,
                                   .step = t->step,
-                                  .keep = t->options.keep,
-                                  .guarded = t->guarded,
                                   .write_model = model_write,
                                   .user = t,
                                   .tensors = tensors,
@@ -507,8 +539,8 @@ ie_train_data ie_train_data_get(const ie_train *t) {
 }
 
 int64_t ie_train_guard(ie_train *t) {
-  if (t->saved > 0) t->guarded = t->saved;
-  return t->saved;
+  if (t->saved <= 0) return -1;
+  return t->guarded = t->saved;
 }
 
 static int64_t json_at(const json_t *object, const char *key) {
@@ -572,7 +604,7 @@ static ie_status resume_from(ie_train *t, const char *path, ie_error *error) {
   if (status == IE_OK) status = state_take(t, path, error);
   const ie_train_options *o = &t->options;
   if (status == IE_OK && o->stored_steps > 0 && t->step >= o->steps - o->stored_steps)
-    status = ie_stored_new(&t->model->params, &t->stored, error);
+    status = ie_stored_new(&t->model->params, t->model->device->team, &t->stored, error);
   return status;
 }
 
@@ -592,6 +624,7 @@ ie_status ie_train_finish(ie_train *t, ie_error *error) {
     if (t->stored) ie_stored_masters(t->stored);
     status = model_write(t, t->options.out, error);
     if (t->stored) status = stored_again(t, status, error);
+    if (status == IE_OK) status = snapshots_rotate(t, error);
   }
   return ie_ranks_agree(ranks, status, error);
 }

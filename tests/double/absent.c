@@ -2,6 +2,7 @@
  * refuse to compute. */
 #include "tensor/device.h"
 #include "tensor/quantise.h"
+#include "text/tokenizer.h"
 
 static void refuse(ie_ctx *ctx) {
   ie_ctx_fail(ctx, IE_UNSUPPORTED, "the double build has no inference");
@@ -48,4 +49,12 @@ ie_status ie_weight_quantise(ie_team *team, const ie_kernels *kernels, ie_weight
                              void *memory, ie_rows_done_fn *done, ie_error *error) {
   (void)team, (void)kernels, (void)w, (void)format, (void)memory, (void)done;
   return ie_error_set(error, IE_UNSUPPORTED, "the double build quantises nothing");
+}
+
+/* Text is not built twice: no directory has a tokenizer here. */
+ie_status ie_tokenizer_find(const char *dir, char **path, bool *needs_encoding, ie_error *error) {
+  (void)dir, (void)error;
+  *path = NULL;
+  *needs_encoding = false;
+  return IE_OK;
 }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -106,10 +107,11 @@ program_result program_end(program_child *child) {
   }
   stream_read(&out);
   stream_read(&err);
-  assert_int_equal(waitpid(child->pid, &status, 0), child->pid);
+  struct rusage usage;
+  assert_int_equal(wait4(child->pid, &status, 0, &usage), child->pid);
   int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   *child = (program_child){0, -1, -1};
-  return (program_result){code, out.data, err.data, out.size};
+  return (program_result){code, out.data, err.data, out.size, (size_t)usage.ru_maxrss << 10};
 }
 
 static program_result run_values(const char *input, size_t size, const char *format, va_list values) {

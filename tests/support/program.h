@@ -12,6 +12,7 @@ typedef struct program_result {
   int code;        /* exit status, or 128 + the signal that ended it */
   char *out, *err; /* NUL-terminated */
   size_t out_size;
+  size_t peak_bytes; /* of memory that was resident at a time */
 } program_result;
 
 /* Space between arguments; 'single quotes' keep spaces together, and '' is an empty argument. `%s` and the like are

@@ -12,12 +12,13 @@
 #include <stdint.h>
 #include <string.h>
 
-/* The operand of LDTILECFG. */
+/* The operand of LDTILECFG (SDM volume 1, 18.4). */
 typedef struct tile_config {
   uint8_t palette, start_row, reserved[14];
   uint16_t row_bytes[16];
   uint8_t rows[16];
 } tile_config;
+_Static_assert(sizeof(tile_config) == 64, "the processor reads 64 bytes");
 
 static inline tile_config tile_config_all(void) {
   tile_config config = {.palette = 1};
