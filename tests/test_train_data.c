@@ -9,10 +9,10 @@
 #include <cmocka.h>
 
 #include "clocher/tensor.h"
+#include "clocher/text.h"
 #include "support/chat_data.h"
 #include "support/chat_formats.h"
 #include "support/tempdir.h"
-#include "clocher/text.h"
 #include "train/id_build.h"
 
 #include <signal.h>
