@@ -208,7 +208,8 @@ void train_config_changes(const cli_context *context, const void *settings, cons
   json_object_foreach(now, key, value) {
     const json_t *old = json_object_get(then, key);
     if (!old || json_equal(old, value) || in_list(own, key)) continue;
-    char *was = json_dumps(old, JSON_ENCODE_ANY), *is = json_dumps(value, JSON_ENCODE_ANY);
+    char *was = json_dumps(old, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)),
+         *is = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
     if (was && is) cli_log(context, "clocher: --%s was %s, is %s from here on", key, was, is);
     free(was);
     free(is);

@@ -54,10 +54,11 @@ int train_folder_check(const cli_context *context, const char *out, const char *
   if (stat(model_dir, &model) == 0 && model.st_dev == folder.st_dev && model.st_ino == folder.st_ino)
     return cli_usage(context, "--out %s is the model's own folder: a run needs one of its own", out);
   if (resume || !run_found(out, name, sizeof name)) return -1;
-  return cli_usage(
-      context,
-      "--out %s holds a run already (%s): --resume goes on with it; for a new one name another folder", out,
-      name);
+  return cli_usage(context,
+                   "--out %s holds a run already (%s): --resume goes on from its newest snapshot, or begins "
+                   "anew where there is none; "
+                   "for another run name another folder",
+                   out, name);
 }
 
 ie_status train_folder_lock(const char *dir, int *out, ie_error *error) {

@@ -180,7 +180,7 @@ typedef struct lora_spec {
 
 static ie_status lora_refuse(const char *text, ie_error *error) {
   return ie_error_set(error, IE_INVALID_ARGUMENT,
-                      "--lora '%s': expected r=8,alpha=16,targets=a+b with r 1 or more", text);
+                      "--lora '%s': expected r=8,alpha=16,targets=a+b with r from 1 to 65536", text);
 }
 
 /* "r=8,alpha=16,targets=q_proj+v_proj" */
@@ -399,12 +399,14 @@ static ie_status memory_check(job *j, ie_error *error) {
 
 /* Ctrl-C came: what was learned is kept where snapshots are. */
 static ie_status stopped(job *j, ie_error *error) {
-  bool keep = j->s->save_every > 0;
+  bool keep = j->s->save_every > 0 && ie_train_position(j->train) > 0;
   if (j->leads) train_report_line_end(&j->report);
   ie_status status = keep ? ie_train_save(j->train, error) : IE_OK;
   if (status == IE_OK && j->leads)
     cli_log(j->context, "clocher: stopped after step %lld; %s", (long long)ie_train_position(j->train),
-            keep ? "--resume goes on from there" : "nothing is kept, as --save-every was not given");
+            keep                   ? "--resume goes on from there"
+            : j->s->save_every > 0 ? "there was nothing to keep"
+                                   : "nothing is kept, as --save-every was not given");
   return status;
 }
 

@@ -242,5 +242,9 @@ ie_status train_report_plan(cli_context *context, ie_model *model, const ie_trai
                  flop_scaled(flop * (double)o->steps), flop_unit(flop * (double)o->steps));
   for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++)
     cli_out_printf(context, "  %-28s %10.1f MB\n", lines[i].what, 1e-6 * (double)lines[i].bytes);
+  uint64_t limit = context->common.memory;
+  if (limit)
+    cli_out_printf(context, "  %-28s %10.1f MB: %s\n", "--memory", 1e-6 * (double)limit,
+                   p.peak <= limit ? "it fits" : "it does not fit");
   return IE_OK;
 }

@@ -317,7 +317,7 @@ def model_page(args, models, q, commands, plotted):
     out += ["", "Held-out texts are measured by",
             "`clocher eval ppl --ctx 512 --stride 256 --documents --precision fp32`: each document for itself, as in training.", ""]
     if plotted:
-        out += ["![Losses of both runs](demo-loss.png)", ""]
+        out += ["![Losses](demo-loss.png)", ""]
     out += ["## Commands", "", "`demo/train/run.sh DATA OUT` ran:", "", "```", *commands, "```", "", "## Steps of the shipped model", "",
             "| step | loss | learning rate | tokens/s | balance loss | idle experts |", "|---|---|---|---|---|---|"]
     out += ["| %d | %.4f | %.2e | %.0f | %.4f | %.3f |" % (k, loss, lr, speed, balance, idle)

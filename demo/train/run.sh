@@ -66,13 +66,15 @@ if [[ $only == all || $only == dense ]]; then
 fi
 
 if [[ $only == all || $only == report ]]; then
-  "$root/tools/demo_report.py" --binary "$clocher" --model "$out/moe" --dense "$out/dense" --data "$data" \
+  twin=() models=(moe)
+  [[ ! -f $out/dense/model.safetensors ]] || { twin=(--dense "$out/dense") models+=(dense); }
+  "$root/tools/demo_report.py" --binary "$clocher" --model "$out/moe" "${twin[@]}" --data "$data" \
     --commands "$out/commands.txt" --steps "$steps" --docs "$out/ship/docs"
   mkdir -p "$out/ship/demo/model" "$out/ship/demo/train"
   for file in config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json; do
     cp "$out/moe/$file" "$out/ship/demo/model/"
   done
-  for model in moe dense; do
+  for model in "${models[@]}"; do
     cp "$out/$model/metrics.jsonl" "$out/ship/demo/train/metrics-$model.jsonl"
   done
   du -sh "$out/ship/demo/model"

@@ -141,8 +141,10 @@ void ie_placement_make(const ie_model *model, const ie_state_sizes *sizes, size_
   if (ie_placement_split(model, sizes, limit, &split)) {
     if (split.minimum_bytes < p.minimum_bytes) p.minimum_bytes = split.minimum_bytes;
     if (limit && !p.fits) {
+      size_t least = p.minimum_bytes; /* that of a small model is the whole of it */
       p = split;
       p.limit_bytes = limit;
+      p.minimum_bytes = least;
     }
   }
   *out = p;

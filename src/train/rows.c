@@ -120,8 +120,9 @@ static ie_status conversation_mark(const ie_row_recipe *recipe, const ie_ids *id
 static ie_status row_conversation(const ie_row_recipe *recipe, json_t *request, const char *where,
                                   ie_row *row, ie_error *error) {
   if (!recipe->format)
-    return ie_error_set(error, IE_UNSUPPORTED,
-                        "%s: a row with messages, and the model's chat format is not known", where);
+    return ie_error_set(
+        error, IE_UNSUPPORTED,
+        "%s: a row with messages, and the model's chat format is not known: --chat-format names one", where);
   ie_chat_prompt prompt;
   if (json_object_set_new(request, "add_generation_prompt", json_false()) != 0 ||
       json_object_set_new(request, "training", json_true()) != 0)

@@ -612,6 +612,12 @@ static ie_status train_resume(ie_train *t, ie_error *error) {
   char *path;
   ie_status status = ie_snapshot_newest(t->options.out, &path, error);
   if (status == IE_OK && path) status = resume_from(t, path, error);
+  if (status == IE_FORMAT && error) {
+    const ie_error what = *error;
+    status = ie_error_set(error, status,
+                          "%s; without that folder --resume goes on from an older snapshot, if there is one",
+                          what.message);
+  }
   free(path);
   return status;
 }
