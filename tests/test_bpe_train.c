@@ -200,12 +200,17 @@ static void test_refused(void **state) {
   tempdir_remove(dir);
 }
 
-/* Nothing to learn from is a tokenizer of bytes. A special token that merges would spell stays that token. */
+/* No text is refused; one without a pair gives a tokenizer of bytes. A special token that merges would spell stays that token. */
 static void test_small(void **state) {
   (void)state;
   char *dir = tempdir_make(), path[600];
   ie_tokenizer_train_result result;
+  ie_error error = {0};
   snprintf(path, sizeof path, "%s", tempdir_write_text(dir, "empty.txt", ""));
+  const ie_tokenizer_train_options empty = {.text = path, .dir = dir, .vocab = 300, .min_frequency = 2};
+  assert_int_equal(ie_tokenizer_train(&empty, &result, &error), IE_INVALID_ARGUMENT);
+  assert_non_null(strstr(error.message, "no text"));
+  snprintf(path, sizeof path, "%s", tempdir_write_text(dir, "one.txt", "a"));
   free(trained(dir, (ie_tokenizer_train_options){.text = path, .vocab = 300, .min_frequency = 2}, &result));
   assert_int_equal(result.vocab, 256);
   snprintf(path, sizeof path, "%s", tempdir_write_text(dir, "spell.txt", "abc abc abc"));
