@@ -486,7 +486,7 @@ static void limits_refuse_before_loading(void **state) {
   program_result r =
       program_run("run --ids 1,2 --max-new 1 --model-dir %s --weights int8 --memory 200MiB", dir);
   if (r.code != 0) fail_msg("%s", r.err);
-#ifndef __SANITIZE_ADDRESS__ /* its own memory is more than the model's */
+#ifndef __SANITIZE_ADDRESS__                                /* its own memory is more than the model's */
   assert_true(r.peak_bytes > plan.peak_bytes + (16 << 20)); /* what is refused would have shown */
 #endif
   program_free(&r);
