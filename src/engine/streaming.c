@@ -316,6 +316,8 @@ ie_status ie_stream_rows(ie_stream *s, const ie_ctx *ctx, const int32_t *ids, in
   stream_rows *r = &s->rows;
   if (!r->pages) return IE_OK;
   size_t row_pages_most = ie_size_align(r->row_bytes, r->page_bytes) / r->page_bytes + 1;
+  /* Of a forward that was cancelled: pages that are still read must not be let go and read once more. */
+  while (r->reads > 0) reads_poll(s, WAIT_MS);
   rows_make_room(r, (size_t)n * row_pages_most);
   for (int64_t i = 0; i < n; i++) row_read(s, ids[i]);
   while (r->reads > 0) {
