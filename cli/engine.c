@@ -27,6 +27,12 @@ double cli_clock_s(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+bool cli_device_is_cuda(const char *name) {
+  if (strncmp(name, "cuda", 4) != 0) return false;
+  size_t digits = name[4] == ':' ? strspn(name + 5, "0123456789") : 0;
+  return name[4] == '\0' || (digits > 0 && name[5 + digits] == '\0');
+}
+
 void cli_device_on_cpu(cli_context *context) {
   if (context->common.device && !strcmp(context->common.device, "auto")) context->common.device = "cpu";
 }

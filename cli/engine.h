@@ -29,6 +29,9 @@ ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error 
  * the common options and for ie_model_options.train. */
 void cli_device_on_cpu(cli_context *context);
 
+/* "cuda" or "cuda:N", built or not. */
+bool cli_device_is_cuda(const char *name);
+
 /* Opens device and model. plan_only: for planning alone. Under --memory every model is at first, so that what the limit
  * does not hold is refused before anything is read or quantised: cli_memory_place opens it for real, and gives it new
  * `model` and `info`. dir is borrowed until then. Close it in any case. */

@@ -87,11 +87,11 @@ static int device_check(cli_context *context, const infer_setup *s) {
   static const char *const devices[] = {"auto", "cpu", "cuda", "ze", NULL};
   const char *flag = s->flags->device;
   context->common.device = "auto";
-  if (flag && !list_has(devices, flag) && strncmp(flag, "cuda:", 5) != 0)
+  if (flag && !list_has(devices, flag) && !cli_device_is_cuda(flag))
     return cli_usage(context, "unknown device '%s' (expected auto|cpu|cuda|ze)", flag);
   const char *word = flag && strcmp(flag, "auto") != 0 ? flag : NULL;
   const char *asked = word_choose(context, word, "DEVICE", "IE_DEVICE");
-  bool cuda = asked && !strncmp(asked, "cuda", 4);
+  bool cuda = asked && cli_device_is_cuda(asked);
   if (asked && (!strcmp(asked, "cpu") || (cuda && ie_device_cuda_built())))
     context->common.device = asked;
   else if (asked && strcmp(asked, "auto") != 0 && ie_device_cuda_built())

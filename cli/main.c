@@ -1,5 +1,6 @@
 /* The entry: reads the environment, finds the command, runs it, and settles what became of stdout. */
 #include "cli.h"
+#include "engine.h"
 #include "inference_engine.h"
 #include "out.h"
 #include "signals.h"
@@ -101,9 +102,7 @@ static int part_choose(cli_context *context, int argc, char **argv) {
  * -1 when all is well. */
 static int device_check(const cli_context *context) {
   const char *device = context->common.device;
-  bool cuda = !strncmp(device, "cuda", 4) &&
-              (!device[4] || (device[4] == ':' && device[5] >= '0' && device[5] <= '9' &&
-                              strspn(device + 5, "0123456789") == strlen(device + 5)));
+  bool cuda = cli_device_is_cuda(device);
   if (!cuda && strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0 && strcmp(device, "ze") != 0)
     return cli_usage(context, "--device: expected one of auto, cpu, cuda, cuda:N, ze; found '%s'", device);
   if (!cli_uses(context->command, CLI_COMMON_DEVICE)) return -1;
