@@ -2,7 +2,7 @@
 DEMO_MODEL  ?= demo/model
 DEMO_PROMPT ?= Once upon a time
 DEMO_TOKENS ?= 200
-DEMO_RUN = $(B)/clocher run --model-dir $(DEMO_MODEL) --prompt "$(DEMO_PROMPT)" --max-new $(DEMO_TOKENS) --ceiling $(DEMO_FLAGS)
+DEMO_RUN = $(B)/clocher run --model-dir $(DEMO_MODEL) --prompt "$(DEMO_PROMPT)" --temperature 0.8 --max-new $(DEMO_TOKENS) --ceiling $(DEMO_FLAGS)
 
 .PHONY: demo
 demo: ## installs what is missing, builds, and streams text from the model in demo/model
