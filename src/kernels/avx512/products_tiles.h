@@ -18,6 +18,13 @@ size_t ie_tiles_pack_bytes__avx512(int64_t T, int64_t K);
 void ie_pack_tiles__avx512(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
                            int64_t t0, int64_t t1, int64_t K);
 
+/* The same with columns i and 16 + i of each 32 in a pair: the order in which f16 and INT8 weights unpack. */
+void ie_pack_tiles_halves__avx512(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows,
+                                  int64_t T, int64_t t0, int64_t t1, int64_t K);
+
+/* True when every number of such a row, of `blocks` scales, is a normal bf16 or 0. */
+bool ie_tiles_scales_normal__avx512(const uint8_t *scales, int64_t blocks);
+
 /* The numbers of one MXFP4 row in bf16, in column order. Exact: also denormal ones, which the tiles take as zero. */
 void ie_tiles_decode_mxfp4__avx512(uint16_t *out, const ie_wview *w, int64_t row);
 
