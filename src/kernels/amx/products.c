@@ -303,7 +303,11 @@ void ie_kernels_fill_products__amx(ie_kernels *out) {
                                 BLOCK_ROWS,
                                 IE_TILE_TOKENS};
   ie_kernels_fill_products_blocks__amx(out);
-  /* Estimates from the bandwidth of one-column tiles (docs/SPEED.md); to be measured where AMX runs. */
-  out->many_min_tok[IE_CLASS_BF16][IE_W_BF16] = 6;
+  /* Estimates: 16 tokens cost what one does, 8 to 9 GB/s of bf16 a thread and less of what is decoded first, where few
+   * reads 16 at one token and half of that at four (docs/speed-notes/products.md). To be measured where AMX runs. */
+  out->many_min_tok[IE_CLASS_BF16][IE_W_BF16] = out->many_min_tok[IE_CLASS_BF16][IE_W_F16] = 6;
+  out->many_min_tok[IE_CLASS_BF16][IE_W_INT8] = out->many_min_tok[IE_CLASS_BF16][IE_W_INT4] = 6;
   out->many_min_tok[IE_CLASS_BF16][IE_W_MXFP4] = 4;
+  out->many_min_tok[IE_CLASS_INT8][IE_W_INT8] = out->many_min_tok[IE_CLASS_INT8][IE_W_INT4] = 6;
+  out->many_min_tok[IE_CLASS_INT8][IE_W_MXFP4] = 6;
 }
