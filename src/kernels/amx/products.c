@@ -309,5 +309,6 @@ void ie_kernels_fill_products__amx(ie_kernels *out) {
   out->many_min_tok[IE_CLASS_BF16][IE_W_INT8] = out->many_min_tok[IE_CLASS_BF16][IE_W_INT4] = 6;
   out->many_min_tok[IE_CLASS_BF16][IE_W_MXFP4] = 4;
   out->many_min_tok[IE_CLASS_INT8][IE_W_INT8] = out->many_min_tok[IE_CLASS_INT8][IE_W_INT4] = 6;
+  out->many_min_tok[IE_CLASS_INT8][IE_W_BF16] = out->many_min_tok[IE_CLASS_INT8][IE_W_F16] = 6;
   out->many_min_tok[IE_CLASS_INT8][IE_W_MXFP4] = 6;
 }

@@ -1,13 +1,13 @@
-/* Matrix-matrix products on AMX tiles of weights whose blocks of columns have a scale that bf16 cannot take in: INT8,
- * INT4 and MXFP4 in class INT8 (TDPBSSD, exact integer sums), INT8 and INT4 in class BF16 (TDPBF16PS, codes are exact
- * in bf16).
+/* Matrix-matrix products on AMX tiles of blocks of columns whose scale bf16 cannot take in: INT8, INT4 and MXFP4 in class
+ * INT8 (TDPBSSD, exact integer sums), INT8 and INT4 in class BF16, bf16 and f16 in class INT8 (TDPBF16PS; codes are
+ * exact in bf16, and an f16 is two parts).
  *
  * 16 rows x 16 tokens at a time: one tile holds the sums of one block, is stored to the first-level cache, and 16
  * vector registers take it in with its scales. A tile is stored two blocks after it was begun and read one block after
  * that, so that tiles and vectors work at the same time. docs/speed-notes/products.md counts both.
  *
  * Class INT8: activations, blocks and the order of sums are those of avx512/products_many_int8.c, to the bit: four
- * chains over blocks c, c + 4, c + 8 ..., added in their order. Class BF16: runs of RUN_COLS columns, added in their
+ * chains over blocks c, c + 4, c + 8 ..., added in their order. The others: runs of RUN_COLS columns, added in their
  * order; a run of 16 rows stays in the first-level cache while tokens pass. */
 #include "kernels/amx/products.h"
 #include "kernels/amx/tile.h"
@@ -36,18 +36,21 @@ enum {
 /* How the blocks of a weight are multiplied. */
 typedef struct block_kind {
   ie_wformat format;
-  bool integers; /* class INT8 */
-  int cols;      /* of a scaled block, hence of one tile of sums */
-  int products;  /* tile products of a block */
-  int a_bytes;   /* of a block in a row of A */
-  int b_bytes;   /* and of packed tokens */
+  bool integers;  /* quantised weights in class INT8: scales of rows and of tokens */
+  bool of_tokens; /* float weights in class INT8: scales of tokens alone; false for both: of rows alone */
+  int cols;       /* of a scaled block, hence of one tile of sums */
+  int products;   /* tile products of a block: of columns, or of two parts of the weights */
+  int a_bytes;    /* of a block in a row of A */
+  int b_bytes;    /* and of packed tokens */
 } block_kind;
 
-static const block_kind kind_int8_mxfp4 = {IE_W_MXFP4, true, 32, 1, 32, sizeof(group_block)};
-static const block_kind kind_int8_int8 = {IE_W_INT8, true, 32, 1, 32, sizeof(group_block)};
-static const block_kind kind_int8_int4 = {IE_W_INT4, true, 32, 1, 32, sizeof(group_block)};
-static const block_kind kind_bf16_int8 = {IE_W_INT8, false, 32, 1, 64, IE_TILE_BYTES};
-static const block_kind kind_bf16_int4 = {IE_W_INT4, false, 64, 2, 128, 2 * IE_TILE_BYTES};
+static const block_kind kind_int8_mxfp4 = {IE_W_MXFP4, true, false, 32, 1, 32, sizeof(group_block)};
+static const block_kind kind_int8_int8 = {IE_W_INT8, true, false, 32, 1, 32, sizeof(group_block)};
+static const block_kind kind_int8_int4 = {IE_W_INT4, true, false, 32, 1, 32, sizeof(group_block)};
+static const block_kind kind_int8_bf16 = {IE_W_BF16, false, true, 32, 1, 64, IE_SCALED_TILE_BYTES};
+static const block_kind kind_int8_f16 = {IE_W_F16, false, true, 32, 2, 128, IE_SCALED_TILE_BYTES};
+static const block_kind kind_bf16_int8 = {IE_W_INT8, false, false, 32, 1, 64, IE_TILE_BYTES};
+static const block_kind kind_bf16_int4 = {IE_W_INT4, false, false, 64, 2, 128, 2 * IE_TILE_BYTES};
 
 /* --- Tiles ------------------------------------------------------------------------------------------------------ */
 
@@ -73,7 +76,7 @@ typedef struct pass {
     else                                                                                                     \
       tile_add_products(t, ta, tb);                                                                          \
     if (kind.products == 2 && (i + 1 < p->n || p->last_products == 2)) {                                     \
-      tile_load(tb, b + IE_TILE_BYTES, 64);                                                                  \
+      if (!kind.of_tokens) tile_load(tb, b + IE_TILE_BYTES, 64);                                             \
       tile_load(ta, a + 64, p->a_stride);                                                                    \
       tile_add_products(t, ta, tb);                                                                          \
     }                                                                                                        \
@@ -83,7 +86,9 @@ typedef struct pass {
 ALWAYS_INLINE void add_block(__m512 sum[ROWS], const void *tile, const pass *p, int64_t i, block_kind kind) {
   const float *scale = p->scales + i * p->scale_step;
   __m512 token = _mm512_setzero_ps();
-  if (kind.integers) token = _mm512_load_ps(p->b + (size_t)i * p->b_step + offsetof(group_block, scale));
+  if (kind.integers || kind.of_tokens)
+    token = _mm512_load_ps(p->b + (size_t)i * p->b_step +
+                           (kind.integers ? offsetof(group_block, scale) : IE_TILE_BYTES));
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; r++) {
     __m512 part;
@@ -91,7 +96,7 @@ ALWAYS_INLINE void add_block(__m512 sum[ROWS], const void *tile, const pass *p, 
       part = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512((const int32_t *)tile + TOKENS * r)), token);
     else
       part = _mm512_load_ps((const float *)tile + TOKENS * r);
-    sum[r] = _mm512_fmadd_ps(part, _mm512_set1_ps(scale[r]), sum[r]);
+    sum[r] = _mm512_fmadd_ps(part, kind.of_tokens ? token : _mm512_set1_ps(scale[r]), sum[r]);
   }
 }
 
@@ -133,12 +138,11 @@ static int64_t block_count(block_kind kind, int64_t K) {
 
 /* Bytes of a decoded row, in whole chunks of what is decoded at once; 64 more as in products.c. */
 static size_t panel_stride(block_kind kind, int64_t K) {
-  size_t per_chunk = (size_t)(kind.integers ? MX_CHUNK_COLS : 2 * MX_CHUNK_COLS);
-  return (size_t)ie_div_up(K, MX_CHUNK_COLS) * per_chunk + 64;
+  return (size_t)ie_div_up(K, MX_CHUNK_COLS) * (size_t)(MX_CHUNK_COLS / kind.cols * kind.a_bytes) + 64;
 }
 
 static size_t scale_blocks(block_kind kind, int64_t K) {
-  return ie_size_align((size_t)block_count(kind, K), 16);
+  return kind.of_tokens ? 0 : ie_size_align((size_t)block_count(kind, K), 16);
 }
 
 static int64_t panel_rows(block_kind kind, int64_t K) {
@@ -178,16 +182,22 @@ ALWAYS_INLINE void decode_scales(float *out, const ie_wview *w, int64_t row, int
 /* One row of A. Beyond the last column lie codes of zero, or what meets activations of zero. */
 ALWAYS_INLINE void decode_row(uint8_t *out, const ie_wview *w, int64_t row, block_kind kind) {
   const uint8_t *p = w->part[0] + (size_t)row * w->row_bytes[0];
+  const int64_t steps = ie_div_up(w->cols, IE_TILE_COLS);
   if (kind.format == IE_W_INT8 && kind.integers)
     memcpy(out, p, w->row_bytes[0]);
+  else if (kind.format == IE_W_BF16) {
+    memset(out + 64 * (steps - 1), 0, 64);
+    memcpy(out, p, (size_t)w->cols * 2);
+  } else if (kind.format == IE_W_F16)
+    for (int64_t b = 0; b < steps; b++)
+      decode_f16_bf16(out + 128 * b, out + 128 * b + 64, p + 64 * b, w->cols - IE_TILE_COLS * b);
   else if (kind.format == IE_W_INT8)
     for (int64_t b = 0; b < block_count(kind, w->cols); b++) decode_int8_bf16(out + 64 * b, p + 32 * b);
   else if (kind.integers)
-    decode_nibbles_int8(out, p, ie_div_up(w->cols, IE_BLOCK_COLS), kind.format);
+    decode_nibbles_int8(out, p, steps, kind.format);
   else {
     const __m512i table = table_bf16(ie_int4_values);
-    for (int64_t b = 0; b < ie_div_up(w->cols, IE_BLOCK_COLS); b++)
-      decode_int4_bf16(out + 64 * b, p + 16 * b, table);
+    for (int64_t b = 0; b < steps; b++) decode_int4_bf16(out + 64 * b, p + 16 * b, table);
   }
 }
 
@@ -216,7 +226,7 @@ ALWAYS_INLINE pass pass_make(const panel *w, int64_t rows, int64_t K, int64_t nu
             .scales = w->scales + (size_t)rows * scale_blocks(kind, K) + begin * ROWS,
             .scale_step = step * ROWS,
             .n = n};
-  bool end = !kind.integers && begin + n == blocks;
+  bool end = kind.cols > IE_TILE_COLS && begin + n == blocks;
   p.last_products = end ? ie_div_up(K - (blocks - 1) * kind.cols, IE_TILE_COLS) : kind.products;
   return p;
 }
@@ -224,8 +234,7 @@ ALWAYS_INLINE pass pass_make(const panel *w, int64_t rows, int64_t K, int64_t nu
 /* A panel times all tokens: blocks of tokens stay in the second-level cache while rows pass. */
 ALWAYS_INLINE void multiply_panel(const ie_product_args *args, const panel *w, float *sums, block_kind kind) {
   int64_t K = args->w.cols, groups = ie_div_up(args->T, TOKENS), most = token_groups(kind, K);
-  size_t group = (size_t)(kind.integers ? block_count(kind, K) * kind.b_bytes
-                                        : ie_div_up(K, IE_TILE_COLS) * IE_TILE_BYTES);
+  size_t group = (size_t)(ie_div_up(K, IE_TILE_COLS) * (kind.b_bytes / (kind.cols / IE_TILE_COLS)));
   int64_t passes = kind.integers ? CHAINS : ie_div_up(K, RUN_COLS);
   for (int64_t g0 = 0; g0 < groups; g0 += most) {
     int64_t g1 = ie_min_i64(g0 + most, groups);
@@ -245,6 +254,12 @@ ALWAYS_INLINE void multiply_panel(const ie_product_args *args, const panel *w, f
   }
 }
 
+/* The operand is what lies in the file. */
+ALWAYS_INLINE bool lies_as_operand(const ie_wview *w, block_kind kind) {
+  if (kind.format == IE_W_BF16) return w->cols % IE_TILE_COLS == 0;
+  return kind.integers && kind.format == IE_W_INT8;
+}
+
 ALWAYS_INLINE void run_kind(const ie_product_args *args, int64_t r0, int64_t r1, void *scratch,
                             block_kind kind) {
   const ie_wview *w = &args->w;
@@ -259,12 +274,12 @@ ALWAYS_INLINE void run_kind(const ie_product_args *args, int64_t r0, int64_t r1,
   panel at = {.rows = rows, .stride = stride, .scales = scales};
   for (at.r0 = r0; at.r0 < r1; at.r0 = at.r1) {
     int64_t n = ie_min_i64(most, r1 - at.r0);
-    bool in_place = kind.integers && kind.format == IE_W_INT8 && n >= ROWS;
-    if (in_place) n = n / ROWS * ROWS; /* codes are the operand as they lie in the file */
+    bool in_place = n >= ROWS && lies_as_operand(w, kind);
+    if (in_place) n = n / ROWS * ROWS;
     at.r1 = at.r0 + n;
     at.rows = in_place ? w->part[0] + (size_t)at.r0 * w->row_bytes[0] : rows;
     at.stride = in_place ? w->row_bytes[0] : stride;
-    for (int64_t i = 0; i < n; i += ROWS)
+    for (int64_t i = 0; i < n && !kind.of_tokens; i += ROWS)
       decode_scales(scales + (size_t)i * scale_blocks(kind, K), w, at.r0 + i, n - i, kind);
     for (int64_t i = 0; i < n && !in_place; i++) decode_row(rows + (size_t)i * stride, w, at.r0 + i, kind);
     if (!in_place) memset(rows + (size_t)n * stride, 0, (size_t)(ie_div_up(n, ROWS) * ROWS - n) * stride);
@@ -284,6 +299,8 @@ ALWAYS_INLINE void run_kind(const ie_product_args *args, int64_t r0, int64_t r1,
 DEFINE_RUN(int8_mxfp4)
 DEFINE_RUN(int8_int8)
 DEFINE_RUN(int8_int4)
+DEFINE_RUN(int8_bf16)
+DEFINE_RUN(int8_f16)
 DEFINE_RUN(bf16_int8)
 DEFINE_RUN(bf16_int4)
 
@@ -306,6 +323,18 @@ void ie_kernels_fill_products_blocks__amx(ie_kernels *out) {
   int8[IE_W_INT4] = of_integers(
       &ie_many_int8_int4__avx512,
       (ie_product){.scratch_bytes = scratch_int8_int4, .run = run_int8_int4, .row_multiple = ROWS});
+  int8[IE_W_BF16] = (ie_product){ie_tiles_int8_pack_bytes__avx512,
+                                 ie_pack_tiles_int8__avx512,
+                                 scratch_int8_bf16,
+                                 run_int8_bf16,
+                                 ROWS,
+                                 TOKENS};
+  int8[IE_W_F16] = (ie_product){ie_tiles_int8_pack_bytes__avx512,
+                                ie_pack_tiles_int8_halves__avx512,
+                                scratch_int8_f16,
+                                run_int8_f16,
+                                ROWS,
+                                TOKENS};
   bf16[IE_W_INT8] = (ie_product){ie_tiles_pack_bytes__avx512,
                                  ie_pack_tiles_halves__avx512,
                                  scratch_bf16_int8,

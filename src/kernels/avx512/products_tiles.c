@@ -9,36 +9,63 @@ size_t ie_tiles_pack_bytes__avx512(int64_t T, int64_t K) {
   return (size_t)(ie_div_up(T, IE_TILE_TOKENS) * ie_div_up(K, IE_TILE_COLS)) * IE_TILE_BYTES;
 }
 
-/* 32 numbers in bf16: in column order, or columns i and 16 + i side by side. */
-ALWAYS_INLINE __m512i pack_step(const float *x, int64_t k, int64_t K, bool halves) {
+size_t ie_tiles_int8_pack_bytes__avx512(int64_t T, int64_t K) {
+  return (size_t)(ie_div_up(T, IE_TILE_TOKENS) * ie_div_up(K, IE_TILE_COLS)) * IE_SCALED_TILE_BYTES;
+}
+
+/* How 32 numbers of a token become 16 pairs. */
+typedef struct pair_rule {
+  bool halves; /* columns i and 16 + i side by side, else columns 2 i and 2 i + 1 */
+  bool codes;  /* of class INT8, unscaled */
+} pair_rule;
+
+ALWAYS_INLINE __m512i pairs_of(float *scale, const float *x, int64_t k, int64_t K, pair_rule rule) {
   __m512 v[2];
-  load_rounded(v, x, k, K, IE_CLASS_BF16);
-  if (halves) return halves_bf16(_mm512_castps_si512(v[0]), _mm512_castps_si512(v[1]));
+  load_rounded(v, x, k, K, rule.codes ? IE_CLASS_F32 : IE_CLASS_BF16);
+  if (rule.codes) {
+    __m512i q[2];
+    *scale = quantise_block(q, v[0], v[1]);
+    v[0] = _mm512_cvtepi32_ps(q[0]);
+    v[1] = _mm512_cvtepi32_ps(q[1]);
+  }
+  if (rule.halves) return halves_bf16(_mm512_castps_si512(v[0]), _mm512_castps_si512(v[1]));
   __m256i low = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(v[0]), 16));
   __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(v[1]), 16));
   return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-#define DEFINE_PACK(name, halves)                                                                            \
+/* One tile of the tokens of a group, and their scales after it. */
+ALWAYS_INLINE void pack_step(char *out, const float *const rows[IE_TILE_TOKENS], int64_t k, int64_t K,
+                             pair_rule rule) {
+  __m512i pairs[IE_TILE_TOKENS];
+  _Alignas(64) float scales[IE_TILE_TOKENS] = {0};
+  for (int64_t i = 0; i < IE_TILE_TOKENS; i++)
+    pairs[i] = rows[i] != NULL ? pairs_of(&scales[i], rows[i], k, K, rule) : _mm512_setzero_si512();
+  transpose_16x16(pairs);
+  for (int64_t p = 0; p < 16; p++) _mm512_store_si512(out + 64 * p, pairs[p]);
+  if (rule.codes) _mm512_store_ps(out + IE_TILE_BYTES, _mm512_load_ps(scales));
+}
+
+#define DEFINE_PACK(name, ...)                                                                               \
   void name(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T, int64_t t0,    \
             int64_t t1, int64_t K) {                                                                         \
     (void)T;                                                                                                 \
-    int64_t steps = ie_div_up(K, IE_TILE_COLS);                                                              \
-    for (int64_t t = t0; t < t1; t += IE_TILE_TOKENS)                                                        \
-      for (int64_t s = 0; s < steps; s++) {                                                                  \
-        __m512i pairs[IE_TILE_TOKENS];                                                                       \
-        for (int64_t i = 0; i < IE_TILE_TOKENS; i++) {                                                       \
-          pairs[i] = _mm512_setzero_si512();                                                                 \
-          if (t + i >= t1) continue;                                                                         \
-          pairs[i] = pack_step(ie_pack_source(x, x_stride, x_rows, t + i), s * IE_TILE_COLS, K, halves);     \
-        }                                                                                                    \
-        transpose_16x16(pairs);                                                                              \
-        char *out = (char *)packed + (size_t)(t / IE_TILE_TOKENS * steps + s) * IE_TILE_BYTES;               \
-        for (int64_t p = 0; p < 16; p++) _mm512_store_si512(out + 64 * p, pairs[p]);                         \
-      }                                                                                                      \
+    const pair_rule rule = {__VA_ARGS__};                                                                    \
+    const int64_t steps = ie_div_up(K, IE_TILE_COLS),                                                        \
+                  step = rule.codes ? IE_SCALED_TILE_BYTES : IE_TILE_BYTES;                                  \
+    for (int64_t t = t0; t < t1; t += IE_TILE_TOKENS) {                                                      \
+      const float *rows[IE_TILE_TOKENS] = {NULL};                                                            \
+      for (int64_t i = 0; i < IE_TILE_TOKENS && t + i < t1; i++)                                             \
+        rows[i] = ie_pack_source(x, x_stride, x_rows, t + i);                                                \
+      for (int64_t s = 0; s < steps; s++)                                                                    \
+        pack_step((char *)packed + (t / IE_TILE_TOKENS * steps + s) * step, rows, s * IE_TILE_COLS, K,       \
+                  rule);                                                                                     \
+    }                                                                                                        \
   }
-DEFINE_PACK(ie_pack_tiles__avx512, false)
-DEFINE_PACK(ie_pack_tiles_halves__avx512, true)
+DEFINE_PACK(ie_pack_tiles__avx512, .halves = false)
+DEFINE_PACK(ie_pack_tiles_halves__avx512, .halves = true)
+DEFINE_PACK(ie_pack_tiles_int8__avx512, .codes = true)
+DEFINE_PACK(ie_pack_tiles_int8_halves__avx512, .halves = true, .codes = true)
 
 /* --- Weights ---------------------------------------------------------------------------------------------------- */
 
