@@ -47,13 +47,17 @@ static inline tile_config tile_config_bytes(void) {
 
 #include <immintrin.h>
 
+/* Not _tile_loadconfig: that of GCC 12 tells the compiler of the first 8 bytes only, so it might never store the rest. */
+static inline void tiles_configure(const tile_config *config) {
+  __asm__ volatile("ldtilecfg\t%0" : : "m"(*config));
+}
 static inline void tiles_begin(void) {
-  tile_config config = tile_config_whole();
-  _tile_loadconfig(&config);
+  const tile_config config = tile_config_whole();
+  tiles_configure(&config);
 }
 static inline void tiles_begin_bytes(void) {
-  tile_config config = tile_config_bytes();
-  _tile_loadconfig(&config);
+  const tile_config config = tile_config_bytes();
+  tiles_configure(&config);
 }
 static inline void tiles_end(void) {
   _tile_release();
