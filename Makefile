@@ -100,6 +100,7 @@ FORCE:
 $(B)/src/kernels/avx2/%.o: ISA_FLAGS = $(ISA_avx2)
 $(B)/src/kernels/avx512/%.o: ISA_FLAGS = $(ISA_avx512)
 $(B)/src/kernels/amx/%.o: ISA_FLAGS = $(ISA_amx)
+$(B)/tests/support/amx_%.o: ISA_FLAGS = $(if $(ISA_FOLDERS),$(ISA_avx512))
 $(B)/cli/%.o: INCLUDES = -Iinclude
 # cmocka.h wants four headers before it, and clang-format sorts.
 $(B)/tests/%.o: INCLUDES = -Iinclude -Isrc -Itests -I. $(addprefix -include ,stdarg.h stddef.h stdint.h setjmp.h)

@@ -4,6 +4,7 @@
 #include "base/rng.h"
 #include "base/size.h"
 #include "kernels/attend.h"
+#include "support/amx_emulated.h"
 #include "support/guard.h"
 
 #include <math.h>
@@ -20,7 +21,7 @@
 /* int8 last: its rows have no NaN of their own. */
 static const ie_dtype dtypes[] = {IE_F32, IE_F16, IE_BF16, IE_I8};
 enum { FLOATS = 3, DTYPES = 4 };
-static ie_kernels kernels[IE_ISA_COUNT]; /* scalar first */
+static ie_kernels kernels[IE_ISA_COUNT + 1]; /* scalar first, AMX in emulation last */
 static int kernel_count;
 
 static int kernels_setup(void **state) {
@@ -35,6 +36,11 @@ static int kernels_setup(void **state) {
   if (best >= IE_ISA_AVX512) {
     kernels[kernel_count].isa = IE_ISA_AVX512;
     ie_kernels_fill_vector__avx512(&kernels[kernel_count++]);
+    ie_kernels_fill_vector__avx512(&kernels[kernel_count]);
+    ie_kernels_fill_attend__amx_emulated(&kernels[kernel_count]);
+    kernels[kernel_count].isa = IE_ISA_AMX;
+    kernels[kernel_count].attend = kernels[kernel_count].attend_many;
+    kernel_count++;
   }
 #endif
   print_message("instruction sets: %d\n", kernel_count);
@@ -321,6 +327,21 @@ static void test_ranges(void **state) {
   }
 }
 
+/* More rows than kernels take together: 32 (a block of tiles), and what fits their packed queries. */
+static void test_many_rows(void **state) {
+  (void)state;
+  static const struct { int64_t N, S, D; } sizes[] = {{70, 90, 64}, {33, 200, 20}, {150, 70, 256}};
+  for (int i = 0; i < 3; i++) {
+    for (int t = 0; t < DTYPES; t++) {
+      shape dim = {.N = sizes[i].N, .S = sizes[i].S, .D = sizes[i].D, .dtype = dtypes[t], .spread = 2};
+      problem p = problem_make(dim);
+      ranges_set(&p, i + t % 2);
+      problem_check(&p);
+      problem_free(&p);
+    }
+  }
+}
+
 /* A key just outside a range on either side would rule the softmax if it were seen. */
 static void test_range_ends(void **state) {
   (void)state;
@@ -529,6 +550,7 @@ int main(void) {
       cmocka_unit_test(test_strides),
       cmocka_unit_test(test_sharp),
       cmocka_unit_test(test_ranges),
+      cmocka_unit_test(test_many_rows),
       cmocka_unit_test(test_range_ends),
       cmocka_unit_test(test_rows_are_independent),
       cmocka_unit_test(test_eight_rows_are_eight_times_one),

@@ -589,6 +589,46 @@ static void test_ends_of_the_scale(void **state) {
   for_each_product(8, check_scale_ends);
 }
 
+/* AMX has kernels of its own for every weight that is not f32, in classes BF16 and INT8. */
+static void check_is_amx(const ie_kernels *table, ie_class class, ie_wformat format) {
+  ie_kernels below;
+  ie_kernels_fill(&below, IE_ISA_AVX512);
+  bool own = (class == IE_CLASS_BF16 || class == IE_CLASS_INT8) && format != IE_W_F32;
+  assert_true((table->many[class][format].run != below.many[class][format].run) == own);
+  bool blocks = class == IE_CLASS_INT8 || format == IE_W_INT8 || format == IE_W_INT4;
+  if (own) assert_int_equal(table->many[class][format].row_multiple, blocks ? 16 : 32);
+}
+
+/* Class INT8 on AMX gives the bits of AVX-512 where sums are integers, else the sum. K is beyond what one block of tokens, one panel of
+ * rows and one run of columns hold. */
+static void test_amx_blocks(void **state) {
+  (void)state;
+  ie_kernels avx512, amx;
+  const char *name = NULL;
+  if (!table_get(IE_ISA_AVX512, &avx512, &name) || !table_get(TABLE_EMULATED, &amx, &name)) skip();
+  static const int64_t sizes[][3] = {
+      {112, 50, 8192}, {17, 67, 1120}, {33, 16, 64}, {3, 5, 96}, {40, 31, 160}};
+  for (int format = 0; format < IE_W_COUNT; format++)
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+      product_case c = {IE_CLASS_BF16, (ie_wformat)format, sizes[i][0],  sizes[i][1],
+                        sizes[i][2],   .bias = (int)i % 4, .add = i % 2, .seed = 300 + i};
+      setup s = setup_new(c);
+      run_product(&s, &amx.many[c.class][format], 1000, 1000);
+      check_y(&s, name);
+      setup_free(&s);
+      c.class = IE_CLASS_INT8;
+      s = setup_new(c);
+      run_product(&s, &amx.many[c.class][format], 2, 3);
+      check_y(&s, name);
+      float *found = copy_y(&s);
+      run_product(&s, &avx512.many[c.class][format], 1000, 1000);
+      if (format == IE_W_MXFP4 || format == IE_W_INT8 || format == IE_W_INT4)
+        assert_memory_equal(found, s.y.data, sizeof(float) * (size_t)(c.T * s.y_stride));
+      free(found);
+      setup_free(&s);
+    }
+}
+
 static void test_every_table_is_complete(void **state) {
   (void)state;
   for (int i = 0; i < TABLE_COUNT; i++) {
@@ -602,8 +642,7 @@ static void test_every_table_is_complete(void **state) {
       for (int format = 0; format < IE_W_COUNT; format++) {
         assert_non_null(product_of(&table, 0, (ie_class) class, (ie_wformat)format));
         assert_true(table.many_min_tok[class][format] >= 1);
-        if (i == TABLE_EMULATED && class == IE_CLASS_BF16 && (format == IE_W_BF16 || format == IE_W_MXFP4))
-          assert_int_equal(table.many[class][format].row_multiple, 32); /* AMX's own */
+        if (i == TABLE_EMULATED) check_is_amx(&table, (ie_class) class, (ie_wformat)format);
       }
   }
 }
@@ -620,6 +659,7 @@ int main(void) {
       cmocka_unit_test(test_isa_names),
       cmocka_unit_test(test_every_table_is_complete),
       cmocka_unit_test(test_values),
+      cmocka_unit_test(test_amx_blocks),
       cmocka_unit_test(test_values_of_large_products),
       cmocka_unit_test(test_any_split_gives_the_same_bits),
       cmocka_unit_test(test_tokens_do_not_depend_on_their_number),

@@ -33,7 +33,11 @@ static ie_status dry_run(const ie_model *model, const ie_state_sizes *s, int64_t
     free(kv);
     return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a dry run");
   }
-  *ctx = (ie_ctx){.device = model->device, .arena = ie_arena_measure(), .cls = model->cls, .dry = true};
+  *ctx = (ie_ctx){.device = model->device,
+                  .arena = ie_arena_measure(),
+                  .cls = model->cls,
+                  .deterministic = model->info.deterministic,
+                  .dry = true};
   for (int64_t i = 0; i < model->info.layers; i++)
     kv[i] = (ie_kv_layer){
         .heads = model->kv[i].heads, .dim = model->kv[i].dim, .cap = IE_CACHE_SLOT_UNIT, .sequences = 1};
@@ -233,7 +237,8 @@ ie_status ie_state_new(ie_model *model, const ie_state_options *options, ie_stat
   state->exact = calloc((size_t)s.sequences, sizeof *state->exact);
   state->step = calloc((size_t)s.sequences, sizeof *state->step);
   state->batch_memory = calloc(4 * (size_t)s.batch_max, sizeof *state->batch_memory);
-  state->ctx = (ie_ctx){.device = model->device, .cls = model->cls};
+  state->ctx =
+      (ie_ctx){.device = model->device, .cls = model->cls, .deterministic = model->info.deterministic};
   if (!state->layer || !state->recent || !state->ids || !state->length || !state->high || !state->exact ||
       !state->step || !state->batch_memory)
     status = ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for %zu bytes of tables", s.table_bytes);

@@ -54,6 +54,7 @@ void ie_kernels_fill(ie_kernels *out, ie_isa isa) {
   if (isa >= IE_ISA_AMX) {
     ie_kernels_fill_products__amx(out);
     ie_kernels_fill_gemm__amx(out);
+    ie_kernels_fill_attend__amx(out);
   }
 #endif
 }

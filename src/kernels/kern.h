@@ -214,6 +214,10 @@ typedef struct ie_kernels {
   void (*weight_cols)(float *out, const ie_wview *w, int64_t row, int64_t col, int64_t n);
 
   void (*attend)(const ie_attend_args *args);
+  /* The same on matrix units, for calls of attend_many_rows query rows and more: as precise, but not equal to the
+   * bit. Keys and values of f32 take attend. NULL: none. */
+  void (*attend_many)(const ie_attend_args *args);
+  int64_t attend_many_rows;
   /* rows (IE_ATTEND_QUERIES, width) = factor * x (N, D), row n of x at n * stride, zero elsewhere; columns (width,
    * IE_ATTEND_QUERIES) is its transpose. */
   void (*attend_pack)(real *rows, real *columns, const real *x, int64_t stride, int64_t N, int64_t D,
@@ -310,5 +314,6 @@ void ie_kernels_fill_gemm__avx512(ie_kernels *out);
 void ie_kernels_fill_weight_cols__avx512(ie_kernels *out);
 void ie_kernels_fill_products__amx(ie_kernels *out);
 void ie_kernels_fill_gemm__amx(ie_kernels *out);
+void ie_kernels_fill_attend__amx(ie_kernels *out);
 
 #endif

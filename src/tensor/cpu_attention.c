@@ -199,6 +199,15 @@ static void block_begin(const attend_job *job, const attend_block *b, int64_t he
   memset(s->acc, 0, (size_t)(b->count * G * D) * sizeof(float));
 }
 
+/* The kernel for N query rows. The matrix units serve the classes that round at products; which one is taken depends on
+ * N, hence on the chunk, so `deterministic` keeps to one. */
+static void run_attend(const ie_ctx *ctx, const ie_attend_args *args) {
+  const ie_kernels *kernels = &ctx->device->kernels;
+  bool many = kernels->attend_many && args->N >= kernels->attend_many_rows && ctx->cls != IE_CLASS_F32 &&
+              !ctx->deterministic;
+  (many ? kernels->attend_many : kernels->attend)(args);
+}
+
 /* An int8 layer: the groups before each query's own, then its own. */
 static void groups_attend(const attend_job *job, const attend_block *b, int64_t head, ie_attend_args args) {
   const ie_kv_layer *kv = job->kv, *recent = kv->recent;
@@ -215,7 +224,7 @@ static void groups_attend(const attend_job *job, const attend_block *b, int64_t 
   args.v = (const uint8_t *)kv->v + kv_offset(kv, sequence, head, 0);
   args.k_scale = kv->k_scale + row * (kv->cap / IE_KV_GROUP) * kv->dim;
   args.v_scale = kv->v_scale + row * kv->cap;
-  if (args.S > 0) job->ctx->device->kernels.attend(&args);
+  if (args.S > 0) run_attend(job->ctx, &args);
   args.kv_dtype = recent->dtype;
   args.k_scale = args.v_scale = NULL;
   for (int64_t group = first; group <= last; group++) {
@@ -228,7 +237,7 @@ static void groups_attend(const attend_job *job, const attend_block *b, int64_t 
       hi[n] = p / IE_KV_GROUP == group ? p % IE_KV_GROUP + 1 : 0;
       args.S = ie_max_i64(args.S, hi[n]);
     }
-    job->ctx->device->kernels.attend(&args);
+    run_attend(job->ctx, &args);
   }
 }
 
@@ -267,7 +276,7 @@ static void block_keys(const attend_job *job, const attend_block *b, int64_t hea
       s->hi[n] = (int32_t)ie_max_i64(hi, 0);
       args.S = ie_max_i64(args.S, hi);
     }
-    if (args.S > 0) job->ctx->device->kernels.attend(&args);
+    if (args.S > 0) run_attend(job->ctx, &args);
   }
 }
 

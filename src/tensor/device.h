@@ -27,6 +27,7 @@ typedef struct ie_ctx {
   struct ie_device *device;
   ie_arena arena;
   ie_class cls;                 /* arithmetic class of all products but the router's */
+  bool deterministic;           /* rows do not depend on how many are computed together */
   bool dry;                     /* measuring: shapes are checked and memory is taken, nothing is computed */
   int layer;                    /* for messages; -1 outside the layers */
   bool (*cancelled)(void *arg); /* asked between layers; may be NULL */

@@ -3,7 +3,8 @@
 #if defined(__x86_64__)
 
 #define CLOCHER_AMX_EMULATE
-#define ie_kernels_fill_products__amx ie_kernels_fill_products__amx_emulated
+#define ie_kernels_fill_products_blocks__amx ie_kernels_fill_products_blocks__amx_emulated
+#define ie_kernels_fill_products__amx        ie_kernels_fill_products__amx_emulated
 #include "../../src/kernels/amx/products.c"
 
 #else

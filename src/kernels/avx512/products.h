@@ -206,6 +206,32 @@ ALWAYS_INLINE __m512i unsigned_codes(__m512i nibbles, ie_wformat format) {
                               : _mm512_and_si512(nibbles, _mm512_set1_epi8(15));
 }
 
+/* Packed int8 for `many`: one block of columns of 16 tokens. Quads are columns in order, or 0 .. 3 the even ones and
+ * 4 .. 7 the odd ones of a 4-bit weight. */
+enum { GROUP_TOKENS = 16, QUADS = IE_BLOCK_COLS / 4 };
+typedef struct group_block {
+  int8_t q[QUADS][GROUP_TOKENS][4];
+  int32_t start[GROUP_TOKENS]; /* -offset * sum of q */
+  float scale[GROUP_TOKENS];   /* s / factor */
+} group_block;
+
+/* Blocks b, b + 4, b + 8 ... are one chain of sums, and lie together in the packed tokens. */
+enum { CHAINS = 4 };
+
+/* The first packed block of chain c; chain CHAINS is the end. */
+ALWAYS_INLINE int64_t chain_start(int64_t c, int64_t blocks) {
+  return c * (blocks / CHAINS) + ie_min_i64(c, blocks % CHAINS);
+}
+
+/* Scales of 16 blocks of 32 columns from block b on, of `blocks`; zero beyond. */
+ALWAYS_INLINE __m512 block_scales(const uint8_t *s, int64_t b, int64_t blocks, ie_wformat format) {
+  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  if (format == IE_W_MXFP4) return load_scales(s + b, mask16_clamped(blocks - b));
+  if (format == IE_W_INT8) return load_f16_scales(s + 2 * b, mask16_clamped(blocks - b));
+  __m512 eight = load_f16_scales(s + b, mask16_clamped(ie_div_up(blocks, 2) - b / 2) & 0xFF);
+  return _mm512_permutexvar_ps(twice, eight);
+}
+
 /* products_many.c, products_many_int8.c */
 extern const ie_product ie_many_int8_mxfp4__avx512, ie_many_int8_int8__avx512, ie_many_int8_int4__avx512;
 extern const ie_product ie_many_products__avx512[IE_CLASS_COUNT][IE_W_COUNT];

@@ -10,27 +10,13 @@
 #include "kernels/avx512/transpose.h"
 #include "kernels/products_many.h"
 
-enum { ROWS = 6, LANES = 16, QUADS = IE_BLOCK_COLS / 4 };
-
-/* One block of columns of 16 tokens. Quads are columns in order, or 0 .. 3 the even ones and 4 .. 7 the odd ones. */
-typedef struct group_block {
-  int8_t q[QUADS][LANES][4];
-  int32_t start[LANES]; /* -offset * sum of q */
-  float scale[LANES];   /* s / factor */
-} group_block;
+enum { ROWS = 6, LANES = GROUP_TOKENS };
 
 ALWAYS_INLINE code_rule codes_of(ie_wformat format) {
   return format == IE_W_MXFP4 ? codes_mxfp4 : format == IE_W_INT8 ? codes_int8 : codes_int4;
 }
 
 /* --- Activations ------------------------------------------------------------------------------------------------ */
-
-enum { CHAINS = 4 };
-
-/* The first packed block of chain c; chain CHAINS is the end. */
-ALWAYS_INLINE int64_t chain_start(int64_t c, int64_t blocks) {
-  return c * (blocks / CHAINS) + ie_min_i64(c, blocks % CHAINS);
-}
 
 static size_t pack_bytes(int64_t T, int64_t K) {
   return (size_t)(ie_div_up(T, LANES) * ie_div_up(K, IE_BLOCK_COLS)) * sizeof(group_block);
@@ -91,15 +77,6 @@ static size_t row_scales(int64_t K) {
 static size_t scratch_bytes(int64_t T, int64_t K) {
   (void)T;
   return IE_MANY_ROWS * (row_bytes(K) + row_scales(K) * sizeof(float));
-}
-
-/* Scales of 16 blocks of 32 columns from block b on. */
-ALWAYS_INLINE __m512 block_scales(const uint8_t *s, int64_t b, int64_t blocks, ie_wformat format) {
-  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-  if (format == IE_W_MXFP4) return load_scales(s + b, mask16_clamped(blocks - b));
-  if (format == IE_W_INT8) return load_f16_scales(s + 2 * b, mask16_clamped(blocks - b));
-  __m512 eight = load_f16_scales(s + b, mask16_clamped(ie_div_up(blocks, 2) - b / 2) & 0xFF);
-  return _mm512_permutexvar_ps(twice, eight);
 }
 
 ALWAYS_INLINE void decode_row(uint8_t *bytes, float *scales, const ie_wview *w, int64_t row,

@@ -1,7 +1,6 @@
 #include "kernels/avx512/products_tiles.h"
 
-#include "blocks/mxfp4.h"
-#include "kernels/avx512/products.h"
+#include "kernels/avx512/tiles_decode.h"
 #include "kernels/avx512/transpose.h"
 
 /* --- Activations ------------------------------------------------------------------------------------------------ */
@@ -10,32 +9,68 @@ size_t ie_tiles_pack_bytes__avx512(int64_t T, int64_t K) {
   return (size_t)(ie_div_up(T, IE_TILE_TOKENS) * ie_div_up(K, IE_TILE_COLS)) * IE_TILE_BYTES;
 }
 
-void ie_pack_tiles__avx512(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T,
-                           int64_t t0, int64_t t1, int64_t K) {
-  (void)T;
-  int64_t steps = ie_div_up(K, IE_TILE_COLS);
-  for (int64_t t = t0; t < t1; t += IE_TILE_TOKENS)
-    for (int64_t s = 0; s < steps; s++) {
-      __m512i pairs[IE_TILE_TOKENS];
-      for (int64_t i = 0; i < IE_TILE_TOKENS; i++) {
-        pairs[i] = _mm512_setzero_si512();
-        if (t + i >= t1) continue;
-        __m512 v[2];
-        load_rounded(v, ie_pack_source(x, x_stride, x_rows, t + i), s * IE_TILE_COLS, K, IE_CLASS_BF16);
-        __m256i low = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(v[0]), 16));
-        __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(v[1]), 16));
-        pairs[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-      }
-      transpose_16x16(pairs);
-      char *out = (char *)packed + (size_t)(t / IE_TILE_TOKENS * steps + s) * IE_TILE_BYTES;
-      for (int64_t p = 0; p < 16; p++) _mm512_store_si512(out + 64 * p, pairs[p]);
-    }
+size_t ie_tiles_int8_pack_bytes__avx512(int64_t T, int64_t K) {
+  return (size_t)(ie_div_up(T, IE_TILE_TOKENS) * ie_div_up(K, IE_TILE_COLS)) * IE_SCALED_TILE_BYTES;
 }
+
+/* How 32 numbers of a token become 16 pairs. */
+typedef struct pair_rule {
+  bool halves; /* columns i and 16 + i side by side, else columns 2 i and 2 i + 1 */
+  bool codes;  /* of class INT8, unscaled */
+} pair_rule;
+
+ALWAYS_INLINE __m512i pairs_of(float *scale, const float *x, int64_t k, int64_t K, pair_rule rule) {
+  __m512 v[2];
+  load_rounded(v, x, k, K, rule.codes ? IE_CLASS_F32 : IE_CLASS_BF16);
+  if (rule.codes) {
+    __m512i q[2];
+    *scale = quantise_block(q, v[0], v[1]);
+    v[0] = _mm512_cvtepi32_ps(q[0]);
+    v[1] = _mm512_cvtepi32_ps(q[1]);
+  }
+  if (rule.halves) return halves_bf16(_mm512_castps_si512(v[0]), _mm512_castps_si512(v[1]));
+  __m256i low = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(v[0]), 16));
+  __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(v[1]), 16));
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+/* One tile of the tokens of a group, and their scales after it. */
+ALWAYS_INLINE void pack_step(char *out, const float *const rows[IE_TILE_TOKENS], int64_t k, int64_t K,
+                             pair_rule rule) {
+  __m512i pairs[IE_TILE_TOKENS];
+  _Alignas(64) float scales[IE_TILE_TOKENS] = {0};
+  for (int64_t i = 0; i < IE_TILE_TOKENS; i++)
+    pairs[i] = rows[i] != NULL ? pairs_of(&scales[i], rows[i], k, K, rule) : _mm512_setzero_si512();
+  transpose_16x16(pairs);
+  for (int64_t p = 0; p < 16; p++) _mm512_store_si512(out + 64 * p, pairs[p]);
+  if (rule.codes) _mm512_store_ps(out + IE_TILE_BYTES, _mm512_load_ps(scales));
+}
+
+#define DEFINE_PACK(name, ...)                                                                               \
+  void name(void *packed, const float *x, int64_t x_stride, const int32_t *x_rows, int64_t T, int64_t t0,    \
+            int64_t t1, int64_t K) {                                                                         \
+    (void)T;                                                                                                 \
+    const pair_rule rule = {__VA_ARGS__};                                                                    \
+    const int64_t steps = ie_div_up(K, IE_TILE_COLS),                                                        \
+                  step = rule.codes ? IE_SCALED_TILE_BYTES : IE_TILE_BYTES;                                  \
+    for (int64_t t = t0; t < t1; t += IE_TILE_TOKENS) {                                                      \
+      const float *rows[IE_TILE_TOKENS] = {NULL};                                                            \
+      for (int64_t i = 0; i < IE_TILE_TOKENS && t + i < t1; i++)                                             \
+        rows[i] = ie_pack_source(x, x_stride, x_rows, t + i);                                                \
+      for (int64_t s = 0; s < steps; s++)                                                                    \
+        pack_step((char *)packed + (t / IE_TILE_TOKENS * steps + s) * step, rows, s * IE_TILE_COLS, K,       \
+                  rule);                                                                                     \
+    }                                                                                                        \
+  }
+DEFINE_PACK(ie_pack_tiles__avx512, .halves = false)
+DEFINE_PACK(ie_pack_tiles_halves__avx512, .halves = true)
+DEFINE_PACK(ie_pack_tiles_int8__avx512, .codes = true)
+DEFINE_PACK(ie_pack_tiles_int8_halves__avx512, .halves = true, .codes = true)
 
 /* --- Weights ---------------------------------------------------------------------------------------------------- */
 
 /* True when value * scale is a normal bf16 for all scales of the row: 0.5 * 2^(2 - 127) and 6 * 2^(252 - 127). */
-static bool scales_are_normal(const uint8_t *scales, int64_t blocks) {
+bool ie_tiles_scales_normal__avx512(const uint8_t *scales, int64_t blocks) {
   __m512i smallest = _mm512_set1_epi8(127), largest = smallest;
   for (int64_t b = 0; b < blocks; b += 64) {
     __mmask64 valid = blocks - b >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (blocks - b)) - 1;
@@ -55,28 +90,18 @@ static void decode_any_scale(uint16_t *out, const uint8_t *p, const uint8_t *sca
   }
 }
 
-/* The 16 numbers in bf16 are a table in a register; a scale is an addition to the exponents of all but the zeros. */
 void ie_tiles_decode_mxfp4__avx512(uint16_t *out, const ie_wview *w, int64_t row) {
   const uint8_t *p = w->part[0] + (size_t)row * w->row_bytes[0];
   const uint8_t *scales = w->part[1] + (size_t)row * w->row_bytes[1];
   int64_t blocks = w->cols / IE_BLOCK_COLS;
-  if (!scales_are_normal(scales, blocks)) {
+  if (!ie_tiles_scales_normal__avx512(scales, blocks)) {
     decode_any_scale(out, p, scales, blocks);
     return;
   }
-  const __m512 values = _mm512_loadu_ps(ie_mxfp4_values);
-  const __m256i half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(values), 16));
-  const __m512i table =
-      _mm512_inserti64x4(_mm512_castsi256_si512(half), half, 1); /* twice: vpermw reads 5 bits */
-  const __mmask32 nonzero = 0xFEFEFEFE;
+  const __m512i table = table_bf16(ie_mxfp4_values);
   for (int64_t b = 0; b < blocks; b++) {
     _mm_prefetch((const char *)p + b * IE_MXFP4_BYTES + PREFETCH_BYTES, _MM_HINT_T0);
-    __m512i bytes =
-        _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p + b * IE_MXFP4_BYTES)));
-    __m512i words = _mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)); /* low nibble, high nibble */
-    __m512i exponent = _mm512_set1_epi16((short)((scales[b] - 127) * 128));
-    __m512i scaled = _mm512_mask_add_epi16(table, nonzero, table, exponent);
-    _mm512_storeu_si512(out + b * IE_BLOCK_COLS, _mm512_permutexvar_epi16(words, scaled));
+    decode_mxfp4_bf16(out + b * IE_BLOCK_COLS, p + b * IE_MXFP4_BYTES, scales[b], table);
   }
 }
 

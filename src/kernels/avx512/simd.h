@@ -1,5 +1,5 @@
 /* Vectors of 16 floats: the AVX-512 side of the vocabulary in which vector_body.h and attend_body.h are written
- * (avx2/simd.h is the other). Only files of this folder may include it. Nothing here fuses a multiplication with
+ * (avx2/simd.h is the other). Only files of this folder and of amx/ may include it. Nothing here fuses a multiplication with
  * an addition but vf_fma. */
 #ifndef CLOCHER_KERNELS_AVX512_SIMD_H
 #define CLOCHER_KERNELS_AVX512_SIMD_H
