@@ -22,6 +22,8 @@ static const char *const layouts[] = {"auto", "stream", "packed", "whole", NULL}
 
 typedef train_settings settings;
 
+#define TRAIN_RATE_MIN 1e-12 /* of a group: 0 is a flag that was not given */
+
 static const cli_option options[] = {
     {"--model-dir", CLI_AS_PATH(settings, model_dir), .argument = "D",
      .meaning =
@@ -53,6 +55,13 @@ static const cli_option options[] = {
                 "(packed), in one row unless longer than that (whole). auto: packed; whole for sft, and for "
                 ".jsonl of lora."},
     {"--lr", CLI_AS_FLOAT(settings, lr), .argument = "F", .min = 0, .max = 1e6, .meaning = "Learning rate."},
+    {"--embedding-lr", CLI_AS_FLOAT(settings, embedding_lr), .argument = "F", .min = TRAIN_RATE_MIN,
+     .max = 1e6, .meaning = "Rate of the embeddings. Default: --lr; with muon, 0.015 of it."},
+    {"--head-lr", CLI_AS_FLOAT(settings, head_lr), .argument = "F", .min = TRAIN_RATE_MIN, .max = 1e6,
+     .meaning =
+         "Rate of the output matrix; where it is also the embedding, it has that one's. The same default."},
+    {"--scalar-lr", CLI_AS_FLOAT(settings, scalar_lr), .argument = "F", .min = TRAIN_RATE_MIN, .max = 1e6,
+     .meaning = "Rate of norms, biases and sinks. The same default."},
     {"--optimizer", CLI_AS_CHOICE(settings, optimiser), .argument = "O", .fallback = "adamw",
      .choices = optimisers, .meaning = "adamw, muon (its matrices; the rest by AdamW) or adamw8bit."},
     {"--betas", CLI_AS_STRING(settings, betas), .argument = "A,B", .fallback = "0.9,0.95",
@@ -283,6 +292,9 @@ static ie_status options_fill(job *j, ie_error *error) {
                                   .micro_rows = s->micro,
                                   .optimiser = (ie_train_optimiser)s->optimiser,
                                   .rate = s->lr,
+                                  .embedding_rate = s->embedding_lr,
+                                  .head_rate = s->head_lr,
+                                  .scalar_rate = s->scalar_lr,
                                   .eps = s->eps,
                                   .weight_decay = s->weight_decay,
                                   .clip = s->clip,
@@ -437,6 +449,21 @@ static void balance_log(const job *j) {
             "number of processes");
 }
 
+/* A rate for parameters that are not trained, or that the model does not have. */
+static void rates_log(const job *j) {
+  const ie_train_group_plan *groups = ie_train_group_plans(j->train);
+  const struct {
+    const char *flag, *group;
+    double rate;
+  } own[] = {{"--embedding-lr", "embeddings", j->s->embedding_lr},
+             {"--head-lr", "head", j->s->head_lr},
+             {"--scalar-lr", "scalars", j->s->scalar_lr}};
+  for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+    for (int g = 0; g < IE_TRAIN_GROUPS && own[i].rate > 0; g++)
+      if (!strcmp(groups[g].name, own[i].group) && groups[g].tensors == 0)
+        cli_log(j->context, "clocher: %s is ignored: no parameter of that kind is trained", own[i].flag);
+}
+
 /* Metrics and messages are those of the first process, about all. */
 static ie_status report_open(job *j, ie_error *error) {
   ie_status status = IE_OK;
@@ -445,6 +472,7 @@ static ie_status report_open(job *j, ie_error *error) {
   j->report.peak_flop_s *= ie_ranks_size(j->ranks);
   if (status == IE_OK && j->leads) data_log(j);
   if (status == IE_OK && j->leads) balance_log(j);
+  if (status == IE_OK && j->leads) rates_log(j);
   return ie_ranks_agree(j->ranks, status, error);
 }
 
@@ -487,6 +515,8 @@ static int flags_check(cli_context *context, const settings *s, train_kind kind,
     return cli_usage(context, "--lora and --adapter-in are for `train lora`");
   if (s->adapter_in && lora)
     cli_log(context, "clocher: --lora is ignored: the adapter of --adapter-in has settings of its own");
+  if (s->embedding_lr + s->head_lr + s->scalar_lr > 0 && !(s->lr > 0))
+    return cli_usage(context, "--embedding-lr, --head-lr and --scalar-lr are beside a --lr above 0");
   if (!(s->eps > 0)) return cli_usage(context, "--eps: expected a number above 0, found %g", s->eps);
   if (s->stored_steps > s->steps) return cli_usage(context, "--stored-steps is more than --steps");
   if (s->eval_every > 0 && !s->valid) return cli_usage(context, "--eval-every needs --valid");

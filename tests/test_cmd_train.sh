@@ -70,7 +70,7 @@ resumed() {
   } 2>&1 | verdict "$name: resumed from step 4, the same to the bit"
 }
 resumed adamw base "${base[@]}" --schedule cosine --warmup 2 --balance 0.01
-resumed muon base "${base[@]}" --optimizer muon
+resumed "muon, rates of its own" base "${base[@]}" --optimizer muon --embedding-lr 3e-3 --head-lr 1e-3 --scalar-lr 2e-3
 resumed adamw8bit base "${base[@]}" --optimizer adamw8bit
 resumed "stored steps, begun before" base "${base[@]}" --stored-steps 6
 resumed "stored steps, begun after" base "${base[@]}" --stored-steps 2 --layout stream
@@ -96,6 +96,47 @@ paste <(values "$folder/whole/metrics.jsonl" loss) <(values "$folder/parts/metri
   awk 'function abs(x) { return x < 0 ? -x : x }
     abs($1 - $2) > 1e-6 * $1 { print "step " NR ": " $1 " and " $2 } END { if (NR != 4) print NR " steps" }' |
   verdict "--micro 1 = the whole batch within 1e-6"
+
+# --- Rates of their own ---------------------------------------------------------------------------------------------
+
+# offsets MODEL TENSOR: the file's bytes [begin, end) of a tensor.
+offsets() {
+  local header
+  header=$(od -An -t u8 -N 8 "$1" | tr -d ' ')
+  head -c $((8 + header)) "$1" | tail -c "$header" | grep -oE "\"$2\":[^}]*" | grep -oE '\[[0-9]+,[0-9]+\]' | tr -d '[]' |
+    tail -n 1 | awk -F, -v at=$((8 + header)) '{ print at + $1, at + $2 }'
+}
+still=(--model-dir "$folder/model" --data $text "${size[@]}" --lr 1e-12 --steps 2)
+train base still "${still[@]}"
+for group in "embedding model.embed_tokens.weight" "head lm_head.weight" "scalar model.norm.weight"; do
+  read -r name tensor <<<"$group"
+  train base "own-$name" "${still[@]}" "--$name-lr" 0.01
+  offsets "$folder/still/model.safetensors" "$tensor" | read -r begin end
+  cmp -l "$folder/still/model.safetensors" "$folder/own-$name/model.safetensors" |
+    awk -v name="$name" -v begin="$begin" -v end="$end" '{ $1 > begin && $1 <= end ? inside++ : outside++ }
+      END { if (!inside || (name != "scalar" && outside)) print inside + 0 " bytes of it changed, " outside + 0 " others" }' |
+    verdict "--$name-lr steps its parameters and no others"
+done
+train base by-name "${base[@]}" --steps 4
+train base by-group "${base[@]}" --steps 4 --embedding-lr 3e-3 --head-lr 3e-3 --scalar-lr 3e-3
+same by-name by-group | verdict "rates of groups that are --lr change no bit"
+{
+  "$program" train base --out "$folder/plan" "${base[@]}" --steps 4 --optimizer muon --head-lr 1e-3 --dry-run |
+    grep ' tensors ' | sed -E 's/ +/ /g' | diff - <(
+      echo " matrices 14 tensors 123392 parameters muon, rate 0.003"
+      echo " embeddings 1 tensors 20480 parameters adamw, rate 4.5e-05"
+      echo " head 1 tensors 20480 parameters adamw, rate 0.001"
+      echo " scalars 21 tensors 2256 parameters adamw, rate 4.5e-05"
+    )
+  echo '{"embedding_lr": 0.25}' >"$folder/rates.json"
+  "$program" train base --out "$folder/plan" "${base[@]}" --steps 4 --config "$folder/rates.json" --dry-run |
+    grep -q 'embeddings .*, rate 0.25$' || echo "the file's rate does not act"
+  cp -r "$folder/short" "$folder/rated"
+  "$program" train base --out "$folder/rated" "${base[@]}" --steps 9 --resume --head-lr 1e-3 2>&1 |
+    grep -qF -- "--head-lr was not set, is 0.001 from here on" || echo "--resume does not say that a rate was set"
+  "$program" train lora --model-dir $models/gpt-oss-hf "${given[@]}" --steps 1 --out "$folder/unrated" --head-lr 1e-3 2>&1 |
+    grep -qF -- "--head-lr is ignored" || echo "a rate without parameters is not named"
+} 2>&1 | verdict "rates of groups: in the plan, in a file of flags, where a run goes on"
 
 # --- A model that is learned ----------------------------------------------------------------------------------------
 
