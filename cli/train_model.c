@@ -10,6 +10,7 @@
 #include "out.h"
 #include "signals.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -365,7 +366,7 @@ static void guard(job *j) {
   if (step >= 0) cli_log(j->context, "clocher: the snapshot of step %lld stays", (long long)step);
 }
 
-/* Steps until the end, Ctrl-C or a failure. */
+/* Steps until the end, a signal or a failure. */
 static ie_status steps_run(job *j, ie_error *error) {
   const settings *s = j->s;
   ie_status status = IE_OK;
@@ -409,16 +410,14 @@ static ie_status memory_check(job *j, ie_error *error) {
   return status;
 }
 
-/* Ctrl-C came: what was learned is kept where snapshots are. */
+/* Ctrl-C or SIGTERM came: what was learned is kept, --save-every or not. */
 static ie_status stopped(job *j, ie_error *error) {
-  bool keep = j->s->save_every > 0 && ie_train_position(j->train) > 0;
+  bool keep = ie_train_position(j->train) > 0;
   if (j->leads) train_report_line_end(&j->report);
   ie_status status = keep ? ie_train_save(j->train, error) : IE_OK;
   if (status == IE_OK && j->leads)
     cli_log(j->context, "clocher: stopped after step %lld; %s", (long long)ie_train_position(j->train),
-            keep                   ? "--resume goes on from there"
-            : j->s->save_every > 0 ? "there was nothing to keep"
-                                   : "nothing is kept, as --save-every was not given");
+            keep ? "a snapshot is kept, --resume goes on from there" : "there was nothing to keep");
   return status;
 }
 
@@ -438,6 +437,10 @@ static void data_log(const job *j) {
             "clocher: %lld documents are longer than a row: %lld tokens of them are left out (--seq, or "
             "--layout packed)",
             (long long)d.cut_documents, (long long)d.cut_tokens);
+  if (d.silent_documents > 0)
+    cli_log(j->context,
+            "clocher: nothing is learned from %lld documents: they have no target that a row can hold",
+            (long long)d.silent_documents);
 }
 
 /* The balance loss is over a forward, whose rows then depend on the number of processes. */
@@ -476,16 +479,26 @@ static ie_status report_open(job *j, ie_error *error) {
   return ie_ranks_agree(j->ranks, status, error);
 }
 
+/* Files that are read later, and long after a tokenisation maybe. */
+static ie_status inputs_check(const settings *s, ie_error *error) {
+  const char *const paths[] = {s->data, s->data_ids, s->valid};
+  for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++)
+    if (paths[i] && access(paths[i], R_OK) != 0)
+      return ie_error_set(error, IE_IO, "%s: cannot open: %s", paths[i], strerror(errno));
+  return IE_OK;
+}
+
 static ie_status job_run(job *j, ie_error *error) {
   const settings *s = j->s;
-  ie_status status = s->dry_run ? IE_OK : ie_ranks_agree(j->ranks, memory_check(j, error), error);
+  ie_status status = ie_ranks_agree(j->ranks, inputs_check(s, error), error);
+  if (status == IE_OK && !s->dry_run) status = ie_ranks_agree(j->ranks, memory_check(j, error), error);
   if (status == IE_OK) status = ie_ranks_agree(j->ranks, job_open(j, error), error);
   if (status != IE_OK) return status;
   if (s->dry_run)
     return j->leads ? train_report_plan(j->context, j->engine.model, &j->options, error) : IE_OK;
   status = ie_ranks_agree(j->ranks, j->leads ? train_folder_lock(s->out, &j->folder, error) : IE_OK, error);
   if (status != IE_OK) return status;
-  cli_signals_poll();
+  cli_signals_poll_term();
   status = ie_train_new(j->engine.model, &j->options, &j->train, error);
   if (j->shown) cli_progress_end(&j->tokenising);
   if (status == IE_OK && s->resume && j->leads && ie_train_position(j->train) == 0)
@@ -519,6 +532,8 @@ static int flags_check(cli_context *context, const settings *s, train_kind kind,
     return cli_usage(context, "--embedding-lr, --head-lr and --scalar-lr are beside a --lr above 0");
   if (!(s->eps > 0)) return cli_usage(context, "--eps: expected a number above 0, found %g", s->eps);
   if (s->stored_steps > s->steps) return cli_usage(context, "--stored-steps is more than --steps");
+  if (s->sample_every > 0 && !*s->sample_prompt)
+    return cli_usage(context, "--sample-prompt: expected a text");
   if (s->eval_every > 0 && !s->valid) return cli_usage(context, "--eval-every needs --valid");
   if (s->dry_run) return -1;
   int code = s->metrics ? cli_out_file_check(context, "--metrics", s->metrics, /*replaced=*/false) : -1;
@@ -581,7 +596,7 @@ static int job_main(cli_context *context, const settings *s, train_kind kind, co
   bool interrupted = ie_ranks_any(j.ranks, cli_interrupted());
   bool ended = j.train && ie_train_position(j.train) < s->steps && interrupted;
   bool asked = status == IE_OK ? ended : status == IE_CANCELLED && interrupted;
-  int code = asked ? CLI_INTERRUPTED : CLI_OK;
+  int code = asked ? cli_signals_code() : CLI_OK;
   if (status != IE_OK && code == CLI_OK)
     code = ie_ranks_reports(j.ranks) ? cli_fail(context, status, &error) : cli_exit_code(status);
   job_free(&j);

@@ -170,13 +170,45 @@ done 2>/dev/null
 } 2>&1 | verdict "killed and resumed until it ends: the same to the bit"
 echo "# killed $kills times"
 
-timeout --preserve-status -s INT 2 "$program" train base --out "$folder/stopped" --quiet "${base[@]}" --steps 1000000 \
-  --save-every 1000000 2>"$folder/err"
+# stopped OUT SIGNAL FLAG...: a run that gets a signal once its first step is made; its exit code is the status.
+stopped() {
+  local out=$1 signal=$2 i
+  shift 2
+  "$program" train base --out "$folder/$out" "$@" 2>"$folder/err" &
+  local pid=$!
+  for ((i = 0; i < 1200; i++)); do
+    [[ ! -s $folder/$out/metrics.jsonl ]] || break
+    sleep 0.05
+  done
+  for name in $signal; do
+    kill -"$name" $pid 2>/dev/null
+    sleep 0.05
+  done
+  wait $pid
+}
+train base unstopped "${base[@]}" --steps 400
+for signal in INT:130 TERM:143; do
+  rm -rf "$folder/stopped"
+  {
+    # A run in the background of a shell without job control ignores SIGINT: so it is given its default again.
+    trap - INT
+    stopped stopped "${signal%:*}" "${base[@]}" --steps 400
+    code=$?
+    [[ $code -eq ${signal#*:} ]] || echo "exit $code: $(cat "$folder/err")"
+    done=$(cd "$folder/stopped" && echo step-*)
+    grep -q "^clocher: stopped after step $((10#${done#step-})); a snapshot is kept" "$folder/err" || cat "$folder/err"
+    [[ $((10#${done#step-})) -lt 400 && ! -e $folder/stopped/model.safetensors ]] || echo "it came to its end"
+    train base stopped "${base[@]}" --steps 400 --resume
+    same unstopped stopped
+  } 2>&1 | verdict "SIG${signal%:*}: the step is finished, a snapshot, exit ${signal#*:}, and resumed the same to the bit"
+done
+for i in 1 2 3 4 5 6; do cat $text; done >"$folder/longer.txt"
 {
+  stopped twice "TERM TERM" --model-dir "$made" --data "$folder/longer.txt" --batch 320 --seq 256 --lr 1e-3 --steps 100 --threads 1
   code=$?
-  [[ $code -eq 130 ]] || echo "exit $code: $(cat "$folder/err")"
-  ls "$folder/stopped"/step-*/state.safetensors >/dev/null || echo "no snapshot"
-} 2>&1 | verdict "Ctrl-C: a snapshot, and exit 130"
+  [[ $code -eq 143 ]] || echo "exit $code: $(cat "$folder/err")"
+  ! ls -d "$folder/twice"/step-* 2>/dev/null || echo "it was not at once"
+} 2>&1 | verdict "a second signal ends at once"
 
 # An infinite weight: the first number behind the header of the model.
 cp -r "$folder/model" "$folder/infinite"

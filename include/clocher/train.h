@@ -133,6 +133,7 @@ typedef struct ie_train_data {
   int64_t documents, tokens; /* as tokenised; data_ids: rows and ids */
   int64_t cut_documents;     /* IE_TRAIN_WHOLE: documents longer than a row, */
   int64_t cut_tokens;        /* and the tokens beyond it, which are never seen */
+  int64_t silent_documents;  /* from which nothing is learned: no target in them that a row can hold */
 } ie_train_data;
 ie_train_data ie_train_data_get(const ie_train *train);
 
@@ -160,6 +161,8 @@ typedef struct ie_train_evaluation {
 ie_status ie_train_evaluate(ie_train *train, ie_train_evaluation *out, bool (*cancelled)(void *arg),
                             void *arg, ie_error *error);
 
+/* The step of a snapshot's folder by its name ("step-000100"), or -1 for any other name. */
+int64_t ie_train_snapshot_step(const char *name);
 /* A snapshot of now; nothing when there is one of this step. */
 ie_status ie_train_save(ie_train *train, ie_error *error);
 /* The newest snapshot stays from now on, beside those of `keep`, until another one is guarded: what there was before

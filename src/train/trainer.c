@@ -532,7 +532,8 @@ ie_status ie_train_save(ie_train *t, ie_error *error) {
 
 ie_train_data ie_train_data_get(const ie_train *t) {
   const ie_data_info info = ie_data_get_info(t->data);
-  return (ie_train_data){info.documents, info.tokens, info.cut_documents, info.cut_tokens};
+  return (ie_train_data){info.documents, info.tokens, info.cut_documents, info.cut_tokens,
+                         t->options.layout == IE_TRAIN_PACKED ? 0 : info.silent_pieces};
 }
 
 const ie_train_group_plan *ie_train_group_plans(const ie_train *t) {
@@ -548,11 +549,21 @@ static int64_t json_at(const json_t *object, const char *key) {
   return (int64_t)json_integer_value(json_object_get(object, key));
 }
 
+/* A key in words, with the flag of `clocher train` where that has another name. */
+static const char *key_words(const char *key) {
+  static const char *const words[][2] = {{"optimiser", "optimiser (--optimizer)"},
+                                         {"rows", "rows of a step (--batch)"},
+                                         {"length", "tokens of a row (--seq)"}};
+  for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+    if (strcmp(key, words[i][0]) == 0) return words[i][1];
+  return key;
+}
+
 static ie_status run_differs(const char *path, const char *key, const json_t *then, const json_t *now,
                              ie_error *error) {
   char *had = json_dumps(then, JSON_ENCODE_ANY), *has = json_dumps(now, JSON_ENCODE_ANY);
   ie_status status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s: the run in it had %s %s, this one has %s",
-                                  path, key, had ? had : "another", has ? has : "this");
+                                  path, key_words(key), had ? had : "another", has ? has : "this");
   free(had);
   free(has);
   return status;
