@@ -174,7 +174,8 @@ echo "# killed $kills times"
 stopped() {
   local out=$1 signal=$2 i
   shift 2
-  "$program" train base --out "$folder/$out" "$@" 2>"$folder/err" &
+  # What a script starts in the background ignores SIGINT, and the program leaves that as it is.
+  env --default-signal=INT "$program" train base --out "$folder/$out" "$@" 2>"$folder/err" &
   local pid=$!
   for ((i = 0; i < 1200; i++)); do
     [[ ! -s $folder/$out/metrics.jsonl ]] || break
@@ -190,8 +191,6 @@ train base unstopped "${base[@]}" --steps 400
 for signal in INT:130 TERM:143; do
   rm -rf "$folder/stopped"
   {
-    # A run in the background of a shell without job control ignores SIGINT: so it is given its default again.
-    trap - INT
     stopped stopped "${signal%:*}" "${base[@]}" --steps 400
     code=$?
     [[ $code -eq ${signal#*:} ]] || echo "exit $code: $(cat "$folder/err")"
