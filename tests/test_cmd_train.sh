@@ -80,6 +80,16 @@ rm -rf "$folder/model"/step-* "$folder/model"/*.ids
 ids 8 2 24 131 "$folder/ids.safetensors"
 given=(--data-ids "$folder/ids.safetensors" --batch 2 --lr 1e-3)
 resumed "a published model with MXFP4 experts" sft --model-dir $models/gpt-oss-hf-v5 "${given[@]}"
+resumed "lora of a tied output matrix" lora --model-dir $models/qwen3 "${given[@]}" --lora r=4,alpha=8,targets=lm_head+q_proj
+{
+  for name in A B; do
+    grep -qaF "\"base_model.model.lm_head.lora_$name.weight\"" "$folder/once/adapter_model.safetensors" || echo "no lora_$name of lm_head"
+  done
+  values "$folder/once/metrics.jsonl" loss | awk 'NR == 1 { first = $1 } END { if (!($1 < first)) print "loss " first " to " $1 }'
+  "$program" logits --model-dir $models/qwen3 --adapter "$folder/once" --ids 1,2,3 --out "$folder/logits" --quiet || echo "logits"
+  "$program" merge --model-dir $models/qwen3 --adapter "$folder/once" --out "$folder/unmerged" 2>&1 |
+    grep -qF "that the model does not have: lm_head.weight" || echo "it is merged into the embedding"
+} 2>&1 | verdict "lora of a tied output matrix: its pair is written and used, and cannot be merged"
 resumed lora lora --model-dir $models/gpt-oss-hf "${given[@]}" --lora r=4,alpha=8
 
 train base short "${base[@]}" --steps 4 --save-every 4
