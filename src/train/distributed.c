@@ -95,10 +95,13 @@ ie_status ie_ranks_sum(ie_ranks *r, real *x, size_t count, ie_error *error) {
   return exchange(r, SUM, x, count, IE_RANK_REAL, 0, error);
 }
 
+/* A backend may hold a copy of what it sums: so the parts are small, and it takes few of them at a time. */
+enum { SUM_PART = 1 << 20 };
+
 void ie_ranks_sum_begin(ie_ranks *r, real *x, size_t count) {
   if (!r || r->size == 1) return;
   while (count > 0 && !r->lost) {
-    size_t part = count < IE_RANK_MOST ? count : IE_RANK_MOST;
+    size_t part = count < SUM_PART ? count : SUM_PART;
     note(r, r->backend->sum_begin(r->self, x, (int)part));
     x += part;
     count -= part;
