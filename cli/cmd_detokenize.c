@@ -6,9 +6,16 @@
 
 #include <string.h>
 
+/* Ids that no token has: a wrong tokenizer, or padding of a model's vocabulary. */
+typedef struct unknown_ids {
+  size_t count;
+  int32_t first;
+} unknown_ids;
+
 typedef struct settings {
   tokenizer_flags source;
   bool skip_special, stream, jsonl;
+  unknown_ids *unknown; /* of all arrays */
 } settings;
 
 static const cli_option options[] = {
@@ -40,6 +47,15 @@ static ie_status ids_read(const json_t *value, ie_ids *out, ie_error *error) {
   return IE_OK;
 }
 
+static void unknown_count(unknown_ids *unknown, const ie_tokenizer *tokenizer, const ie_ids *ids) {
+  for (size_t i = 0; i < ids->count; i++) {
+    size_t size;
+    bool special;
+    if (ie_tokenizer_token(tokenizer, ids->ids[i], &size, &special) && (size > 0 || special)) continue;
+    if (unknown->count++ == 0) unknown->first = ids->ids[i];
+  }
+}
+
 /* The pieces of a stream as a JSON array, NULL when memory is out. */
 static json_t *pieces_make(const settings *s, const ie_tokenizer *tokenizer, const ie_ids *ids,
                            ie_error *error) {
@@ -68,6 +84,7 @@ static int array_run(cli_context *context, const void *opaque, const ie_tokenize
   ie_bytes text = {0};
   int code = CLI_OK;
   ie_status status = ids_read(value, &ids, error);
+  if (status == IE_OK) unknown_count(s->unknown, tokenizer, &ids);
   if (status == IE_OK && s->stream) {
     json_t *pieces = pieces_make(s, tokenizer, &ids, error);
     if (error->status == IE_OK) code = cli_out_json(context, pieces);
@@ -98,10 +115,16 @@ static int whole_run(cli_context *context, const void *opaque, const ie_tokenize
 }
 
 static int detokenize_run(cli_context *context, void *opaque) {
-  const settings *s = opaque;
+  settings *s = opaque;
+  unknown_ids unknown = {0};
+  s->unknown = &unknown;
   const tokenizer_job job = {
       .flags = &s->source, .settings = s, .jsonl = s->jsonl, .line = array_run, .whole = whole_run};
-  return cli_tokenizer_run(context, &job);
+  int code = cli_tokenizer_run(context, &job);
+  if (unknown.count > 0)
+    cli_log(context, "clocher: %zu of the ids have no token and stand for nothing; the first is %ld",
+            unknown.count, (long)unknown.first);
+  return code;
 }
 
 const cli_command cmd_detokenize = {
@@ -110,7 +133,7 @@ const cli_command cmd_detokenize = {
     .usage = "(--model-dir D | --tokenizer FILE) [flags]",
     .help = "Reads a JSON array of ids and writes the bytes that they stand for, as they are and without a "
             "line break.\n"
-            "An id that no token has stands for nothing.",
+            "An id that no token has stands for nothing, and stderr says so.",
     .options = options,
     .settings_bytes = sizeof(settings),
     .common = CLI_USES_CACHE,

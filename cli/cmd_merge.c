@@ -1,5 +1,6 @@
 /* clocher merge: a model with an adapter added to its weights. */
 #include "cli.h"
+#include "out.h"
 #include "progress.h"
 #include "signals.h"
 
@@ -38,6 +39,8 @@ static bool report(void *user, uint64_t done, uint64_t total) {
 static int merge_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   reporter r = {.context = context};
+  int code = cli_out_folder_check(context, "--out", s->out);
+  if (code >= 0) return code;
   const ie_adapter_merge_options merge = {
       .model_dir = s->model_dir,
       .adapter_dir = s->adapter,
@@ -45,7 +48,7 @@ static int merge_run(cli_context *context, void *opaque) {
       .progress = report,
       .user = &r,
   };
-  ie_error error;
+  ie_error error = {0};
   cli_signals_poll();
   ie_status status = ie_adapter_merge(&merge, &error);
   if (r.started) cli_progress_end(&r.progress);

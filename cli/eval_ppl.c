@@ -225,7 +225,7 @@ static ie_status text_get(job *j, const ie_tokenizer *tokenizer, ie_error *error
   ie_status status = cli_read(j->s->text, SIZE_MAX / 4, &text, error);
   if (status == IE_OK) status = text_encode(j->s, tokenizer, &text, &j->text, error);
   if (status == IE_OK && j->text.ids.count < 2)
-    status = ie_error_set(error, IE_INVALID_ARGUMENT,
+    status = ie_error_set(error, IE_FORMAT,
                           "%s: %zu tokens; expected 2 or more, as the first one is not predicted", j->s->text,
                           j->text.ids.count);
   /* --tokenizer says that it is that of both. */
@@ -369,8 +369,7 @@ static ie_status job_run(job *j, const ie_tokenizer *tokenizer, ie_perplexity_re
   j->seconds = cli_clock_s() - start;
   if (j->progress_begun) cli_progress_clear(&j->progress);
   if (status == IE_OK && result->bytes == 0)
-    status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s: the tokens that are predicted have no bytes",
-                          j->s->text);
+    status = ie_error_set(error, IE_FORMAT, "%s: the tokens that are predicted have no bytes", j->s->text);
   return status;
 }
 

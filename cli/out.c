@@ -149,3 +149,9 @@ int cli_out_file_check(const cli_context *context, const char *flag, const char 
   free(copy);
   return code;
 }
+
+int cli_out_folder_check(const cli_context *context, const char *flag, const char *path) {
+  struct stat info;
+  if (stat(path, &info) != 0 || S_ISDIR(info.st_mode)) return -1;
+  return cli_usage(context, "%s %s: expected a folder, found a file", flag, path);
+}

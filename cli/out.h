@@ -41,6 +41,8 @@ ie_status cli_read(const char *path, size_t max_bytes, ie_bytes *out, ie_error *
  * or an exit code after a message: 2 for an empty path or a folder, 1 when its folder is missing or not writable.
  * replaced: the file is written whole and renamed into its place, so that a device or a pipe is refused (1). */
 int cli_out_file_check(const cli_context *context, const char *flag, const char *path, bool replaced);
+/* The same for a folder, which may be missing: -1, or 2 after a message where there is something else. */
+int cli_out_folder_check(const cli_context *context, const char *flag, const char *path);
 
 /* JSON results. All take ownership of `value` and answer NULL with "out of memory". */
 

@@ -49,7 +49,9 @@ const cli_option cli_common_options[] = {
 typedef struct parser {
   cli_context *context;
   cli_parsed *parsed;
-  int status; /* -1 while all is well */
+  int status;              /* -1 while all is well */
+  const char *repeated[8]; /* flags to be told of when all of the line is read: --quiet may follow */
+  size_t repeated_count;
 } parser;
 
 static const cli_option *table_find(const cli_option *table, const char *flag, size_t length) {
@@ -189,6 +191,18 @@ static bool flag_known(const cli_command *command, const char *flag) {
          table_find(common_table(command), flag, strlen(flag));
 }
 
+static void repeated_note(parser *p, const char *flag) {
+  for (size_t i = 0; i < p->repeated_count; i++)
+    if (p->repeated[i] == flag) return;
+  if (p->repeated_count < sizeof p->repeated / sizeof p->repeated[0]) p->repeated[p->repeated_count++] = flag;
+}
+
+static void repeated_log(const parser *p) {
+  const char *who = p->context->command->dialect ? "warn" : "clocher";
+  for (size_t i = 0; i < p->repeated_count; i++)
+    cli_log(p->context, "%s: %s is given more than once; the last one counts", who, p->repeated[i]);
+}
+
 /* One flag at argv[*at]; moves *at past its value. */
 static void flag_parse(parser *p, int argc, char **argv, int *at) {
   cli_context *context = p->context;
@@ -231,9 +245,7 @@ static void flag_parse(parser *p, int argc, char **argv, int *at) {
       return;
     }
   }
-  if (*given && option->kind != CLI_STRINGS && option->kind != CLI_FLAG)
-    fprintf(stderr, "%s: %s is given more than once; the last one counts\n",
-            command->dialect ? "warn" : "clocher", option->name);
+  if (*given && option->kind != CLI_STRINGS && option->kind != CLI_FLAG) repeated_note(p, option->name);
   *given = true;
   p->status = value_store(context, option, settings, value);
 }
@@ -278,7 +290,8 @@ int cli_parse(cli_context *context, int argc, char **argv, cli_parsed *parsed) {
   if (!parsed->settings || !parsed->args || !parsed->given) return cli_failf(context, "out of memory");
   context->given = parsed->given;
   context->args = parsed->args;
-  parser p = {context, parsed, fallbacks_store(context, cli_common_options, &context->common)};
+  parser p = {.context = context, .parsed = parsed};
+  p.status = fallbacks_store(context, cli_common_options, &context->common);
   if (p.status < 0) p.status = fallbacks_store(context, command->options, parsed->settings);
   bool flags_end = false;
   for (int i = 0; i < argc && p.status < 0; i++) {
@@ -290,6 +303,7 @@ int cli_parse(cli_context *context, int argc, char **argv, cli_parsed *parsed) {
     else
       parsed->args[context->arg_count++] = arg;
   }
+  if (p.status < 0) repeated_log(&p);
   if (p.status < 0) p.status = required_check(context, parsed);
   if (p.status < 0 && !command->dialect) cli_unused_log(context, command->name, command->common);
   return p.status;

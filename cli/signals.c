@@ -11,6 +11,7 @@
 
 /* Touched by handlers, therefore lock-free atomics of this file alone. */
 static atomic_int interrupts;
+static atomic_int stopped_by; /* the signal that set the flag, 0: none */
 static atomic_bool polled, collecting, resized, continued;
 static atomic_int news_write = -1, news_read = -1; /* a pipe: a handler wakes up who waits in poll() */
 
@@ -20,7 +21,6 @@ static struct termios terminal_found;
 static int terminal_prompts = -1; /* where sequences of ours went, or -1 */
 
 static void interrupt_handle(int sig) {
-  (void)sig;
   if (atomic_load(&collecting)) {
     atomic_fetch_add(&interrupts, 1);
     int kept = errno;
@@ -28,8 +28,11 @@ static void interrupt_handle(int sig) {
     errno = kept;
     return;
   }
-  if (atomic_load(&polled) && atomic_fetch_add(&interrupts, 1) == 0) return;
-  _exit(130);
+  if (atomic_load(&polled) && atomic_fetch_add(&interrupts, 1) == 0) {
+    atomic_store(&stopped_by, sig);
+    return;
+  }
+  _exit(128 + sig);
 }
 
 static void terminal_handle(int sig) {
@@ -119,17 +122,31 @@ static void bus_handle(int sig, siginfo_t *info, void *machine) {
   signal(sig, SIG_DFL); /* not a file: fault again, for the core dump */
 }
 
-void cli_signals_install(void) {
+static void interrupt_install(int sig) {
   struct sigaction interrupt = {.sa_handler = interrupt_handle, .sa_flags = SA_RESTART};
-  struct sigaction bus = {.sa_sigaction = bus_handle, .sa_flags = SA_SIGINFO};
   sigemptyset(&interrupt.sa_mask);
+  handler_install(sig, &interrupt);
+}
+
+void cli_signals_install(void) {
+  struct sigaction bus = {.sa_sigaction = bus_handle, .sa_flags = SA_SIGINFO};
   sigemptyset(&bus.sa_mask);
-  handler_install(SIGINT, &interrupt);
+  interrupt_install(SIGINT);
   sigaction(SIGBUS, &bus, NULL);
 }
 
 void cli_signals_poll(void) {
   atomic_store(&polled, true);
+}
+
+void cli_signals_poll_term(void) {
+  cli_signals_poll();
+  interrupt_install(SIGTERM);
+}
+
+int cli_signals_code(void) {
+  int sig = atomic_load(&stopped_by);
+  return 128 + (sig ? sig : SIGINT);
 }
 
 void cli_signals_terminal(int prompts) {

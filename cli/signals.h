@@ -1,4 +1,4 @@
-/* Signals: Ctrl-C, the end while a terminal is used, and files that shrink while they are mapped. */
+/* Signals: Ctrl-C, being asked to end, the end while a terminal is used, and files that shrink while they are mapped. */
 #ifndef CLOCHER_CLI_SIGNALS_H
 #define CLOCHER_CLI_SIGNALS_H
 
@@ -11,6 +11,13 @@ void cli_signals_install(void);
 /* From now on the first SIGINT only sets a flag, for a command that asks cli_interrupted() often; the second one
  * ends the program with exit 130. */
 void cli_signals_poll(void);
+
+/* The same, and of SIGTERM too: whichever comes first sets the flag, and the next of either ends the program at once with
+ * exit 128 + its number. For a command that keeps what it has before it ends. */
+void cli_signals_poll_term(void);
+
+/* 128 + the signal that set the flag: the exit code of what ends by it. 130 where none came. */
+int cli_signals_code(void);
 
 /* From now on SIGINT only counts, however often it comes: for a command that has another way out. Also notes that the
  * terminal changed its size, and that the program was stopped and goes on. Returns a descriptor that poll() finds

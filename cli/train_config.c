@@ -148,7 +148,9 @@ static json_t *field_json(const cli_option *option, const void *settings) {
   case CLI_INT:
     memcpy(&integer, field, sizeof integer);
     return integer < option->min ? NULL : json_integer(integer);
-  case CLI_FLOAT: memcpy(&real, field, sizeof real); return json_real(real);
+  case CLI_FLOAT:
+    memcpy(&real, field, sizeof real);
+    return option->min > 0 && real < option->min ? NULL : json_real(real);
   case CLI_SIZE: memcpy(&bytes, field, sizeof bytes); return bytes ? json_integer((json_int_t)bytes) : NULL;
   case CLI_CHOICE: memcpy(&choice, field, sizeof choice); return json_string(option->choices[choice]);
   default: memcpy(&text, field, sizeof text); return text ? cli_json_text(text, strlen(text)) : NULL;
@@ -200,20 +202,35 @@ static json_t *flags_json(const cli_context *context, const void *settings) {
   return object;
 }
 
+/* One value as text, or "not set". Owner: free. */
+static char *value_text(const json_t *value) {
+  return value ? json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) : strdup("not set");
+}
+
+/* A flag that has a default, and is missing in a file, was not known to the program that wrote it. */
+static bool always_written(const cli_context *context, const char *key) {
+  char flag[128];
+  if (!flag_of_key(key, flag, sizeof flag)) return true;
+  const cli_option *own = option_find(context->command->options, flag);
+  return !own || own->fallback;
+}
+
+static void change_log(const cli_context *context, const char *key, const json_t *then, const json_t *now) {
+  static const char *const idle[] = {"out", "threads", "metrics", "plot", NULL}; /* they change no number */
+  bool same = then && now && json_equal(then, now);
+  if (same || in_list(idle, key) || ((!then || !now) && always_written(context, key))) return;
+  char *was = value_text(then), *is = value_text(now);
+  if (was && is) cli_log(context, "clocher: --%s was %s, is %s from here on", key, was, is);
+  free(was);
+  free(is);
+}
+
 void train_config_changes(const cli_context *context, const void *settings, const char *dir) {
-  static const char *const own[] = {"out", "threads", "metrics", "plot", NULL}; /* they change no number */
   char *path = cli_path_join(dir, file_name);
   json_t *then = path ? json_load_file(path, 0, NULL) : NULL, *now = flags_json(context, settings), *value;
   const char *key;
-  json_object_foreach(now, key, value) {
-    const json_t *old = json_object_get(then, key);
-    if (!old || json_equal(old, value) || in_list(own, key)) continue;
-    char *was = json_dumps(old, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)),
-         *is = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
-    if (was && is) cli_log(context, "clocher: --%s was %s, is %s from here on", key, was, is);
-    free(was);
-    free(is);
-  }
+  json_object_foreach(now, key, value) if (then) change_log(context, key, json_object_get(then, key), value);
+  json_object_foreach(then, key, value) if (!json_object_get(now, key)) change_log(context, key, value, NULL);
   json_decref(then);
   json_decref(now);
   free(path);

@@ -1,5 +1,6 @@
 #include "train_folder.h"
 
+#include "clocher/train.h"
 #include "out.h"
 
 #include <dirent.h>
@@ -19,14 +20,6 @@ static bool file_filled(const char *dir, const char *name) {
   return filled;
 }
 
-/* step-000100, of any number of digits from six on. */
-static bool is_snapshot(const char *name) {
-  static const char prefix[] = "step-";
-  if (strncmp(name, prefix, strlen(prefix)) != 0) return false;
-  size_t digits = strspn(name + strlen(prefix), "0123456789");
-  return digits >= 6 && name[strlen(prefix) + digits] == '\0';
-}
-
 /* What a run left in the folder, in name[size]; false: nothing. */
 static bool run_found(const char *dir, char *name, size_t size) {
   static const char *const files[] = {"model.safetensors", "model.safetensors.index.json",
@@ -39,7 +32,7 @@ static bool run_found(const char *dir, char *name, size_t size) {
   DIR *folder = opendir(dir);
   bool found = false;
   for (const struct dirent *e; folder && !found && (e = readdir(folder)) != NULL;) {
-    found = is_snapshot(e->d_name);
+    found = ie_train_snapshot_step(e->d_name) >= 0;
     if (found) snprintf(name, size, "%s", e->d_name);
   }
   if (folder) closedir(folder);
@@ -49,8 +42,8 @@ static bool run_found(const char *dir, char *name, size_t size) {
 int train_folder_check(const cli_context *context, const char *out, const char *model_dir, bool resume) {
   struct stat folder, model;
   char name[256];
-  if (stat(out, &folder) != 0) return -1;
-  if (!S_ISDIR(folder.st_mode)) return cli_usage(context, "--out %s: expected a folder, found a file", out);
+  int code = cli_out_folder_check(context, "--out", out);
+  if (code >= 0 || stat(out, &folder) != 0) return code;
   if (stat(model_dir, &model) == 0 && model.st_dev == folder.st_dev && model.st_ino == folder.st_ino)
     return cli_usage(context, "--out %s is the model's own folder: a run needs one of its own", out);
   if (resume || !run_found(out, name, sizeof name)) return -1;

@@ -10,6 +10,7 @@
 #include "out.h"
 #include "signals.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,8 @@ static const char *const schedules[] = {"constant", "linear", "cosine", "step", 
 static const char *const layouts[] = {"auto", "stream", "packed", "whole", NULL};
 
 typedef train_settings settings;
+
+#define TRAIN_RATE_MIN 1e-12 /* of a group: 0 is a flag that was not given */
 
 static const cli_option options[] = {
     {"--model-dir", CLI_AS_PATH(settings, model_dir), .argument = "D",
@@ -53,6 +56,13 @@ static const cli_option options[] = {
                 "(packed), in one row unless longer than that (whole). auto: packed; whole for sft, and for "
                 ".jsonl of lora."},
     {"--lr", CLI_AS_FLOAT(settings, lr), .argument = "F", .min = 0, .max = 1e6, .meaning = "Learning rate."},
+    {"--embedding-lr", CLI_AS_FLOAT(settings, embedding_lr), .argument = "F", .min = TRAIN_RATE_MIN,
+     .max = 1e6, .meaning = "Rate of the embeddings. Default: --lr; with muon, 0.015 of it."},
+    {"--head-lr", CLI_AS_FLOAT(settings, head_lr), .argument = "F", .min = TRAIN_RATE_MIN, .max = 1e6,
+     .meaning =
+         "Rate of the output matrix; where it is also the embedding, it has that one's. The same default."},
+    {"--scalar-lr", CLI_AS_FLOAT(settings, scalar_lr), .argument = "F", .min = TRAIN_RATE_MIN, .max = 1e6,
+     .meaning = "Rate of norms, biases and sinks. The same default."},
     {"--optimizer", CLI_AS_CHOICE(settings, optimiser), .argument = "O", .fallback = "adamw",
      .choices = optimisers, .meaning = "adamw, muon (its matrices; the rest by AdamW) or adamw8bit."},
     {"--betas", CLI_AS_STRING(settings, betas), .argument = "A,B", .fallback = "0.9,0.95",
@@ -283,6 +293,9 @@ static ie_status options_fill(job *j, ie_error *error) {
                                   .micro_rows = s->micro,
                                   .optimiser = (ie_train_optimiser)s->optimiser,
                                   .rate = s->lr,
+                                  .embedding_rate = s->embedding_lr,
+                                  .head_rate = s->head_lr,
+                                  .scalar_rate = s->scalar_lr,
                                   .eps = s->eps,
                                   .weight_decay = s->weight_decay,
                                   .clip = s->clip,
@@ -353,7 +366,7 @@ static void guard(job *j) {
   if (step >= 0) cli_log(j->context, "clocher: the snapshot of step %lld stays", (long long)step);
 }
 
-/* Steps until the end, Ctrl-C or a failure. */
+/* Steps until the end, a signal or a failure. */
 static ie_status steps_run(job *j, ie_error *error) {
   const settings *s = j->s;
   ie_status status = IE_OK;
@@ -397,16 +410,14 @@ static ie_status memory_check(job *j, ie_error *error) {
   return status;
 }
 
-/* Ctrl-C came: what was learned is kept where snapshots are. */
+/* Ctrl-C or SIGTERM came: what was learned is kept, --save-every or not. */
 static ie_status stopped(job *j, ie_error *error) {
-  bool keep = j->s->save_every > 0 && ie_train_position(j->train) > 0;
+  bool keep = ie_train_position(j->train) > 0;
   if (j->leads) train_report_line_end(&j->report);
   ie_status status = keep ? ie_train_save(j->train, error) : IE_OK;
   if (status == IE_OK && j->leads)
     cli_log(j->context, "clocher: stopped after step %lld; %s", (long long)ie_train_position(j->train),
-            keep                   ? "--resume goes on from there"
-            : j->s->save_every > 0 ? "there was nothing to keep"
-                                   : "nothing is kept, as --save-every was not given");
+            keep ? "a snapshot is kept, --resume goes on from there" : "there was nothing to keep");
   return status;
 }
 
@@ -426,6 +437,10 @@ static void data_log(const job *j) {
             "clocher: %lld documents are longer than a row: %lld tokens of them are left out (--seq, or "
             "--layout packed)",
             (long long)d.cut_documents, (long long)d.cut_tokens);
+  if (d.silent_documents > 0)
+    cli_log(j->context,
+            "clocher: nothing is learned from %lld documents: they have no target that a row can hold",
+            (long long)d.silent_documents);
 }
 
 /* The balance loss is over a forward, whose rows then depend on the number of processes. */
@@ -437,6 +452,21 @@ static void balance_log(const job *j) {
             "number of processes");
 }
 
+/* A rate for parameters that are not trained, or that the model does not have. */
+static void rates_log(const job *j) {
+  const ie_train_group_plan *groups = ie_train_group_plans(j->train);
+  const struct {
+    const char *flag, *group;
+    double rate;
+  } own[] = {{"--embedding-lr", "embeddings", j->s->embedding_lr},
+             {"--head-lr", "head", j->s->head_lr},
+             {"--scalar-lr", "scalars", j->s->scalar_lr}};
+  for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+    for (int g = 0; g < IE_TRAIN_GROUPS && own[i].rate > 0; g++)
+      if (!strcmp(groups[g].name, own[i].group) && groups[g].tensors == 0)
+        cli_log(j->context, "clocher: %s is ignored: no parameter of that kind is trained", own[i].flag);
+}
+
 /* Metrics and messages are those of the first process, about all. */
 static ie_status report_open(job *j, ie_error *error) {
   ie_status status = IE_OK;
@@ -445,19 +475,30 @@ static ie_status report_open(job *j, ie_error *error) {
   j->report.peak_flop_s *= ie_ranks_size(j->ranks);
   if (status == IE_OK && j->leads) data_log(j);
   if (status == IE_OK && j->leads) balance_log(j);
+  if (status == IE_OK && j->leads) rates_log(j);
   return ie_ranks_agree(j->ranks, status, error);
+}
+
+/* Files that are read later, and long after a tokenisation maybe. */
+static ie_status inputs_check(const settings *s, ie_error *error) {
+  const char *const paths[] = {s->data, s->data_ids, s->valid};
+  for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++)
+    if (paths[i] && access(paths[i], R_OK) != 0)
+      return ie_error_set(error, IE_IO, "%s: cannot open: %s", paths[i], strerror(errno));
+  return IE_OK;
 }
 
 static ie_status job_run(job *j, ie_error *error) {
   const settings *s = j->s;
-  ie_status status = s->dry_run ? IE_OK : ie_ranks_agree(j->ranks, memory_check(j, error), error);
+  ie_status status = ie_ranks_agree(j->ranks, inputs_check(s, error), error);
+  if (status == IE_OK && !s->dry_run) status = ie_ranks_agree(j->ranks, memory_check(j, error), error);
   if (status == IE_OK) status = ie_ranks_agree(j->ranks, job_open(j, error), error);
   if (status != IE_OK) return status;
   if (s->dry_run)
     return j->leads ? train_report_plan(j->context, j->engine.model, &j->options, error) : IE_OK;
   status = ie_ranks_agree(j->ranks, j->leads ? train_folder_lock(s->out, &j->folder, error) : IE_OK, error);
   if (status != IE_OK) return status;
-  cli_signals_poll();
+  cli_signals_poll_term();
   status = ie_train_new(j->engine.model, &j->options, &j->train, error);
   if (j->shown) cli_progress_end(&j->tokenising);
   if (status == IE_OK && s->resume && j->leads && ie_train_position(j->train) == 0)
@@ -487,8 +528,12 @@ static int flags_check(cli_context *context, const settings *s, train_kind kind,
     return cli_usage(context, "--lora and --adapter-in are for `train lora`");
   if (s->adapter_in && lora)
     cli_log(context, "clocher: --lora is ignored: the adapter of --adapter-in has settings of its own");
+  if (s->embedding_lr + s->head_lr + s->scalar_lr > 0 && !(s->lr > 0))
+    return cli_usage(context, "--embedding-lr, --head-lr and --scalar-lr are beside a --lr above 0");
   if (!(s->eps > 0)) return cli_usage(context, "--eps: expected a number above 0, found %g", s->eps);
   if (s->stored_steps > s->steps) return cli_usage(context, "--stored-steps is more than --steps");
+  if (s->sample_every > 0 && !*s->sample_prompt)
+    return cli_usage(context, "--sample-prompt: expected a text");
   if (s->eval_every > 0 && !s->valid) return cli_usage(context, "--eval-every needs --valid");
   if (s->dry_run) return -1;
   int code = s->metrics ? cli_out_file_check(context, "--metrics", s->metrics, /*replaced=*/false) : -1;
@@ -551,7 +596,7 @@ static int job_main(cli_context *context, const settings *s, train_kind kind, co
   bool interrupted = ie_ranks_any(j.ranks, cli_interrupted());
   bool ended = j.train && ie_train_position(j.train) < s->steps && interrupted;
   bool asked = status == IE_OK ? ended : status == IE_CANCELLED && interrupted;
-  int code = asked ? CLI_INTERRUPTED : CLI_OK;
+  int code = asked ? cli_signals_code() : CLI_OK;
   if (status != IE_OK && code == CLI_OK)
     code = ie_ranks_reports(j.ranks) ? cli_fail(context, status, &error) : cli_exit_code(status);
   job_free(&j);

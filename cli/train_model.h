@@ -11,7 +11,7 @@ typedef struct train_settings {
       *sample_prompt, *plot, *config, *chat_format;
   int64_t steps, batch, micro, seq, warmup, step_every, stored_steps, seed, eval_every, sample_every,
       save_every, keep;
-  double lr, eps, weight_decay, clip, final_factor, step_gamma, balance;
+  double lr, embedding_lr, head_lr, scalar_lr, eps, weight_decay, clip, final_factor, step_gamma, balance;
   int optimiser, schedule, layout, ranks;
   bool recompute, resume, dry_run;
 } train_settings;

@@ -240,6 +240,11 @@ ie_status train_report_plan(cli_context *context, ie_model *model, const ie_trai
                  " tokens, %.3g %s a step, %.3g %s in all\n",
                  o->steps, o->rows, p.row_tokens, flop_scaled(flop), flop_unit(flop),
                  flop_scaled(flop * (double)o->steps), flop_unit(flop * (double)o->steps));
+  for (int i = 0; i < IE_TRAIN_GROUPS; i++)
+    if (p.group[i].tensors > 0)
+      cli_out_printf(context, "  %-12s %5" PRId64 " tensors %12" PRId64 " parameters  %s, rate %g\n",
+                     p.group[i].name, p.group[i].tensors, p.group[i].parameters, p.group[i].optimiser,
+                     p.group[i].rate);
   for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++)
     cli_out_printf(context, "  %-28s %10.1f MB\n", lines[i].what, 1e-6 * (double)lines[i].bytes);
   uint64_t limit = context->common.memory;

@@ -1,5 +1,6 @@
 #include "train_tokenizer.h"
 
+#include "out.h"
 #include "progress.h"
 #include "signals.h"
 
@@ -73,6 +74,8 @@ static int tokenizer_run(cli_context *context, void *opaque) {
   const settings *s = opaque;
   if (s->special.count && cli_given(context, "--specials"))
     return cli_usage(context, "--special and --specials: expected one of them");
+  int code = cli_out_folder_check(context, "--out", s->out);
+  if (code >= 0) return code;
   reporter r = {.context = context};
   ie_tokenizer_train_options train = {
       .text = s->text,
@@ -88,7 +91,7 @@ static int tokenizer_run(cli_context *context, void *opaque) {
   };
   while (!s->special.count && train.specials && train.specials[train.special_count]) train.special_count++;
   ie_tokenizer_train_result result;
-  ie_error error;
+  ie_error error = {0};
   cli_signals_poll();
   ie_status status = ie_tokenizer_train(&train, &result, &error);
   if (r.what) cli_progress_end(&r.progress);

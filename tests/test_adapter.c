@@ -277,14 +277,20 @@ static void adapter_write(const char *dir, const char *config, const matrix *mat
 
 static void files_refused(void **state) {
   (void)state;
-#define A "base_model.model.m.q.lora_A.weight"
-#define B "base_model.model.m.q.lora_B.weight"
+#define A    "base_model.model.m.q.lora_A.weight"
+#define B    "base_model.model.m.q.lora_B.weight"
+#define BASE "base_model.model.m.q.base_layer.weight" /* as PEFT writes beside an adapter of lm_head */
   static const struct {
     matrix matrices[3];
     ie_status status;
     const char *message;
   } cases[] = {
       {{{A, IE_F32, 2, 5}, {B, IE_F16, 3, 2}}, IE_OK, ""},
+      {{{A, IE_F32, 2, 5}, {B, IE_F32, 3, 2}, {BASE, IE_BF16, 3, 5}}, IE_OK, ""},
+      {{{A, IE_F32, 2, 5}, {B, IE_F32, 3, 2}, {BASE, IE_BF16, 4, 5}},
+       IE_FORMAT,
+       "the shape of what its adapter"},
+      {{{BASE, IE_BF16, 3, 5}}, IE_FORMAT, "expected base_model.model.MODULE"},
       {{{A, IE_F32, 2, 5}}, IE_FORMAT, "its lora_B is missing"},
       {{{B, IE_F32, 2, 5}}, IE_FORMAT, "its lora_A is missing"},
       {{{A, IE_F32, 2, 5}, {B, IE_F32, 3, 3}}, IE_FORMAT, "expected r = 2"},

@@ -70,7 +70,7 @@ resumed() {
   } 2>&1 | verdict "$name: resumed from step 4, the same to the bit"
 }
 resumed adamw base "${base[@]}" --schedule cosine --warmup 2 --balance 0.01
-resumed muon base "${base[@]}" --optimizer muon
+resumed "muon, rates of its own" base "${base[@]}" --optimizer muon --embedding-lr 3e-3 --head-lr 1e-3 --scalar-lr 2e-3
 resumed adamw8bit base "${base[@]}" --optimizer adamw8bit
 resumed "stored steps, begun before" base "${base[@]}" --stored-steps 6
 resumed "stored steps, begun after" base "${base[@]}" --stored-steps 2 --layout stream
@@ -80,6 +80,16 @@ rm -rf "$folder/model"/step-* "$folder/model"/*.ids
 ids 8 2 24 131 "$folder/ids.safetensors"
 given=(--data-ids "$folder/ids.safetensors" --batch 2 --lr 1e-3)
 resumed "a published model with MXFP4 experts" sft --model-dir $models/gpt-oss-hf-v5 "${given[@]}"
+resumed "lora of a tied output matrix" lora --model-dir $models/qwen3 "${given[@]}" --lora r=4,alpha=8,targets=lm_head+q_proj
+{
+  for name in A B; do
+    grep -qaF "\"base_model.model.lm_head.lora_$name.weight\"" "$folder/once/adapter_model.safetensors" || echo "no lora_$name of lm_head"
+  done
+  values "$folder/once/metrics.jsonl" loss | awk 'NR == 1 { first = $1 } END { if (!($1 < first)) print "loss " first " to " $1 }'
+  "$program" logits --model-dir $models/qwen3 --adapter "$folder/once" --ids 1,2,3 --out "$folder/logits" --quiet || echo "logits"
+  "$program" merge --model-dir $models/qwen3 --adapter "$folder/once" --out "$folder/unmerged" 2>&1 |
+    grep -qF "that the model does not have: lm_head.weight" || echo "it is merged into the embedding"
+} 2>&1 | verdict "lora of a tied output matrix: its pair is written and used, and cannot be merged"
 resumed lora lora --model-dir $models/gpt-oss-hf "${given[@]}" --lora r=4,alpha=8
 
 train base short "${base[@]}" --steps 4 --save-every 4
@@ -96,6 +106,47 @@ paste <(values "$folder/whole/metrics.jsonl" loss) <(values "$folder/parts/metri
   awk 'function abs(x) { return x < 0 ? -x : x }
     abs($1 - $2) > 1e-6 * $1 { print "step " NR ": " $1 " and " $2 } END { if (NR != 4) print NR " steps" }' |
   verdict "--micro 1 = the whole batch within 1e-6"
+
+# --- Rates of their own ---------------------------------------------------------------------------------------------
+
+# offsets MODEL TENSOR: the file's bytes [begin, end) of a tensor.
+offsets() {
+  local header
+  header=$(od -An -t u8 -N 8 "$1" | tr -d ' ')
+  head -c $((8 + header)) "$1" | tail -c "$header" | grep -oE "\"$2\":[^}]*" | grep -oE '\[[0-9]+,[0-9]+\]' | tr -d '[]' |
+    tail -n 1 | awk -F, -v at=$((8 + header)) '{ print at + $1, at + $2 }'
+}
+still=(--model-dir "$folder/model" --data $text "${size[@]}" --lr 1e-12 --steps 2)
+train base still "${still[@]}"
+for group in "embedding model.embed_tokens.weight" "head lm_head.weight" "scalar model.norm.weight"; do
+  read -r name tensor <<<"$group"
+  train base "own-$name" "${still[@]}" "--$name-lr" 0.01
+  offsets "$folder/still/model.safetensors" "$tensor" | read -r begin end
+  cmp -l "$folder/still/model.safetensors" "$folder/own-$name/model.safetensors" |
+    awk -v name="$name" -v begin="$begin" -v end="$end" '{ $1 > begin && $1 <= end ? inside++ : outside++ }
+      END { if (!inside || (name != "scalar" && outside)) print inside + 0 " bytes of it changed, " outside + 0 " others" }' |
+    verdict "--$name-lr steps its parameters and no others"
+done
+train base by-name "${base[@]}" --steps 4
+train base by-group "${base[@]}" --steps 4 --embedding-lr 3e-3 --head-lr 3e-3 --scalar-lr 3e-3
+same by-name by-group | verdict "rates of groups that are --lr change no bit"
+{
+  "$program" train base --out "$folder/plan" "${base[@]}" --steps 4 --optimizer muon --head-lr 1e-3 --dry-run |
+    grep ' tensors ' | sed -E 's/ +/ /g' | diff - <(
+      echo " matrices 14 tensors 123392 parameters muon, rate 0.003"
+      echo " embeddings 1 tensors 20480 parameters adamw, rate 4.5e-05"
+      echo " head 1 tensors 20480 parameters adamw, rate 0.001"
+      echo " scalars 21 tensors 2256 parameters adamw, rate 4.5e-05"
+    )
+  echo '{"embedding_lr": 0.25}' >"$folder/rates.json"
+  "$program" train base --out "$folder/plan" "${base[@]}" --steps 4 --config "$folder/rates.json" --dry-run |
+    grep -q 'embeddings .*, rate 0.25$' || echo "the file's rate does not act"
+  cp -r "$folder/short" "$folder/rated"
+  "$program" train base --out "$folder/rated" "${base[@]}" --steps 9 --resume --head-lr 1e-3 2>&1 |
+    grep -qF -- "--head-lr was not set, is 0.001 from here on" || echo "--resume does not say that a rate was set"
+  "$program" train lora --model-dir $models/gpt-oss-hf "${given[@]}" --steps 1 --out "$folder/unrated" --head-lr 1e-3 2>&1 |
+    grep -qF -- "--head-lr is ignored" || echo "a rate without parameters is not named"
+} 2>&1 | verdict "rates of groups: in the plan, in a file of flags, where a run goes on"
 
 # --- A model that is learned ----------------------------------------------------------------------------------------
 
@@ -129,13 +180,44 @@ done 2>/dev/null
 } 2>&1 | verdict "killed and resumed until it ends: the same to the bit"
 echo "# killed $kills times"
 
-timeout --preserve-status -s INT 2 "$program" train base --out "$folder/stopped" --quiet "${base[@]}" --steps 1000000 \
-  --save-every 1000000 2>"$folder/err"
+# stopped OUT SIGNAL FLAG...: a run that gets a signal once its first step is made; its exit code is the status.
+stopped() {
+  local out=$1 signal=$2 i
+  shift 2
+  # What a script starts in the background ignores SIGINT, and the program leaves that as it is.
+  env --default-signal=INT "$program" train base --out "$folder/$out" "$@" 2>"$folder/err" &
+  local pid=$!
+  for ((i = 0; i < 1200; i++)); do
+    [[ ! -s $folder/$out/metrics.jsonl ]] || break
+    sleep 0.05
+  done
+  for name in $signal; do
+    kill -"$name" $pid 2>/dev/null
+    sleep 0.05
+  done
+  wait $pid
+}
+train base unstopped "${base[@]}" --steps 400
+for signal in INT:130 TERM:143; do
+  rm -rf "$folder/stopped"
+  {
+    stopped stopped "${signal%:*}" "${base[@]}" --steps 400
+    code=$?
+    [[ $code -eq ${signal#*:} ]] || echo "exit $code: $(cat "$folder/err")"
+    done=$(cd "$folder/stopped" && echo step-*)
+    grep -q "^clocher: stopped after step $((10#${done#step-})); a snapshot is kept" "$folder/err" || cat "$folder/err"
+    [[ $((10#${done#step-})) -lt 400 && ! -e $folder/stopped/model.safetensors ]] || echo "it came to its end"
+    train base stopped "${base[@]}" --steps 400 --resume
+    same unstopped stopped
+  } 2>&1 | verdict "SIG${signal%:*}: the step is finished, a snapshot, exit ${signal#*:}, and resumed the same to the bit"
+done
+for i in 1 2 3 4 5 6; do cat $text; done >"$folder/longer.txt"
 {
+  stopped twice "TERM TERM" --model-dir "$made" --data "$folder/longer.txt" --batch 320 --seq 256 --lr 1e-3 --steps 100 --threads 1
   code=$?
-  [[ $code -eq 130 ]] || echo "exit $code: $(cat "$folder/err")"
-  ls "$folder/stopped"/step-*/state.safetensors >/dev/null || echo "no snapshot"
-} 2>&1 | verdict "Ctrl-C: a snapshot, and exit 130"
+  [[ $code -eq 143 ]] || echo "exit $code: $(cat "$folder/err")"
+  ! ls -d "$folder/twice"/step-* 2>/dev/null || echo "it was not at once"
+} 2>&1 | verdict "a second signal ends at once"
 
 # An infinite weight: the first number behind the header of the model.
 cp -r "$folder/model" "$folder/infinite"

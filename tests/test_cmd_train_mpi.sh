@@ -73,6 +73,12 @@ train balanced --balance 0.05 --micro 1
 ranks 2 balanced2 --balance 0.05 --micro 1 >"$folder/out" 2>&1 || sed 's/^/# /' "$folder/out"
 near balanced balanced2 loss 1e-6 | verdict "--balance with the same --micro: losses as of one within 1e-6"
 
+# Sums begin during the backward: what is ready then is what there is at its end, however the backward is made.
+ranks 2 recomputed --recompute >"$folder/out" 2>&1 || sed 's/^/# /' "$folder/out"
+same two recomputed model.safetensors step-000010/model.safetensors | verdict "two processes with --recompute: the same bits"
+ranks 2 halves --micro 1 >"$folder/out" 2>&1 || sed 's/^/# /' "$folder/out"
+near one halves loss 1e-6 | verdict "two processes with --micro 1: losses as of one within 1e-6"
+
 # Goes on from step 10 of two processes with three, and with one.
 mkdir "$folder/three" "$folder/alone"
 for to in three alone; do cp -r "$folder"/fixed2/{step-000010,*.ids} "$folder/$to"; done

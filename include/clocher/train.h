@@ -63,6 +63,10 @@ typedef struct ie_train_options {
   /* The optimiser. Zeros are not defaults: begin with ie_train_options_default. */
   ie_train_optimiser optimiser;
   double rate, beta1, beta2, eps, weight_decay;
+  /* Rates of groups of their own; 0: that of the rest, which is `rate`, and 0.015 of it where Muon has the matrices. The
+   * schedule is one for all. Embeddings (a matrix that is embedding and output at once is one), the output matrix,
+   * and scalars: norms, biases, sinks. */
+  double embedding_rate, head_rate, scalar_rate;
   double clip; /* largest norm of all gradients; 0: none */
   ie_train_schedule schedule;
   int64_t warmup;
@@ -129,8 +133,20 @@ typedef struct ie_train_data {
   int64_t documents, tokens; /* as tokenised; data_ids: rows and ids */
   int64_t cut_documents;     /* IE_TRAIN_WHOLE: documents longer than a row, */
   int64_t cut_tokens;        /* and the tokens beyond it, which are never seen */
+  int64_t silent_documents;  /* from which nothing is learned: no target in them that a row can hold */
 } ie_train_data;
 ie_train_data ie_train_data_get(const ie_train *train);
+
+/* Parameters that are stepped alike. */
+enum { IE_TRAIN_GROUPS = 4 };
+typedef struct ie_train_group_plan {
+  const char *name;      /* "matrices", "embeddings", "head", "scalars" */
+  const char *optimiser; /* "adamw", "muon", "adamw8bit"; of small tensors adamw8bit is adamw */
+  double rate;           /* before the schedule */
+  int64_t tensors, parameters;
+} ie_train_group_plan;
+/* (IE_TRAIN_GROUPS) of a run. */
+const ie_train_group_plan *ie_train_group_plans(const ie_train *train);
 
 /* One step, and a snapshot when it is due. IE_NUMERIC: the loss or a gradient is not finite; the message says what and
  * where; nothing was changed by this step. A snapshot takes the place of an older one when a step was made from it. */
@@ -145,6 +161,8 @@ typedef struct ie_train_evaluation {
 ie_status ie_train_evaluate(ie_train *train, ie_train_evaluation *out, bool (*cancelled)(void *arg),
                             void *arg, ie_error *error);
 
+/* The step of a snapshot's folder by its name ("step-000100"), or -1 for any other name. */
+int64_t ie_train_snapshot_step(const char *name);
 /* A snapshot of now; nothing when there is one of this step. */
 ie_status ie_train_save(ie_train *train, ie_error *error);
 /* The newest snapshot stays from now on, beside those of `keep`, until another one is guarded: what there was before
@@ -160,6 +178,7 @@ typedef struct ie_train_plan {
   int64_t parameters; /* that are trained */
   int64_t row_tokens;
   double flop_per_step;
+  ie_train_group_plan group[IE_TRAIN_GROUPS]; /* without tensors where the model has no such parameters */
 } ie_train_plan;
 /* Of a model that was opened (plan_only is enough) and such options, before ie_train_new. */
 ie_status ie_train_plan_make(ie_model *model, const ie_train_options *options, ie_train_plan *out,

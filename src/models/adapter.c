@@ -179,6 +179,30 @@ static ie_status pair_read(ie_adapter *adapter, const char *module, const ie_ten
   return status;
 }
 
+/* A copy of the adapted matrix, which PEFT writes beside an adapter of the output matrix. It is not read: the model has
+ * it. IE_FORMAT where it is of another shape, as after more tokens were added. */
+static bool is_base_copy(const ie_table *table, const ie_tensor_info *t, const char *path, ie_status *status,
+                         ie_error *error) {
+  static const char end[] = ".base_layer.weight";
+  size_t n = strlen(t->name), m = strlen(end);
+  if (n <= m || strcmp(t->name + n - m, end) != 0) return false;
+  const ie_tensor_info *pair[2];
+  for (int i = 0; i < 2; i++) {
+    ie_buf name = {0};
+    if (!ie_buf_printf(&name, "%.*s.lora_%c.weight", (int)(n - m), t->name, "AB"[i]))
+      *status = memory_error(path, error);
+    pair[i] = name.failed ? NULL : ie_table_find(table, name.data);
+    ie_buf_free(&name);
+    if (!pair[i]) return *status != IE_OK;
+  }
+  bool same = t->rank == 2 && pair[0]->rank == 2 && pair[1]->rank == 2 && t->shape[0] == pair[1]->shape[0] &&
+              t->shape[1] == pair[0]->shape[1];
+  if (!same)
+    *status = ie_error_set(error, IE_FORMAT, "%s: tensor %s: expected the shape of what its adapter adds",
+                           path, ie_quote(t->name).text);
+  return true;
+}
+
 static ie_status table_read(ie_adapter *adapter, const ie_table *table, const char *path, ie_error *error) {
   ie_buf module = {0};
   ie_status status = IE_OK;
@@ -188,7 +212,7 @@ static ie_status table_read(ie_adapter *adapter, const ie_table *table, const ch
     if (module.failed) {
       status = memory_error(path, error);
     } else if (!which) {
-      status = unknown_name(path, t->name, error);
+      if (!is_base_copy(table, t, path, &status, error)) status = unknown_name(path, t->name, error);
     } else {
       errno = 0;
       const ie_tensor_info *other = partner_find(table, t->name, which == 'A' ? 'B' : 'A');

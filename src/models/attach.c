@@ -79,13 +79,6 @@ ie_status ie_model_attach(ie_model *model, ie_adapter *adapter, bool train, ie_e
   if (model->low_rank)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "%s: the model has an adapter already", model->info.dir);
   ie_status status = ie_adapter_check(adapter, linear_shape, model, error);
-  for (size_t i = 0; status == IE_OK && train && i < count; i++) {
-    const char *target = ie_adapter_at(adapter, i)->target;
-    if (linear_find(model, target)->output)
-      status =
-          ie_error_set(error, IE_UNSUPPORTED,
-                       "%s: an adapter on the output matrix is not trained: expected other modules", target);
-  }
   if (status != IE_OK) return status;
   model->low_rank = calloc(count ? count : 1, sizeof *model->low_rank);
   if (!model->low_rank) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for an adapter");

@@ -1,4 +1,5 @@
 #include "models/decoder.h"
+#include "models/attach.h"
 
 #include <stdlib.h>
 
@@ -62,6 +63,10 @@ ie_status ie_decoder_open(const ie_decoder_spec *spec, ie_binder *b, ie_json_rea
   b->layers = d->layers;
   if (b->status == IE_OK) spec->bind(b, d);
   ie_bind_tied_head(b, &d->embed, &d->head);
+  bool tied = d->head.part[0] && d->head.name == d->embed.name;
+  if (b->status == IE_OK && tied && b->linears &&
+      !ie_linear_list_add(b->linears, "lm_head.weight", &d->head, /*output=*/true))
+    b->status = ie_error_set(b->error, IE_OUT_OF_MEMORY, "out of memory for lm_head.weight");
   if (b->status != IE_OK) {
     ie_decoder_release(d);
     return b->status;

@@ -153,15 +153,17 @@ double ie_op_cross_entropy(ie_ctx *ctx, const ie_tensor *x, const ie_loss_option
   bool records = ie_tape_records(ctx);
   real *dx = records ? ie_tape_grad(ctx, x) : NULL;
   ie_weight fixed = *head;
-  if (!records) fixed.param = fixed.bias_param = NULL;
+  ie_low_rank low = head->low_rank ? *head->low_rank : (ie_low_rank){0};
+  if (head->low_rank) fixed.low_rank = &low;
+  if (!records) fixed.param = fixed.bias_param = low.a.param = low.b.param = NULL;
   ie_loss_options own = *options;
   own.head = &fixed;
   if (ctx->status != IE_OK) return 0.0;
   double loss = ctx->device->ops.cross_entropy(ctx, dx, x, &own);
   /* Of a head that is the embedding, the embedding's backward is the last use. */
-  if (records && fixed.param && fixed.param->pending == 0) ie_tape_param_done(ctx, fixed.param);
-  if (records && fixed.bias_param && fixed.bias_param->pending == 0)
-    ie_tape_param_done(ctx, fixed.bias_param);
+  ie_param *const used[] = {fixed.param, fixed.bias_param, low.a.param, low.b.param};
+  for (size_t i = 0; records && i < sizeof used / sizeof used[0]; i++)
+    if (used[i] && used[i]->pending == 0) ie_tape_param_done(ctx, used[i]);
   if (!ctx->dry && !isfinite(loss))
     ie_ctx_fail(ctx, IE_NUMERIC, "the loss is %s", isnan(loss) ? "NaN" : "infinite");
   return loss;

@@ -67,17 +67,59 @@ typedef struct loss_memory {
   real *logits, *x, *dx;
   int32_t *index;
   double *loss;
+  real *h, *dh; /* (rows, r) of an adapter: scale x A^T, and its gradient */
 } loss_memory;
 
-static bool memory_take(ie_ctx *ctx, int64_t rows, int64_t vocabulary, int64_t width, loss_memory *m) {
-  void *part[5];
-  const size_t bytes[5] = {(size_t)(rows * vocabulary) * sizeof(real), (size_t)(rows * width) * sizeof(real),
-                           (size_t)(rows * width) * sizeof(real), (size_t)rows * sizeof(int32_t),
-                           (size_t)rows * sizeof(double)};
-  for (int i = 0; i < 5; i++)
-    if (!ie_ctx_scratch(ctx, bytes[i], &part[i])) return false;
-  *m = (loss_memory){part[0], part[1], part[2], part[3], part[4]};
+static bool memory_take(ie_ctx *ctx, int64_t rows, const ie_weight *head, loss_memory *m) {
+  enum { PARTS = 7 };
+  const int64_t r = head->low_rank ? head->low_rank->a.rows : 0;
+  void *part[PARTS] = {0};
+  const size_t bytes[PARTS] = {(size_t)(rows * head->rows) * sizeof(real),
+                               (size_t)(rows * head->cols) * sizeof(real),
+                               (size_t)(rows * head->cols) * sizeof(real),
+                               (size_t)rows * sizeof(int32_t),
+                               (size_t)rows * sizeof(double),
+                               (size_t)(rows * r) * sizeof(real),
+                               (size_t)(rows * r) * sizeof(real)};
+  for (int i = 0; i < PARTS; i++)
+    if (bytes[i] > 0 && !ie_ctx_scratch(ctx, bytes[i], &part[i])) return false;
+  *m = (loss_memory){part[0], part[1], part[2], part[3], part[4], part[5], part[6]};
   return true;
+}
+
+static ie_tensor adapter_hidden(const loss_job *job, const loss_memory *m) {
+  const int64_t r = job->options->head->low_rank->a.rows;
+  return (ie_tensor){.dtype = IE_F32, .rank = 2, .shape = {job->rows, r, 1, 1}, .data = m->h};
+}
+
+/* logits += h B^T with h = scale x A^T */
+static void adapter_forward(ie_ctx *ctx, const loss_job *job, ie_tensor *logits, const ie_tensor *x,
+                            const loss_memory *m) {
+  const ie_low_rank *low = job->options->head->low_rank;
+  if (!low) return;
+  ie_tensor h = adapter_hidden(job, m);
+  ctx->device->ops.linear_train(ctx, &h, x, &low->a, /*add=*/false);
+  ctx->device->ops.scale(ctx, m->h, job->rows * low->a.rows, low->scale);
+  ctx->device->ops.linear_train(ctx, logits, &h, &low->b, /*add=*/true);
+}
+
+/* Of these lines: dB += dlogits^T h, dh = dlogits B; then dA += (scale dh)^T x and dx += scale dh A. */
+static void adapter_backward(ie_ctx *ctx, const loss_job *job, real *dx, const ie_tensor *x,
+                             const loss_memory *m) {
+  const ie_low_rank *low = job->options->head->low_rank;
+  ie_tensor h = adapter_hidden(job, m);
+  const int64_t count = job->rows * low->a.rows;
+  if (!ctx->dry) memset(m->dh, 0, (size_t)count * sizeof(real));
+  ctx->device->ops.linear_backward(ctx, m->dh, m->logits, &h, &low->b);
+  ctx->device->ops.scale(ctx, m->dh, count, low->scale);
+  ctx->device->ops.linear_backward(ctx, dx, m->dh, x, &low->a);
+}
+
+/* Gradients of the head, of its adapter and, where dx is not NULL, of x, which is added. */
+static void head_backward(ie_ctx *ctx, const loss_job *job, real *dx, const ie_tensor *x,
+                          const loss_memory *m) {
+  ctx->device->ops.linear_backward(ctx, dx, m->logits, x, job->options->head);
+  if (job->options->head->low_rank) adapter_backward(ctx, job, dx, x, m);
 }
 
 /* One chunk. In a dry run the products take their scratch. */
@@ -92,30 +134,27 @@ static void chunk_run(ie_ctx *ctx, loss_job *job, real *dx, const ie_tensor *x, 
     for (int64_t r = 0; r < n; r++)
       memcpy(m->x + r * C, ie_tensor_f32(x) + m->index[r] * C, (size_t)C * sizeof(real));
   ops->linear_train(ctx, &logits, &rows, job->options->head, /*add=*/false);
+  adapter_forward(ctx, job, &logits, &rows, m);
   if (!ctx->dry) ie_team_for(ctx->device->team, n, /*chunk=*/1, loss_rows, job);
   if (!job->backward) return;
   if (together || !dx) {
-    ops->linear_backward(ctx, dx ? dx + first * C : NULL, m->logits, &rows, job->options->head);
+    head_backward(ctx, job, dx ? dx + first * C : NULL, &rows, m);
     return;
   }
   memset(m->dx, 0, (size_t)(n * C) * sizeof(real));
-  ops->linear_backward(ctx, m->dx, m->logits, &rows, job->options->head);
+  head_backward(ctx, job, m->dx, &rows, m);
   ops->gather_rows_backward(ctx, dx, m->dx, C, m->index, n);
 }
 
 static double cpu_cross_entropy(ie_ctx *ctx, real *dx, const ie_tensor *x, const ie_loss_options *options) {
   int64_t T = x->shape[0], V = options->head->rows, most = chunk_rows(T, V);
   loss_job job = {.kernels = &ctx->device->kernels, .options = options, .vocabulary = V};
-  job.backward = ctx->dry || dx || options->head->param || options->head->bias_param;
+  const ie_low_rank *low = options->head->low_rank;
+  job.backward = ctx->dry || dx || options->head->param || options->head->bias_param || (low && low->a.param);
   double total = 0;
-  if (options->head->low_rank) {
-    ie_ctx_fail(ctx, IE_UNSUPPORTED, "cross_entropy: %s: an adapter on the output matrix",
-                options->head->name);
-    return 0;
-  }
   loss_memory memory;
   ie_ctx_mark mark = ie_ctx_save(ctx);
-  if (memory_take(ctx, most, V, x->shape[1], &memory)) {
+  if (memory_take(ctx, most, options->head, &memory)) {
     job.logits = memory.logits;
     job.index = memory.index;
     job.loss = memory.loss;

@@ -111,7 +111,7 @@ typedef struct ie_moe_grads {
 } ie_moe_grads;
 
 /* Softmax cross-entropy of x (T, C) against an output matrix. The loss is scale * sum over t of weight[t] *
- * (log sum exp(l_t) - l_t[target[t]]) in nats, l_t = x_t W^T + b (soft-capped: cap tanh(l / cap)). */
+ * (log sum exp(l_t) - l_t[target[t]]) in nats, l_t = x_t W^T + b, with the head's adapter (soft-capped: cap tanh(l / cap)). */
 typedef struct ie_loss_options {
   const ie_weight *head;
   const int32_t *target; /* (T) below the vocabulary; negative: not counted, as are those of weight 0 */

@@ -400,6 +400,20 @@ static int64_t first_bytes(const ie_data *d, const ie_tokenizer *tokenizer) {
   return sum;
 }
 
+/* Counts pieces without a target that a row can hold. False when all are. */
+static bool targets_find(ie_data *d) {
+  ie_data_info *info = &d->info;
+  bool found = !info->masked;
+  for (int64_t p = 0; p < d->pieces && info->masked; p++) {
+    const piece at = piece_at(d, p);
+    int64_t end = d->layout == IE_DATA_WHOLE ? ie_min_i64(at.count, info->length + 1) : at.count, i = 1;
+    while (i < end && !ie_id_file_is_target(&d->file, at.start + i)) i++;
+    found = found || i < end;
+    info->silent_pieces += i >= end;
+  }
+  return found;
+}
+
 static ie_status source_open(ie_data *d, const ie_data_options *o, ie_error *error) {
   ie_status status = ie_id_build(o, &d->map, &d->file, &d->info.built, error);
   if (status != IE_OK) return status;
@@ -425,6 +439,13 @@ static ie_status source_open(ie_data *d, const ie_data_options *o, ie_error *err
   if (d->info.tokens < 2 || d->info.epoch_slots < 1)
     return ie_error_set(error, IE_LIMIT, "%s: expected a document of at least two tokens, found %lld in %lld",
                         o->path, (long long)d->info.tokens, (long long)d->info.documents);
+  if (!targets_find(d))
+    return ie_error_set(
+        error, IE_FORMAT,
+        "%s: no token of the data is a target within its row: of conversations what the assistant "
+        "says is learned, of prompts the completion, found none in %lld documents and rows of %lld "
+        "tokens",
+        o->path, (long long)d->info.documents, (long long)d->info.length);
   return IE_OK;
 }
 

@@ -98,6 +98,7 @@ typedef struct ie_data_info {
   int64_t rows, length;      /* of the global batch */
   bool built;                /* the id file was made by this call */
   bool masked;               /* some tokens are no targets */
+  int64_t silent_pieces;     /* masked: documents (or pieces) without a target that a row can hold */
   int64_t cut_documents; /* IE_DATA_WHOLE: longer than a row (pieces, where documents are cut into such), */
   int64_t cut_tokens;    /* and how many tokens of them are left out: in no row, and no target */
   uint64_t checksum;     /* of ids, masks and documents: data with another one are other data */
@@ -116,7 +117,7 @@ ie_status ie_data_ids_open(const char *path, int64_t rows, int64_t length, ie_te
 ie_status ie_data_places(int64_t rows, int64_t length, size_t *out, ie_error *error);
 
 /* IE_INVALID_ARGUMENT: options that contradict each other; IE_FORMAT: a damaged file, a row that is none, an id file that
- * was made with another tokenizer (never silently made anew); IE_LIMIT: no document has two tokens; IE_IO, IE_CANCELLED. */
+ * was made with another tokenizer (never silently made anew), a source without any target; IE_LIMIT: no document has two tokens; IE_IO, IE_CANCELLED. */
 ie_status ie_data_open(const ie_data_options *options, ie_data **out, ie_error *error);
 void ie_data_free(ie_data *data);
 

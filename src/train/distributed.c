@@ -8,6 +8,7 @@ struct ie_ranks {
   void *self;
   int rank, size, local;
   bool lost;
+  int code;      /* what the backend said when they were lost */
   double flag[]; /* (size) scratch: agreeing allocates nothing */
 };
 
@@ -63,27 +64,58 @@ static int part_exchange(ie_ranks *r, action what, char *x, int count, ie_rank_t
   return r->backend->receive(r->self, x, count, type, peer);
 }
 
+/* A code of the backend: the first failure is what is told. */
+static void note(ie_ranks *r, int code) {
+  if (code == 0 || r->lost) return;
+  r->lost = true;
+  r->code = code;
+}
+
+static ie_status lost_error(const ie_ranks *r, ie_error *error) {
+  return ie_error_set(error, IE_DEVICE, "process %d of %d has lost the others (%s error %d)", r->rank,
+                      r->size, r->backend->name, r->code);
+}
+
 static ie_status exchange(ie_ranks *r, action what, void *x, size_t count, ie_rank_type type, int peer,
                           ie_error *error) {
   static const size_t sizes[] = {
       [IE_RANK_REAL] = sizeof(real), [IE_RANK_DOUBLE] = sizeof(double), [IE_RANK_BYTE] = 1};
   if (!r || r->size == 1) return IE_OK;
   char *at = x;
-  int code = 0;
   while (count > 0 && !r->lost) {
     size_t part = count < IE_RANK_MOST ? count : IE_RANK_MOST;
-    code = part_exchange(r, what, at, (int)part, type, peer);
-    r->lost = code != 0;
+    note(r, part_exchange(r, what, at, (int)part, type, peer));
     at += part * sizes[type];
     count -= part;
   }
-  if (!r->lost) return IE_OK;
-  return ie_error_set(error, IE_DEVICE, "process %d of %d has lost the others (%s error %d)", r->rank,
-                      r->size, r->backend->name, code);
+  return r->lost ? lost_error(r, error) : IE_OK;
 }
 
 ie_status ie_ranks_sum(ie_ranks *r, real *x, size_t count, ie_error *error) {
   return exchange(r, SUM, x, count, IE_RANK_REAL, 0, error);
+}
+
+/* A backend may hold a copy of what it sums: so the parts are small, and it takes few of them at a time. */
+enum { SUM_PART = 1 << 20 };
+
+void ie_ranks_sum_begin(ie_ranks *r, real *x, size_t count) {
+  if (!r || r->size == 1) return;
+  while (count > 0 && !r->lost) {
+    size_t part = count < SUM_PART ? count : SUM_PART;
+    note(r, r->backend->sum_begin(r->self, x, (int)part));
+    x += part;
+    count -= part;
+  }
+}
+
+void ie_ranks_sum_poll(ie_ranks *r) {
+  if (r && r->size > 1 && !r->lost) note(r, r->backend->sum_poll(r->self, /*wait=*/false));
+}
+
+ie_status ie_ranks_sum_end(ie_ranks *r, ie_error *error) {
+  if (!r || r->size == 1) return IE_OK;
+  if (!r->lost) note(r, r->backend->sum_poll(r->self, /*wait=*/true));
+  return r->lost ? lost_error(r, error) : IE_OK;
 }
 
 ie_status ie_ranks_sum_doubles(ie_ranks *r, double *x, size_t count, ie_error *error) {

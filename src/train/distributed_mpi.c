@@ -31,14 +31,32 @@ bool ie_ranks_mpi_built(void) {
   F(Comm_free);                                                                                              \
   F(Comm_set_errhandler);                                                                                    \
   F(Reduce);                                                                                                 \
+  F(Ireduce);                                                                                                \
+  F(Ibcast);                                                                                                 \
+  F(Test);                                                                                                   \
+  F(Wait);                                                                                                   \
   F(Bcast);                                                                                                  \
   F(Send);                                                                                                   \
   F(Recv);
+
+/* A sum that was begun: a reduction to rank 0, then a broadcast. */
+typedef struct begun_sum {
+  void *x;
+  int count;
+  MPI_Request request; /* of the one that runs */
+} begun_sum;
+
+enum { SUMS_MOST = 16 }; /* rank 0 holds a copy of each */
 
 typedef struct mpi {
   void *library;
   bool begun; /* by us: we finalise it */
   MPI_Comm world, comm;
+  /* Sums that were begun, in their order. Each rank sends its reductions on one communicator and its broadcasts on another,
+   * so that their order is the same everywhere whenever a reduction ends. */
+  MPI_Comm sums_comm[2];
+  begun_sum sum_of[SUMS_MOST]; /* (sums): the first `done` are done, `reduced` are reduced */
+  int sums, reduced, done;
   MPI_Datatype type[3];
   MPI_Op sum;
   MPI_Errhandler returns;
@@ -82,6 +100,44 @@ static int mpi_sum(void *self, void *x, int count, ie_rank_type type) {
   return code == MPI_SUCCESS ? m->Bcast(x, count, m->type[type], 0, m->comm) : code;
 }
 
+/* Whether the request of a sum has ended. */
+static int request_end(mpi *m, begun_sum *sum, bool wait, bool *ended) {
+  int flag = 1, code;
+  code = wait ? m->Wait(&sum->request, MPI_STATUS_IGNORE) : m->Test(&sum->request, &flag, MPI_STATUS_IGNORE);
+  *ended = flag != 0;
+  return code;
+}
+
+static int mpi_sum_poll(void *self, bool wait) {
+  mpi *m = self;
+  int code = MPI_SUCCESS;
+  bool ended = true;
+  for (; code == MPI_SUCCESS && m->reduced < m->sums; m->reduced++) {
+    begun_sum *sum = &m->sum_of[m->reduced];
+    code = request_end(m, sum, wait, &ended);
+    if (code != MPI_SUCCESS || !ended) break;
+    code = m->Ibcast(sum->x, sum->count, m->type[IE_RANK_REAL], 0, m->sums_comm[1], &sum->request);
+  }
+  for (; code == MPI_SUCCESS && m->done < m->reduced; m->done++) {
+    code = request_end(m, &m->sum_of[m->done], wait, &ended);
+    if (!ended) break;
+  }
+  if (m->done == m->sums) m->sums = m->reduced = m->done = 0;
+  return code;
+}
+
+static int mpi_sum_begin(void *self, void *x, int count) {
+  mpi *m = self;
+  int code = MPI_SUCCESS, rank = 0;
+  if (m->sums == SUMS_MOST) code = mpi_sum_poll(m, /*wait=*/true);
+  if (code == MPI_SUCCESS) code = m->Comm_rank(m->comm, &rank);
+  if (code != MPI_SUCCESS) return code;
+  begun_sum *sum = &m->sum_of[m->sums++];
+  *sum = (begun_sum){.x = x, .count = count};
+  return m->Ireduce(rank == 0 ? MPI_IN_PLACE : x, x, count, m->type[IE_RANK_REAL], m->sum, 0, m->sums_comm[0],
+                    &sum->request);
+}
+
 static int mpi_broadcast(void *self, void *x, int count, ie_rank_type type, int root) {
   mpi *m = self;
   return m->Bcast(x, count, m->type[type], root, m->comm);
@@ -101,6 +157,7 @@ static void mpi_close(void *self, bool lost) {
   mpi *m = self;
   if (!lost) { /* else the end would wait for a process that is not there */
     m->Comm_free(&m->comm);
+    for (int i = 0; i < 2; i++) m->Comm_free(&m->sums_comm[i]);
     if (m->begun) m->Finalize();
   }
   mpi_free(m);
@@ -147,6 +204,8 @@ ie_status ie_ranks_open_mpi(ie_ranks **out, ie_error *error) {
   }
   static const ie_ranks_backend backend = {.name = "MPI",
                                            .sum = mpi_sum,
+                                           .sum_begin = mpi_sum_begin,
+                                           .sum_poll = mpi_sum_poll,
                                            .broadcast = mpi_broadcast,
                                            .send = mpi_send,
                                            .receive = mpi_receive,
@@ -154,7 +213,9 @@ ie_status ie_ranks_open_mpi(ie_ranks **out, ie_error *error) {
   int rank = 0, size = 1, local = 1;
   MPI_Comm machine;
   int code = m->Comm_dup(m->world, &m->comm);
-  if (code == MPI_SUCCESS) code = m->Comm_set_errhandler(m->comm, m->returns);
+  for (int i = 0; i < 2 && code == MPI_SUCCESS; i++) code = m->Comm_dup(m->world, &m->sums_comm[i]);
+  MPI_Comm *const all[] = {&m->comm, &m->sums_comm[0], &m->sums_comm[1]};
+  for (int i = 0; i < 3 && code == MPI_SUCCESS; i++) code = m->Comm_set_errhandler(*all[i], m->returns);
   if (code == MPI_SUCCESS) code = m->Comm_rank(m->comm, &rank);
   if (code == MPI_SUCCESS) code = m->Comm_size(m->comm, &size);
   MPI_Info none = dlsym(m->library, "ompi_mpi_info_null");

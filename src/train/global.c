@@ -5,8 +5,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Gradients that are summed together, side by side in the block. */
+typedef struct bucket {
+  real *first;
+  size_t count;
+  int64_t params, waits; /* how many parameters, and those of them whose gradients are not ready */
+} bucket;
+
 struct ie_global {
   ie_gradients *gradients;
+  const ie_param_list *params;
+  bucket *bucket; /* (buckets) from the end of the block on, as gradients become ready; NULL: one process */
+  int64_t *bucket_of; /* (params) */
+  int64_t buckets,
+      begun;  /* begun: sums of this step that were begun, in the order of buckets in all processes */
+  bool flows; /* the last forward runs: what becomes ready may be summed */
   ie_device *device;
   ie_global_options options;
   real *block; /* (count) the gradients */
@@ -28,6 +41,53 @@ int ie_global_levels(int64_t shares) {
   return levels;
 }
 
+/* --- Sums beside the backward ---------------------------------------------------------------------------------- */
+
+/* Numbers of a bucket: 4 MB, large enough that latency does not count; of small models a sixteenth. */
+enum { BUCKET_MOST = 1 << 20, BUCKETS = 16 };
+
+/* False when memory is out. */
+static bool buckets_make(ie_global *g) {
+  const ie_param_list *params = g->params;
+  g->bucket = calloc((size_t)params->count + 1, sizeof *g->bucket);
+  g->bucket_of = calloc((size_t)params->count + 1, sizeof *g->bucket_of);
+  if (!g->bucket || !g->bucket_of) return false;
+  real *end = g->block + g->count;
+  size_t enough = g->count / BUCKETS < BUCKET_MOST ? g->count / BUCKETS : BUCKET_MOST;
+  for (int64_t i = params->count; i-- > 0;) {
+    bucket *b = &g->bucket[g->buckets];
+    b->first = params->item[i]->grad;
+    b->count = (size_t)(end - b->first);
+    b->params++;
+    g->bucket_of[i] = g->buckets;
+    if (b->count < enough && i > 0) continue;
+    end = b->first;
+    g->buckets++;
+  }
+  return true;
+}
+
+/* Begins what is complete and next in order; all: whatever is left. */
+static void buckets_begin(ie_global *g, bool all) {
+  for (; g->begun < g->buckets && (all || g->bucket[g->begun].waits == 0); g->begun++)
+    ie_ranks_sum_begin(g->options.ranks, g->bucket[g->begun].first, g->bucket[g->begun].count);
+}
+
+/* on_grad_ready */
+static void param_ready(void *arg, ie_param *param) {
+  ie_global *g = arg;
+  if (!g->flows) return;
+  for (int64_t i = 0; i < g->params->count; i++)
+    if (g->params->item[i] == param) g->bucket[g->bucket_of[i]].waits--;
+  buckets_begin(g, /*all=*/false);
+  ie_ranks_sum_poll(g->options.ranks);
+}
+
+static void flow_begin(ie_global *g) {
+  g->begun = 0;
+  for (int64_t i = 0; i < g->buckets; i++) g->bucket[i].waits = g->bucket[i].params;
+}
+
 ie_status ie_global_new(ie_gradients *gradients, ie_device *device, const ie_global_options *options,
                         ie_global **out, ie_error *error) {
   *out = NULL;
@@ -45,12 +105,16 @@ ie_status ie_global_new(ie_gradients *gradients, ie_device *device, const ie_glo
   g->options = *options;
   g->shares = shares;
   g->block = ie_gradients_block(gradients, &g->count);
+  g->params = ie_gradients_params(gradients);
   g->width = 1 + ie_gradients_counter_count(gradients);
   size_t levels = (size_t)ie_global_levels(shares), bytes;
   bool ok = ie_size_mul(g->count * sizeof *g->level, levels, &g->level_bytes) &&
             ie_size_mul(g->width * sizeof *g->numbers, (size_t)shares, &bytes);
   if (ok && levels > 0) g->level = device->alloc(device, g->level_bytes);
   if (ok) g->numbers = malloc(bytes);
+  bool flows = !fixed && ie_ranks_size(options->ranks) > 1;
+  if (ok && flows) ok = buckets_make(g);
+  if (ok && flows) ie_gradients_on_ready(gradients, param_ready, g);
   if (ok && g->numbers && (g->level || levels == 0)) {
     *out = g;
     return IE_OK;
@@ -62,6 +126,9 @@ ie_status ie_global_new(ie_gradients *gradients, ie_device *device, const ie_glo
 void ie_global_free(ie_global *g) {
   if (!g) return;
   if (g->level) g->device->dealloc(g->device, g->level, g->level_bytes);
+  if (g->bucket) ie_gradients_on_ready(g->gradients, NULL, NULL);
+  free(g->bucket);
+  free(g->bucket_of);
   free(g->numbers);
   free(g);
 }
@@ -81,11 +148,19 @@ static ie_status as_it_comes(ie_global *g, const ie_data_batch *b, ie_error *err
   int64_t micro = g->options.micro_rows > 0 ? g->options.micro_rows : b->rows;
   ie_status status = IE_OK;
   ie_gradients_zero(g->gradients);
-  for (int64_t first = 0; first < b->rows && status == IE_OK; first += micro)
+  flow_begin(g);
+  for (int64_t first = 0; first < b->rows && status == IE_OK; first += micro) {
+    g->flows = first + micro >= b->rows;
     status = rows_add(g, b, first, ie_min_i64(micro, b->rows - first), /*at=*/0, error);
+  }
+  g->flows = false;
   ie_gradients_counters_take(g->gradients, g->numbers + 1);
-  status = ie_ranks_agree(g->options.ranks, status, error);
-  return status == IE_OK ? ie_ranks_sum(g->options.ranks, g->block, g->count, error) : status;
+  /* After a failure too: the other processes wait for these sums before they agree that there was one. */
+  buckets_begin(g, /*all=*/true);
+  ie_error lost = {0};
+  ie_status summed = ie_ranks_sum_end(g->options.ranks, &lost);
+  if (status == IE_OK && summed != IE_OK) status = ie_error_set(error, summed, "%s", lost.message);
+  return ie_ranks_agree(g->options.ranks, status, error);
 }
 
 /* --- The tree --------------------------------------------------------------------------------------------------------- */

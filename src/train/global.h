@@ -4,7 +4,8 @@
  * targets of the global batch, so that the sum over forwards and processes is the gradient of the mean. How a sum is
  * ordered decides its last bits:
  *
- *   as it comes    a process adds its forwards up as it computes them, and MPI adds the processes up.
+ *   as it comes    a process adds its forwards up as it computes them, and MPI adds the processes up: during the backward
+ *                  of the last forward, what is ready in buckets of up to some 4 MB, always in the same order.
  *   deterministic  the global batch is cut into shares of micro_rows rows (0: one), whatever the processes. Each share
  *                  begins from zeros; shares are added up in pairs, the pairs in pairs, and so on: a tree over their
  *                  numbers. A process computes a run of shares and sends the sum of a part of the tree that lies with it

@@ -126,6 +126,10 @@ real *ie_gradients_block(ie_gradients *g, size_t *count) {
   return g->grads;
 }
 
+const ie_param_list *ie_gradients_params(const ie_gradients *g) {
+  return &g->model->params;
+}
+
 static ie_status model_check(const ie_model *model, ie_error *error) {
   if (model->params.count == 0)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "%s: the model was not opened for training",

@@ -6,6 +6,8 @@
 #include "models/arch.h"
 #include "ops/tape.h"
 
+/* All that are computed, in the order of their gradients in the block. */
+const ie_param_list *ie_gradients_params(const ie_gradients *g);
 /* Called during the backward of each ie_gradients_add, once for each parameter, when that call adds nothing more to its
  * gradient. Of several calls (micro-batches) whoever adds up gradients wants the last one only. */
 void ie_gradients_on_ready(ie_gradients *g, void (*ready)(void *arg, ie_param *param), void *arg);

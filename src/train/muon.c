@@ -3,6 +3,7 @@
 #include "base/float.h"
 #include "base/size.h"
 #include "tensor/cpu_gemm.h"
+#include "train/param_class.h"
 
 #include <math.h>
 #include <string.h>
@@ -13,16 +14,7 @@ static const float ns_a = 3.4445f, ns_b = -4.7750f, ns_c = 2.0315f;
 enum { ROWS = 16 };
 
 bool ie_muon_takes(const ie_param *param) {
-  static const char *const left[] = {
-      "bias",           "embed_tokens.weight", "embed_in.weight",  "wte.weight",        "embed_out.weight",
-      "lm_head.weight", "wpe.weight",          "embedding.weight", "embeddings.weight", "pos_embed"};
-  if (param->rank < 2 || param->count == 0) return false;
-  size_t length = strlen(param->name);
-  for (size_t i = 0; i < sizeof left / sizeof left[0]; i++) {
-    size_t n = strlen(left[i]);
-    if (length >= n && strcmp(param->name + length - n, left[i]) == 0) return false;
-  }
-  return true;
+  return ie_param_class_of(param) == IE_PARAM_MATRIX;
 }
 
 /* a + w (b - a) as PyTorch computes it: from the nearer end, fused. A last bit that differs here may become another

@@ -21,9 +21,8 @@ typedef struct ie_muon_options {
   int steps;  /* of Newton and Schulz */
 } ie_muon_options;
 
-/* True for matrices and stacks of matrices between layers; false for vectors, biases (those of experts lie as a
- * matrix), embeddings, position tables and the output matrix, which are customarily left to AdamW. By rank and the
- * end of the name. */
+/* True for matrices and stacks of matrices between layers (train/param_class.h); the others are customarily left to
+ * AdamW. */
 bool ie_muon_takes(const ie_param *param);
 
 /* One step of every matrix of `param`, at learning rate `rate`; buffer: (count) momentum. Scratch comes from ctx's arena

@@ -4,7 +4,6 @@
 
 #include "clocher/train.h"
 #include "models/arch.h"
-#include "train/optimiser.h"
 
 /* Tokens of a row. */
 int64_t ie_train_row_length(const ie_model *model, const ie_train_options *options);
@@ -12,7 +11,5 @@ int64_t ie_train_row_length(const ie_model *model, const ie_train_options *optio
 ie_status ie_train_length_check(const ie_model *model, int64_t length, ie_error *error);
 /* Rows of one forward of a process that has so many rows of a step. */
 int64_t ie_train_forward_rows(const ie_train_options *options, int64_t own);
-/* All parameters, with the options' settings. */
-ie_optimiser_group ie_train_group(const ie_model *model, const ie_train_options *options);
 
 #endif

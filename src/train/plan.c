@@ -8,6 +8,7 @@
 #include "train/data.h"
 #include "train/global.h"
 #include "train/gradients.h"
+#include "train/groups.h"
 #include "train/options.h"
 #include "train/work.h"
 
@@ -65,9 +66,13 @@ ie_status ie_train_plan_make(ie_model *model, const ie_train_options *o, ie_trai
   if (status != IE_OK) return status;
   int64_t own = ie_div_up(o->rows, ie_ranks_size(o->ranks)); /* rows of this process */
   int64_t micro = ie_train_forward_rows(o, own);
-  const ie_optimiser_group group = ie_train_group(model, o);
+  ie_train_groups groups;
   size_t scratch;
-  status = ie_optimiser_bytes(model->device, &group, 1, &out->states, &scratch, error);
+  status = ie_train_groups_make(model, o, &groups, error);
+  if (status == IE_OK)
+    status = ie_optimiser_bytes(model->device, groups.group, IE_PARAM_CLASSES, &out->states, &scratch, error);
+  if (status == IE_OK) ie_train_groups_describe(&groups, o->rate, out->group);
+  ie_train_groups_free(&groups);
   if (status == IE_OK) status = activations(model, o->recompute, micro, length, &out->activations, error);
   if (status != IE_OK) return status;
   for (int64_t i = 0; i < model->params.count; i++) out->parameters += model->params.item[i]->count;

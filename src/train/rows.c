@@ -117,18 +117,38 @@ static ie_status conversation_mark(const ie_row_recipe *recipe, const ie_ids *id
   return IE_OK;
 }
 
+/* A message says something: a record whose text is under another key would else be learned as silence, which the chat
+ * formats allow. */
+static ie_status messages_check(const json_t *messages, const char *where, ie_error *error) {
+  static const char *const other[] = {"tool_calls", "reasoning_content", "thinking"};
+  for (size_t i = 0; i < json_array_size(messages); i++) {
+    const json_t *message = json_array_get(messages, i), *content = json_object_get(message, "content");
+    bool said = content && !json_is_null(content);
+    for (size_t k = 0; k < sizeof other / sizeof other[0]; k++) {
+      const json_t *value = json_object_get(message, other[k]);
+      said = said || json_array_size(value) > 0 || json_string_length(value) > 0;
+    }
+    if (json_is_object(message) && !said)
+      return ie_error_set(error, IE_FORMAT, "%s: messages[%zu]: expected a \"content\", found %s", where, i,
+                          content ? "null" : "none");
+  }
+  return IE_OK;
+}
+
 static ie_status row_conversation(const ie_row_recipe *recipe, json_t *request, const char *where,
                                   ie_row *row, ie_error *error) {
   if (!recipe->format)
     return ie_error_set(
         error, IE_UNSUPPORTED,
         "%s: a row with messages, and the model's chat format is not known: --chat-format names one", where);
+  ie_status status = messages_check(json_object_get(request, "messages"), where, error);
+  if (status != IE_OK) return status;
   ie_chat_prompt prompt;
   if (json_object_set_new(request, "add_generation_prompt", json_false()) != 0 ||
       json_object_set_new(request, "training", json_true()) != 0)
     return no_memory(error);
   ie_error inner = {0};
-  ie_status status = conversation_render(recipe, request, &prompt, &inner);
+  status = conversation_render(recipe, request, &prompt, &inner);
   if (status != IE_OK) return ie_error_set(error, status, "%s: %s", where, inner.message);
   row->bytes = prompt.text.size;
   status = ie_ids_append(&row->ids, prompt.ids.ids, prompt.ids.count, error);

@@ -39,7 +39,8 @@ typedef struct ie_row {
 void ie_row_free(ie_row *row);
 ie_status ie_row_from_text(const ie_row_recipe *recipe, const char *text, size_t size, ie_row *row,
                            ie_error *error);
-/* where names the line in messages. IE_FORMAT: no JSON object, or none of the three forms. */
+/* where names the line in messages. IE_FORMAT: no JSON object, none of the three forms, or a message of a conversation
+ * that says nothing (no content, calls or reasoning). */
 ie_status ie_row_from_json(const ie_row_recipe *recipe, const char *line, size_t size, const char *where,
                            ie_row *row, ie_error *error);
 

@@ -5,6 +5,7 @@
 #include "base/folder.h"
 #include "base/json.h"
 #include "base/quote.h"
+#include "clocher/train.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -27,8 +28,7 @@ char *ie_snapshot_path(const char *dir, int64_t step) {
   return NULL;
 }
 
-/* The step of a folder's name as ie_snapshot_path writes it, or -1. */
-static int64_t step_of(const char *name) {
+int64_t ie_train_snapshot_step(const char *name) {
   if (strncmp(name, prefix, strlen(prefix)) != 0) return -1;
   const char *digits = name + strlen(prefix);
   size_t n = strspn(digits, "0123456789");
@@ -60,7 +60,7 @@ ie_status ie_snapshot_list_read(const char *dir, ie_snapshot_list *out, ie_error
   ie_status status = IE_OK;
   size_t capacity = 0;
   for (struct dirent *e; status == IE_OK && (e = readdir(folder)) != NULL;) {
-    int64_t step = step_of(e->d_name);
+    int64_t step = ie_train_snapshot_step(e->d_name);
     bool whole = false;
     if (step >= 0) status = is_whole(dir, step, &whole, error);
     if (!whole) continue;

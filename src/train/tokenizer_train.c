@@ -128,7 +128,7 @@ ie_status ie_tokenizer_train(const ie_tokenizer_train_options *o, ie_tokenizer_t
                                     .progress = watch,
                                     .user = &w};
   if (status == IE_OK && words.pieces == 0)
-    status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s: there is no text in it", o->text);
+    status = ie_error_set(error, IE_FORMAT, "%s: there is no text in it", o->text);
   if (status == IE_OK) status = ie_merges_train(&words, &options, &merges, error);
   r.merge_s = ie_clock_s() - start_s - r.count_s;
   const ie_tokenizer_parts parts = {&merges, o->specials, pattern};

@@ -11,6 +11,7 @@
 #include "train/export.h"
 #include "train/global.h"
 #include "train/gradients.h"
+#include "train/groups.h"
 #include "train/options.h"
 #include "train/schedule.h"
 #include "train/snapshot.h"
@@ -28,6 +29,7 @@ struct ie_train {
   ie_gradients *gradients;
   ie_global *global;
   ie_optimiser *optimiser;
+  ie_train_group_plan group[IE_TRAIN_GROUPS];
   ie_data *data, *valid; /* valid: NULL without options.valid */
   ie_stored *stored; /* the masters while the parameters hold what will be stored; NULL: not yet, or never */
   ie_schedule schedule;
@@ -65,26 +67,17 @@ static ie_status options_check(const ie_train_options *o, ie_error *error) {
   if (!(o->rate >= 0) || !(o->clip >= 0) || !isfinite(o->rate) || !isfinite(o->clip))
     return ie_error_set(error, IE_INVALID_ARGUMENT, "training: learning rate %g, clipping norm %g", o->rate,
                         o->clip);
+  const double own[] = {o->embedding_rate, o->head_rate, o->scalar_rate};
+  for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+    if (!(own[i] >= 0) || !isfinite(own[i]) || (own[i] > 0 && !(o->rate > 0)))
+      return ie_error_set(
+          error, IE_INVALID_ARGUMENT,
+          "training: a group's own learning rate %g beside %g for the others, expected both above 0", own[i],
+          o->rate);
   if (o->stored_steps < 0 || o->stored_steps > o->steps)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "training: %lld stored steps of %lld",
                         (long long)o->stored_steps, (long long)o->steps);
   return IE_OK;
-}
-
-ie_optimiser_group ie_train_group(const ie_model *model, const ie_train_options *o) {
-  static const ie_optimiser_kind kinds[] = {[IE_TRAIN_ADAMW] = IE_OPTIMISER_ADAMW,
-                                            [IE_TRAIN_MUON] = IE_OPTIMISER_MUON,
-                                            [IE_TRAIN_ADAMW8BIT] = IE_OPTIMISER_ADAMW8BIT};
-  ie_optimiser_group group = ie_optimiser_group_default(kinds[o->optimiser]);
-  group.param = model->params.item;
-  group.count = model->params.count;
-  if (o->optimiser == IE_TRAIN_MUON) {
-    group.muon.weight_decay = o->weight_decay;
-    return group;
-  }
-  group.adamw = (ie_adamw_options){
-      .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .weight_decay = o->weight_decay};
-  return group;
 }
 
 int64_t ie_train_row_length(const ie_model *model, const ie_train_options *o) {
@@ -210,16 +203,20 @@ static ie_status train_resume(ie_train *t, ie_error *error);
 static ie_status parts_make(ie_train *t, ie_error *error) {
   const ie_train_options *o = &t->options;
   const ie_gradients_options gradients = {.recompute = o->recompute};
-  const ie_optimiser_group group = ie_train_group(t->model, o);
+  ie_train_groups groups;
   const ie_global_options global = {.ranks = o->ranks,
                                     .deterministic = o->deterministic,
                                     .rows = ie_data_get_info(t->data).rows,
                                     .micro_rows = o->micro_rows,
                                     .balance = o->balance};
   ie_device *device = t->model->device;
-  ie_status status = ie_gradients_new(t->model, &gradients, &t->gradients, error);
+  ie_status status = ie_train_groups_make(t->model, o, &groups, error);
+  if (status == IE_OK) status = ie_gradients_new(t->model, &gradients, &t->gradients, error);
   if (status == IE_OK) status = ie_global_new(t->gradients, device, &global, &t->global, error);
-  if (status == IE_OK) status = ie_optimiser_new(device, &group, 1, &t->optimiser, error);
+  if (status == IE_OK)
+    status = ie_optimiser_new(device, groups.group, IE_PARAM_CLASSES, &t->optimiser, error);
+  ie_train_groups_describe(&groups, o->rate, t->group);
+  ie_train_groups_free(&groups);
   if (status == IE_OK && o->resume) status = train_resume(t, error);
   return status;
 }
@@ -474,7 +471,7 @@ static json_t *run_json(const ie_train *t) {
   ie_sha256_hex(t->model->config_digest, config);
   snprintf(checksum, sizeof checksum, "%016llx", (unsigned long long)data.checksum);
   return json_pack("{s:s,s:I,s:I,s:I,s:s,s:b,s:I,s:f,s:I,s:s,s:s,s:s,s:f}", "optimiser",
-                   ie_optimiser_name(ie_train_group(t->model, o).kind), "rows", (json_int_t)o->rows, "length",
+                   ie_optimiser_name(ie_train_kind(o)), "rows", (json_int_t)o->rows, "length",
                    (json_int_t)ie_train_row_length(t->model, o), "seed", (json_int_t)o->seed, "layout",
                    layouts[o->layout], "adapter", adapter != NULL, "adapter's r",
                    (json_int_t)(adapter ? adapter->r : 0), "adapter's alpha", adapter ? adapter->alpha : 0.0,
@@ -535,7 +532,12 @@ ie_status ie_train_save(ie_train *t, ie_error *error) {
 
 ie_train_data ie_train_data_get(const ie_train *t) {
   const ie_data_info info = ie_data_get_info(t->data);
-  return (ie_train_data){info.documents, info.tokens, info.cut_documents, info.cut_tokens};
+  return (ie_train_data){info.documents, info.tokens, info.cut_documents, info.cut_tokens,
+                         t->options.layout == IE_TRAIN_PACKED ? 0 : info.silent_pieces};
+}
+
+const ie_train_group_plan *ie_train_group_plans(const ie_train *t) {
+  return t->group;
 }
 
 int64_t ie_train_guard(ie_train *t) {
@@ -547,11 +549,21 @@ static int64_t json_at(const json_t *object, const char *key) {
   return (int64_t)json_integer_value(json_object_get(object, key));
 }
 
+/* A key in words, with the flag of `clocher train` where that has another name. */
+static const char *key_words(const char *key) {
+  static const char *const words[][2] = {{"optimiser", "optimiser (--optimizer)"},
+                                         {"rows", "rows of a step (--batch)"},
+                                         {"length", "tokens of a row (--seq)"}};
+  for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+    if (strcmp(key, words[i][0]) == 0) return words[i][1];
+  return key;
+}
+
 static ie_status run_differs(const char *path, const char *key, const json_t *then, const json_t *now,
                              ie_error *error) {
   char *had = json_dumps(then, JSON_ENCODE_ANY), *has = json_dumps(now, JSON_ENCODE_ANY);
   ie_status status = ie_error_set(error, IE_INVALID_ARGUMENT, "%s: the run in it had %s %s, this one has %s",
-                                  path, key, had ? had : "another", has ? has : "this");
+                                  path, key_words(key), had ? had : "another", has ? has : "this");
   free(had);
   free(has);
   return status;

@@ -32,7 +32,10 @@ static double matrix_madds(const ie_model *model) {
 /* Multiply-adds of the output matrix for a token that has a target: the others are left out. */
 static double head_madds(const ie_model *model) {
   const ie_weight *head = &((const ie_decoder *)model->net)->head;
-  return passes(head->param) * (double)head->rows * (double)head->cols;
+  const ie_low_rank *low = head->low_rank;
+  double madds = passes(head->param) * (double)head->rows * (double)head->cols;
+  if (low) madds += passes(low->a.param) * (double)low->a.rows * (double)(head->rows + head->cols);
+  return madds;
 }
 
 /* Multiply-adds of attention in a step for the token at `position` of its sequence. */

@@ -220,11 +220,14 @@ static void moe_run(grad_bench *b) {
 
 /* --- The loss ------------------------------------------------------------------------------------------------ */
 
-enum { BIAS = 1, WEIGHTS = 2, IGNORED = 4, CAP = 8, TIED = 16 };
+enum { BIAS = 1, WEIGHTS = 2, IGNORED = 4, CAP = 8, TIED = 16, ADAPTER = 32 };
 static void loss_setup(grad_bench *b) {
   grad_batch(b, 1, 6, 0, 9);
   if (!(b->variant & TIED)) grad_input(b, "x", 2, SHAPE(6, 5), 2);
   grad_weight(b, "head", 1, 9, 5, b->variant & BIAS);
+  if (!(b->variant & ADAPTER)) return;
+  grad_weight(b, "lora_A", 1, 2, 5, false);
+  grad_weight(b, "lora_B", 1, 9, 2, false);
 }
 static void loss_run(grad_bench *b) {
   static const int32_t targets[2][6] = {{0, 3, 8, 8, 1, 5}, {0, -1, 8, -100, -1, 5}};
@@ -235,6 +238,10 @@ static void loss_run(grad_bench *b) {
                              .weight = b->variant & WEIGHTS ? weights : NULL,
                              .scale = 0.3,
                              .soft_cap = b->variant & CAP ? 2.0f : 0.0f};
+  ie_weight adapted = b->weight[0];
+  ie_low_rank low = {.a = b->weight[1], .b = b->weight[2], .scale = 0.75f};
+  if (b->variant & ADAPTER) adapted.low_rank = &low;
+  options.head = &adapted;
   b->loss += ie_op_cross_entropy(&b->ctx, x, &options);
 }
 
@@ -297,6 +304,8 @@ static const grad_case cases[] = {
     {"cross_entropy, ignored", IGNORED, LOSS},
     {"cross_entropy, cap", CAP | BIAS | WEIGHTS | IGNORED, LOSS},
     {"cross_entropy, tied", TIED | CAP, LOSS},
+    {"cross_entropy, adapter", ADAPTER | IGNORED, LOSS},
+    {"cross_entropy, adapter and cap", ADAPTER | CAP | BIAS | WEIGHTS, LOSS},
 };
 enum { CASES = sizeof cases / sizeof cases[0] };
 

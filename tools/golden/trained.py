@@ -61,9 +61,9 @@ def trained_model(args, part, model, load, folder):
     return compared("transformers", torch_logits(load(out)), mine, TOLERANCE)
 
 
-def lora_here(args, model, folder):
+def lora_here(args, model, folder, targets=""):
     out = os.path.join(folder, "out")
-    train(args.binary, "lora", model, out, ids_file(folder), "--lora", "r=4,alpha=8")
+    train(args.binary, "lora", model, out, ids_file(folder), "--lora", "r=4,alpha=8" + targets)
     tensors = load_file(os.path.join(out, "adapter_model.safetensors"))
     loaded = PeftModel.from_pretrained(base(model), out).eval()
     found = {k.replace(".default", "") for k in loaded.state_dict() if "lora_" in k}
@@ -75,9 +75,9 @@ def lora_here(args, model, folder):
     return compared("logits --adapter", logits(args.binary, model, folder, "--adapter", out), reference, TOLERANCE)
 
 
-def lora_there(args, model, folder):
+def lora_there(args, model, folder, targets="all-linear"):
     torch.manual_seed(1)
-    adapted = get_peft_model(base(model), LoraConfig(task_type="CAUSAL_LM", r=6, lora_alpha=9, target_modules="all-linear"))
+    adapted = get_peft_model(base(model), LoraConfig(task_type="CAUSAL_LM", r=6, lora_alpha=9, target_modules=targets))
     for key, value in adapted.named_parameters():
         if "lora_B" in key:
             torch.nn.init.uniform_(value, -0.05, 0.05)
@@ -105,6 +105,11 @@ def cases(args):
         model = os.path.join(args.models, name)
         yield f"{name}: an adapter made here", lambda d, m=model: lora_here(args, m, d)
         yield f"{name}: an adapter made by PEFT", lambda d, m=model: lora_there(args, m, d)
+    # The output matrix: of qwen3 it is the embedding, which the adapter does not change; of llama3 its own.
+    for name in ("qwen3", "llama3"):
+        model = os.path.join(args.models, name)
+        yield f"{name}: an adapter on lm_head made here", lambda d, m=model: lora_here(args, m, d, ",targets=lm_head+q_proj")
+        yield f"{name}: an adapter on lm_head made by PEFT", lambda d, m=model: lora_there(args, m, d, ["lm_head", "q_proj"])
 
 
 def main():
