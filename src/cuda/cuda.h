@@ -72,6 +72,7 @@ typedef struct cuda_device {
   ie_cuda_fault *fault; /* device memory */
   cuda_trace *trace;    /* of the forward that is being launched; NULL: none */
   cuda_pending pending;
+  bool lost;           /* it has not answered for a minute: what it holds is left to the end of the process */
   uint64_t generation; /* grows when copies come or go: what was recorded before is void */
 } cuda_device;
 
@@ -91,6 +92,11 @@ static inline cuda_device *cuda_of_ctx(ie_ctx *ctx) {
 ie_status cuda_status(const cuda_device *device, cudaError_t result, const char *what, ie_error *error);
 /* Waits until everything launched so far is done, at most a minute without an answer. */
 ie_status cuda_wait(cuda_device *device, const char *what, ie_error *error);
+
+/* Makes it the calling thread's device (the runtime keeps one for each thread); an error when it is lost. */
+ie_status cuda_enter(const cuda_device *device, ie_error *error);
+/* The same to give back what it holds. False: it is lost, and all such calls would hang. */
+bool cuda_choose(const cuda_device *device);
 
 /* hold.c */
 ie_status cuda_hold(ie_device *device, const void *owner, const ie_host_range *range, size_t n,

@@ -67,9 +67,8 @@ static cuda_held *held_make(const void *owner, const ie_host_range *range, size_
   return held;
 }
 
-static void held_free(cuda_held *held) {
-  if (!held) return;
-  if (held->base && cudaFree(held->base) != cudaSuccess) cudaGetLastError();
+static void held_free(cuda_device *device, cuda_held *held) {
+  device->base.memory->give(&device->base, held->base, held->bytes);
   free(held->range);
   free(held);
 }
@@ -136,7 +135,7 @@ static ie_status held_copy(cuda_device *device, const cuda_held *held, ie_error 
   }
   ie_status status = cuda_status(device, result, "copying weights", error);
   ie_status done = cuda_wait(device, "copying weights", status == IE_OK ? error : NULL);
-  staging_close(&s);
+  if (!device->lost) staging_close(&s);
   return status == IE_OK ? done : status;
 }
 
@@ -149,7 +148,7 @@ ie_status cuda_hold(ie_device *base, const void *owner, const ie_host_range *ran
   ie_status status = base->memory->take(base, held->bytes, "weights", (void **)&held->base, error);
   if (status == IE_OK) status = held_copy(device, held, error);
   if (status != IE_OK) {
-    held_free(held);
+    held_free(device, held);
     return status;
   }
   held->next = device->held;
@@ -167,7 +166,7 @@ void cuda_drop(ie_device *base, const void *owner) {
       continue;
     }
     *at = held->next;
-    held_free(held);
+    held_free(device, held);
     device->generation++;
   }
 }

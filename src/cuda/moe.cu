@@ -296,8 +296,8 @@ cudaError_t ie_cuda_moe(const ie_cuda_queue *queue, const ie_cuda_moe_args *args
   moe_memory m = memory_place(args, (uint8_t *)args->scratch);
   if (!products_mma_takes(queue, up, args->cls) || !products_mma_takes(queue, down, args->cls))
     return moe_plain(queue, args, m);
-  bool few = args->tokens <= FEW_MOE_TOKENS && args->top_k <= FOLD_MOST && (uintptr_t)args->x % 16 == 0 &&
-             down->cols % 4 == 0 && products_few_fits(queue, up->cols, 1) &&
-             products_few_fits(queue, down->cols, args->top_k);
+  bool few = args->tokens <= FEW_MOE_TOKENS && args->top_k <= FOLD_MOST &&
+             products_few_takes(args->x, up->cols) && products_few_takes(m.a, down->cols) &&
+             products_few_fits(queue, up->cols, 1) && products_few_fits(queue, down->cols, args->top_k);
   return few ? moe_few(queue, args, m) : moe_many(queue, args, m);
 }

@@ -78,12 +78,14 @@ static void recorded_drop(recorded *g) {
 
 void cuda_runner_free(ie_device *device, ie_runner *r) {
   if (!r) return;
-  for (int i = 0; i < GRAPHS_MAX; i++) recorded_drop(&r->graph[i]);
-  device->memory->give(device, r->batch, batch_bytes(r));
-  if (r->host_batch) cudaFreeHost(r->host_batch);
-  if (r->logits) cudaFreeHost(r->logits);
-  if (r->fault) cudaFreeHost(r->fault);
-  cudaGetLastError();
+  if (cuda_choose(cuda_of(device))) {
+    for (int i = 0; i < GRAPHS_MAX; i++) recorded_drop(&r->graph[i]);
+    device->memory->give(device, r->batch, batch_bytes(r));
+    if (r->host_batch) cudaFreeHost(r->host_batch);
+    if (r->logits) cudaFreeHost(r->logits);
+    if (r->fault) cudaFreeHost(r->fault);
+    cudaGetLastError();
+  }
   trace_free(&r->trace);
   free(r);
 }
@@ -298,7 +300,7 @@ ie_status cuda_run(ie_runner *r, ie_ctx *ctx, const ie_forward *forward, const f
   if (batch->tokens > r->options.batch_max || batch->wanted_count > r->options.wanted_max)
     return ie_error_set(error, IE_INTERNAL, "a forward of %lld tokens and %lld wanted rows",
                         (long long)batch->tokens, (long long)batch->wanted_count);
-  ie_status status = cuda_status(device, cudaSetDevice(device->index), "choosing it", error);
+  ie_status status = cuda_enter(device, error);
   if (status != IE_OK) return status;
   batch_stage(r, batch);
   recorded *used;

@@ -2,7 +2,9 @@
 #include "cuda/ptx.cuh"
 #include "fibers.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include <atomic>
@@ -34,6 +36,33 @@ static std::atomic<uint64_t> launches, fail_after;
 static cudaError_t fail_with;
 static thread_local cudaError_t error_last;
 
+/* Device memory is a mapping of its own for each block: the block ends at the last page, so that what reads or writes
+ * beyond it dies, and the host cannot touch it: it is open while a kernel or a copy runs only. */
+enum { PAGE = 4096 };
+static int open_depth;
+static size_t span_of(size_t bytes) {
+  return (bytes + PAGE - 1) / PAGE * PAGE;
+}
+static void *start_of(void *memory) {
+  return (void *)((uintptr_t)memory / PAGE * PAGE);
+}
+static void memory_protect(int protection) {
+  std::lock_guard<std::mutex> lock(guard);
+  for (const auto &block : blocks_held)
+    if (mprotect(start_of(block.first), span_of(block.second), protection) != 0) {
+      perror("emulator: mprotect");
+      abort();
+    }
+}
+struct memory_open {
+  memory_open() {
+    if (open_depth++ == 0) memory_protect(PROT_READ | PROT_WRITE);
+  }
+  ~memory_open() {
+    if (--open_depth == 0) memory_protect(PROT_NONE);
+  }
+};
+
 /* What every call returns through. */
 static cudaError_t result(cudaError_t error) {
   if (fail_after.load() == 1) error = fail_with;
@@ -48,10 +77,12 @@ static CUstream_st *stream_of(cudaStream_t stream) {
 static cudaError_t submit(cudaStream_t stream, std::function<void()> work) {
   if (result(cudaSuccess) != cudaSuccess) return fail_with;
   CUstream_st *s = stream_of(stream);
-  if (s->capture)
+  if (s->capture) {
     s->capture->work.push_back(std::move(work));
-  else
+  } else {
+    memory_open open;
     work();
+  }
   return cudaSuccess;
 }
 
@@ -63,7 +94,10 @@ static cudaError_t launch_run(const launch_shape &shape, const std::function<voi
 cudaError_t emu_launch(cudaStream_t stream, const launch_shape &shape, std::function<void()> thread) {
   if (fail_after.load() > 1) fail_after--;
   if (result(cudaSuccess) != cudaSuccess) return fail_with;
-  if (!stream_of(stream)->capture) return result(launch_run(shape, thread));
+  if (!stream_of(stream)->capture) {
+    memory_open open;
+    return result(launch_run(shape, thread));
+  }
   return submit(stream, [shape, thread]() {
     cudaError_t ran = launch_run(shape, thread);
     if (ran != cudaSuccess) error_last = ran;
@@ -190,9 +224,16 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
   if (bytes == 0) return result(cudaSuccess);
   std::lock_guard<std::mutex> lock(guard);
   if (bytes > memory_total || memory_held > memory_total - bytes) return result(cudaErrorMemoryAllocation);
-  void *memory = nullptr;
-  if (posix_memalign(&memory, 256, bytes) != 0) return result(cudaErrorMemoryAllocation);
-  memset(memory, 0xFF, bytes);
+  void *pages = mmap(nullptr, span_of(bytes) + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) return result(cudaErrorMemoryAllocation);
+  unsigned char *first = (unsigned char *)pages + PAGE;
+  if (mprotect(first, span_of(bytes), PROT_READ | PROT_WRITE) != 0) {
+    munmap(pages, span_of(bytes) + 2 * PAGE);
+    return result(cudaErrorMemoryAllocation);
+  }
+  memset(first, 0xFF, span_of(bytes));
+  if (open_depth == 0) mprotect(first, span_of(bytes), PROT_NONE);
+  unsigned char *memory = first + span_of(bytes) - (bytes + 255) / 256 * 256;
   blocks_held[memory] = bytes;
   memory_held += bytes;
   *out = memory;
@@ -204,8 +245,8 @@ cudaError_t cudaFree(void *memory) {
   auto at = blocks_held.find(memory);
   if (at == blocks_held.end()) return result(cudaErrorInvalidValue);
   memory_held -= at->second;
+  munmap((unsigned char *)start_of(memory) - PAGE, span_of(at->second) + 2 * PAGE);
   blocks_held.erase(at);
-  free(memory);
   return result(cudaSuccess);
 }
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
@@ -232,6 +273,7 @@ cudaError_t cudaHostUnregister(void *) {
   return result(cudaSuccess);
 }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind) {
+  memory_open open;
   if (bytes) memcpy(to, from, bytes);
   return result(cudaSuccess);
 }
@@ -242,6 +284,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
   });
 }
 cudaError_t cudaMemset(void *to, int value, size_t bytes) {
+  memory_open open;
   if (bytes) memset(to, value, bytes);
   return result(cudaSuccess);
 }
