@@ -88,6 +88,17 @@ static void cuda_give(ie_device *device, void *memory, size_t bytes) {
   if (memory && cuda_choose(cuda_of(device)) && cudaFree(memory) != cudaSuccess) cudaGetLastError();
 }
 
+ie_status cuda_pinned(cuda_device *device, size_t bytes, const char *what, void **out, ie_error *error) {
+  cudaError_t result = cudaHostAlloc(out, bytes ? bytes : 1, cudaHostAllocDefault);
+  if (result == cudaSuccess) return IE_OK;
+  *out = NULL;
+  if (result != cudaErrorMemoryAllocation) return cuda_status(device, result, what, error);
+  cudaGetLastError();
+  return ie_error_set(error, IE_OUT_OF_MEMORY,
+                      "%s: out of memory of the host for %s: %zu pinned bytes are wanted", device->base.name,
+                      what, bytes);
+}
+
 static ie_status cuda_copy(ie_device *device, void *to, const void *from, size_t bytes,
                            enum cudaMemcpyKind kind, ie_error *error) {
   cuda_device *cuda = cuda_of(device);
@@ -113,6 +124,7 @@ static const ie_device_memory memory_calls = {.take = cuda_take,
                                               .write = cuda_write,
                                               .hold = cuda_hold,
                                               .drop = cuda_drop,
+                                              .runner_bytes = cuda_runner_bytes,
                                               .runner_new = cuda_runner_new,
                                               .runner_free = cuda_runner_free,
                                               .run = cuda_run,
