@@ -108,6 +108,9 @@ ie_status cuda_enter(const cuda_device *device, ie_error *error);
 /* The same to give back what it holds. False: it is lost, and all such calls would hang. */
 bool cuda_choose(const cuda_device *device);
 
+/* Whether launches from now on overlap the end of the kernel before (programmatic dependent launch, 9.0 on). Off until it
+ * was measured. */
+void cuda_overlap(cuda_device *device, bool overlap);
 /* Pinned memory of the host, to be freed by cudaFreeHost. IE_OUT_OF_MEMORY names `what` and the bytes. */
 ie_status cuda_pinned(cuda_device *device, size_t bytes, const char *what, void **out, ie_error *error);
 

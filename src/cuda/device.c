@@ -88,6 +88,11 @@ static void cuda_give(ie_device *device, void *memory, size_t bytes) {
   if (memory && cuda_choose(cuda_of(device)) && cudaFree(memory) != cudaSuccess) cudaGetLastError();
 }
 
+void cuda_overlap(cuda_device *device, bool overlap) {
+  device->queue.overlap = overlap;
+  device->generation++; /* what was recorded, was so the other way */
+}
+
 ie_status cuda_pinned(cuda_device *device, size_t bytes, const char *what, void **out, ie_error *error) {
   cudaError_t result = cudaHostAlloc(out, bytes ? bytes : 1, cudaHostAllocDefault);
   if (result == cudaSuccess) return IE_OK;

@@ -113,17 +113,23 @@ static void staging_close(staging *s) {
   if (s->memory) cudaFreeHost(s->memory);
 }
 
-static cudaError_t staging_open(size_t most, staging *s) {
+static ie_status staging_open(cuda_device *device, size_t most, staging *s, ie_error *error) {
   *s = (staging){.bytes = most < slot_bytes ? ie_size_align(most, CUDA_ALIGN) : slot_bytes};
-  cudaError_t result = cudaHostAlloc((void **)&s->memory, RING * s->bytes, cudaHostAllocDefault);
-  for (int i = 0; i < RING && result == cudaSuccess; i++)
+  ie_status status = cuda_pinned(device, RING * s->bytes, "copying weights", (void **)&s->memory, error);
+  cudaError_t result = cudaSuccess;
+  for (int i = 0; i < RING && status == IE_OK && result == cudaSuccess; i++)
     result = cudaEventCreateWithFlags(&s->sent[i], cudaEventDisableTiming);
-  return result;
+  return status == IE_OK ? cuda_status(device, result, "copying weights", error) : status;
 }
 
 static ie_status held_copy(cuda_device *device, const cuda_held *held, ie_error *error) {
   staging s;
-  cudaError_t result = staging_open(held->bytes, &s);
+  cudaError_t result = cudaSuccess;
+  ie_status status = staging_open(device, held->bytes, &s, error);
+  if (status != IE_OK) {
+    staging_close(&s);
+    return status;
+  }
   for (size_t at = 0, i = 0; at < held->bytes && result == cudaSuccess; at += s.bytes, i++) {
     size_t slot = i % RING, n = held->bytes - at < s.bytes ? held->bytes - at : s.bytes;
     fill_job job = {.held = held, .to = s.memory + slot * s.bytes, .first = at};
@@ -133,7 +139,7 @@ static ie_status held_copy(cuda_device *device, const cuda_held *held, ie_error 
     result = cudaMemcpyAsync(held->base + at, job.to, n, cudaMemcpyHostToDevice, device->queue.stream);
     if (result == cudaSuccess) result = cudaEventRecord(s.sent[slot], device->queue.stream);
   }
-  ie_status status = cuda_status(device, result, "copying weights", error);
+  status = cuda_status(device, result, "copying weights", error);
   ie_status done = cuda_wait(device, "copying weights", status == IE_OK ? error : NULL);
   if (!device->lost) staging_close(&s);
   return status == IE_OK ? done : status;

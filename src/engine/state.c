@@ -193,7 +193,10 @@ static int64_t context_that_fits(const ie_model *model, const ie_state_options *
 static void memory_hint(const ie_model *model, const ie_state_options *options, const ie_state_sizes *s,
                         ie_error *error) {
   if (!error || !model->device->memory || error->status != IE_OUT_OF_MEMORY) return;
-  int64_t context = context_that_fits(model, options, s->context, room_of(model->device));
+  size_t room = room_of(model->device);
+  if (s->kv_bytes <= room && s->scratch_bytes + s->runner_bytes <= room - s->kv_bytes)
+    return; /* it is the host that lacks memory */
+  int64_t context = context_that_fits(model, options, s->context, room);
   size_t at = strlen(error->message);
   if (context > 0)
     snprintf(error->message + at, sizeof error->message - at, "; --context %lld would fit",
