@@ -49,6 +49,7 @@ static ie_status step(const bench *b, ids_from from, int32_t *ids, uint64_t at, 
 static ie_status run(const bench *b, ids_from from, uint64_t *hash, ie_error *error) {
   int32_t ids[BATCH_MAX];
   double begin = 0;
+  uint64_t replayed = cuda_runner_counts(b->state->runner).replayed;
   ie_status status = IE_OK;
   for (int64_t i = 0; i < b->batch && status == IE_OK; i++) {
     ids[i] = (int32_t)(1 + i);
@@ -63,10 +64,12 @@ static ie_status run(const bench *b, ids_from from, uint64_t *hash, ie_error *er
   }
   if (status != IE_OK) return status;
   double took = ie_clock_s() - begin;
-  printf(
-      "{\"bench\":\"decode\",\"batch\":%lld,\"overlap\":%s,\"ids\":\"%s\",\"step_us\":%.1f,\"tok_s\":%.1f}\n",
-      (long long)b->batch, b->overlap ? "true" : "false", from_name[from], 1e6 * took / (double)b->steps,
-      (double)(b->steps * b->batch) / took);
+  const char *note = ie_device_note(b->model->device);
+  printf("{\"bench\":\"decode\",\"batch\":%lld,\"overlap\":%s,\"ids\":\"%s\",\"step_us\":%.1f,\"tok_s\":%.1f,"
+         "\"replayed\":%s,\"note\":\"%s\"}\n",
+         (long long)b->batch, b->overlap ? "true" : "false", from_name[from], 1e6 * took / (double)b->steps,
+         (double)(b->steps * b->batch) / took,
+         cuda_runner_counts(b->state->runner).replayed > replayed ? "true" : "false", note ? note : "");
   fflush(stdout);
   return IE_OK;
 }
