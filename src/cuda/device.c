@@ -133,6 +133,7 @@ static const ie_device_memory memory_calls = {.take = cuda_take,
                                               .runner_new = cuda_runner_new,
                                               .runner_free = cuda_runner_free,
                                               .run = cuda_run,
+                                              .draw_vocab_max = IE_CUDA_SAMPLE_VOCAB_MAX,
                                               .probe_read = cuda_probe_read,
                                               .probe_matrix = cuda_probe_matrix};
 

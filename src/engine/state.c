@@ -95,11 +95,16 @@ static ie_cache_options cache_options(const ie_model *model, const ie_state_size
                             .exact_dtype = kv_default(model->info.precision)};
 }
 
+static bool device_draws(const ie_model *model) {
+  const ie_device_memory *memory = model->device->memory;
+  return memory && model->info.vocab <= memory->draw_vocab_max;
+}
+
 static ie_runner_options runner_options(const ie_model *model, const ie_state_sizes *s) {
   return (ie_runner_options){.batch_max = s->batch_max,
                              .wanted_max = s->wanted_max,
                              .vocab = model->info.vocab,
-                             .draw_max = s->sequences};
+                             .draw_max = device_draws(model) ? s->sequences : 0};
 }
 
 ie_status ie_state_size(const ie_model *model, const ie_state_options *options, ie_state_sizes *out,
@@ -376,7 +381,7 @@ ie_status ie_state_run(ie_state *state, const ie_forward *forward, ie_error *err
 }
 
 bool ie_state_draws(const ie_state *state) {
-  return state->runner != NULL;
+  return state->runner && device_draws(state->model);
 }
 
 void ie_state_draw_next(ie_state *state, ie_draw_row *rows, int64_t count) {

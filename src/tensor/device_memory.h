@@ -48,7 +48,7 @@ typedef struct ie_runner ie_runner;
 typedef struct ie_runner_options {
   int64_t batch_max, wanted_max; /* tokens and wanted rows of a forward */
   int64_t vocab;                 /* numbers of a wanted row */
-  int64_t draw_max;              /* wanted rows of a forward that draws */
+  int64_t draw_max;              /* wanted rows of a forward that draws; 0: none does */
 } ie_runner_options;
 
 /* What a device can do at most, measured. */
@@ -80,6 +80,7 @@ typedef struct ie_device_memory {
    * arena of ctx is empty before. A failure is in ctx and *error. */
   ie_status (*run)(ie_runner *runner, ie_ctx *ctx, const ie_forward *forward, const float **logits,
                    ie_error *error);
+  int64_t draw_vocab_max; /* the largest vocabulary that forwards draw from */
   /* Each fills in its own half of *out. buffer_bytes 0: far more than any cache. */
   ie_status (*probe_read)(ie_device *device, size_t buffer_bytes, ie_ceilings *out, ie_error *error);
   ie_status (*probe_matrix)(ie_device *device, ie_ceilings *out, ie_error *error);
