@@ -288,7 +288,9 @@ def model_page(args, models, q, commands, plotted):
                verdict(q["short_copies"] >= COPY_SHARE))]
     if dense:
         wins = all(moe[t]["bits_per_byte"] < dense[t]["bits_per_byte"] for t in HELD_OUT)
-        out.append("| fewer bits per byte than the dense twin, both texts | | | %s |" % verdict(wins))
+        out.append("| bits per byte against the dense twin | fewer on both texts | %s | %s |"
+                   % (", ".join("%.1f%% fewer on %s" % (100 * (1 - moe[t]["bits_per_byte"] / dense[t]["bits_per_byte"]), t)
+                                for t in HELD_OUT), verdict(wins)))
     out += ["", "Over %d texts of %d words in all, [unedited](demo-samples.md): words are letters with apostrophes inside, compared"
             % (q["samples"], q["words"]),
             "in lower case; a last word that the %d tokens cut counts like any other. A repeated 4-gram stood in the same text"
