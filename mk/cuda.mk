@@ -110,3 +110,13 @@ GPU_FOUND := $(shell command -v $(CXX) 2>/dev/null)
 .PHONY: test-gpu
 test-gpu: build $(if $(GPU_FOUND),$(EMU_GPU_BIN) $(B)/clocher.emulated)
 	@$(TEST_SH) run gpu $(if $(GPU_FOUND),$(GPU_TESTS:%=$(B)/emulated/gpu/%)) tests/gpu/check_script.sh tests/gpu/check_build.sh
+
+# The device's host code and every kernel under AddressSanitizer and UndefinedBehaviorSanitizer: a load of 16 bytes that is
+# not aligned, a shift too far, memory that a failure leaves behind. Threads of a block change stacks behind the
+# sanitizer's back, so it must not keep frames elsewhere.
+.PHONY: test-gpu-asan test-san-gpu
+test-gpu-asan: ## the emulated device and its kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	+@ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=0:allocator_may_return_null=1 \
+	  $(SUBMAKE) B=$(B)/asan SAN=asan OPT='-O1 -g' RESULTS=$(B)/results test-san-gpu
+test-san-gpu: $(if $(GPU_FOUND),$(EMU_TEST_BIN) $(addprefix $(B)/emulated/gpu/,test_gpu_device test_gpu_sample))
+	@$(TEST_SH) run gpu-asan $(if $(GPU_FOUND),$^,tests/cuda/no_compiler.sh)

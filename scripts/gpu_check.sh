@@ -109,6 +109,7 @@ export program new_tok
 
 correct() {
   check "test_gpu_device" ./tests/test_gpu_device
+  check "test_gpu_sample" ./tests/test_gpu_sample
   check "test_gpu_golden" ./tests/test_gpu_golden
   for model in tests/data/models/*/; do
     [[ -z $SMALL || $model == */qwen3/ || $model == */gpt-oss-hf/ ]] || continue
@@ -170,6 +171,8 @@ speed() {
   bench "decode, batch 64" --phase decode --batch "$([[ -n $SMALL ]] && echo 2 || echo 64)" --tokens "${tokens:-64}" --runs "${runs:-5}"
   bench "prefill 2048" --phase prefill --prompt "${prompt:-2048}" --chunk "${prompt:-2048}" --runs "${runs:-5}"
   bench "decode, batch 1, depth 8192" --phase decode --depth "${prompt:-8192}" --batch 1 --tokens "${tokens:-64}" --runs "${runs:-3}"
+  check "overlap and drawing, both ways" ./tests/gpu_bench "$model" ${SMALL:+--small}
+  grep -h '^{"bench"' "$log" | sed 's/^/        /' >>"$OUT/summary.txt"
   [[ -z $written ]] || rm -rf "$written"
 }
 

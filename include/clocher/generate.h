@@ -103,7 +103,7 @@ ie_status ie_state_advance(ie_state *state, ie_advance *rows, int64_t n, const i
 ie_status ie_state_step(ie_state *state, const int32_t *sequence, const int32_t *ids, int64_t count,
                         const float **logits, ie_error *error);
 
-/* (vocab) logits of the last token of the last ie_state_append; NULL before. Borrowed until the next forward. */
+/* (vocab) logits of the last token appended, until the next forward; NULL before, and where a device drew its id. */
 const float *ie_state_logits(const ie_state *state);
 
 /* Forgets all but the first `length` tokens. IE_LIMIT when a windowed or an int8 layer cannot go back so far. */

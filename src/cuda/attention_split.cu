@@ -35,7 +35,8 @@ static __device__ __forceinline__ kv_view view_of(const split_job &job, int64_t 
 static __device__ __forceinline__ float key_at(const kv_view &v, int64_t p, int64_t d) {
   int64_t D = v.exact->dim;
   if (p >= v.limit)
-    return load_as(v.exact->k, v.exact->dtype, (v.exact_row * v.exact->cap + p % v.exact->cap) * D + d);
+    return load_as(v.exact->k, v.exact->dtype,
+                   (v.exact_row * v.exact->cap + slot_of(p, v.exact->cap)) * D + d);
   int64_t cap = v.packed->cap;
   return (float)((const int8_t *)v.packed->k)[(v.packed_row * cap + p) * D + d] *
          bf16_to_f32(v.packed->k_scale[(v.packed_row * (cap / IE_KV_GROUP) + p / IE_KV_GROUP) * D + d]);
@@ -43,7 +44,8 @@ static __device__ __forceinline__ float key_at(const kv_view &v, int64_t p, int6
 static __device__ __forceinline__ float value_at(const kv_view &v, int64_t p, int64_t d) {
   int64_t D = v.exact->dim;
   if (p >= v.limit)
-    return load_as(v.exact->v, v.exact->dtype, (v.exact_row * v.exact->cap + p % v.exact->cap) * D + d);
+    return load_as(v.exact->v, v.exact->dtype,
+                   (v.exact_row * v.exact->cap + slot_of(p, v.exact->cap)) * D + d);
   int64_t at = v.packed_row * v.packed->cap + p;
   return (float)((const int8_t *)v.packed->v)[at * D + d] * bf16_to_f32(v.packed->v_scale[at]);
 }
@@ -72,7 +74,7 @@ static __device__ __forceinline__ void scores(float s[GH], const split_job &job,
 #pragma unroll
   for (int h = 0; h < GH; h++) s[h] = 0;
   if (job.vector && !view.packed) {
-    int64_t at = (view.exact_row * view.exact->cap + p % view.exact->cap) * D;
+    int64_t at = (view.exact_row * view.exact->cap + slot_of(p, view.exact->cap)) * D;
     for (int64_t d = 0; d < D; d += 8) {
       float k[8];
       key_load8(k, *view.exact, at + d);

@@ -35,7 +35,8 @@ static __device__ __forceinline__ void tile_copy(uint16_t *stage, const tiled_jo
   for (int i = (int)threadIdx.x; i < KEYS * PIECES; i += THREADS) {
     int key = i / PIECES, piece = i % PIECES * 8;
     bool valid = p0 + key < run.hi;
-    int64_t at = ((run.sequence * kv.heads + h) * kv.cap + (valid ? p0 + key : p0) % kv.cap) * D + piece;
+    int64_t at =
+        ((run.sequence * kv.heads + h) * kv.cap + slot_of(valid ? p0 + key : p0, kv.cap)) * D + piece;
     copy_async(stage + key * STEP + piece, (const uint16_t *)kv.k + at, valid);
     copy_async(stage + (KEYS + key) * STEP + piece, (const uint16_t *)kv.v + at, valid);
   }

@@ -3,6 +3,7 @@
  * device.c   opening, memory of the device
  * hold.c     copies of the host's weights, and finding them by the host's address
  * runner.c   one forward: the batch in, launches or the replay of recorded ones, logits and faults out
+ * runner_draw.c  instead of the logits the ids that are drawn from them
  * probe.c    ceilings of the chip
  * launch*.c  launchers: from tensors, weights and batches to the calls of kernels.h
  *
@@ -14,7 +15,8 @@
 #include "cuda/kernels.h"
 #include "tensor/device_memory.h"
 
-enum { CUDA_ALIGN = 256, CUDA_CHECKS_MAX = 4096 };
+/* CUDA_CHECK_DRAW is the number of a check after all those of a forward: the logits that ids are drawn from. */
+enum { CUDA_ALIGN = 256, CUDA_CHECKS_MAX = 4096, CUDA_CHECK_DRAW = CUDA_CHECKS_MAX };
 
 /* One block of device memory with copies of host ranges. */
 typedef struct cuda_held {
@@ -52,8 +54,16 @@ typedef struct cuda_trace {
   int checks;
   cuda_attended *attended; /* (CUDA_CHECKS_MAX) */
   int attentions;
-  ie_work work; /* but for attention */
+  ie_work work;  /* but for attention */
+  float *logits; /* device memory: (wanted, V); NULL: none are wanted */
 } cuda_trace;
+
+/* Where ids are drawn. */
+typedef struct cuda_draw {
+  ie_runner_options options;
+  uint8_t *memory; /* device: parameters, ids, histories, scratch */
+  uint8_t *host;   /* pinned: the same without scratch */
+} cuda_draw;
 
 /* Work that the next launcher may take into its own launch. */
 typedef struct cuda_pending {
@@ -72,6 +82,7 @@ typedef struct cuda_device {
   ie_cuda_fault *fault; /* device memory */
   cuda_trace *trace;    /* of the forward that is being launched; NULL: none */
   cuda_pending pending;
+  bool lost;           /* it has not answered for a minute: what it holds is left to the end of the process */
   uint64_t generation; /* grows when copies come or go: what was recorded before is void */
 } cuda_device;
 
@@ -92,6 +103,17 @@ ie_status cuda_status(const cuda_device *device, cudaError_t result, const char 
 /* Waits until everything launched so far is done, at most a minute without an answer. */
 ie_status cuda_wait(cuda_device *device, const char *what, ie_error *error);
 
+/* Makes it the calling thread's device (the runtime keeps one for each thread); an error when it is lost. */
+ie_status cuda_enter(const cuda_device *device, ie_error *error);
+/* The same to give back what it holds. False: it is lost, and all such calls would hang. */
+bool cuda_choose(const cuda_device *device);
+
+/* Whether launches from now on overlap the end of the kernel before (programmatic dependent launch, 9.0 on). Off until it
+ * was measured. */
+void cuda_overlap(cuda_device *device, bool overlap);
+/* Pinned memory of the host, to be freed by cudaFreeHost. IE_OUT_OF_MEMORY names `what` and the bytes. */
+ie_status cuda_pinned(cuda_device *device, size_t bytes, const char *what, void **out, ie_error *error);
+
 /* hold.c */
 ie_status cuda_hold(ie_device *device, const void *owner, const ie_host_range *range, size_t n,
                     ie_error *error);
@@ -106,6 +128,19 @@ void cuda_runner_free(ie_device *device, ie_runner *runner);
 ie_status cuda_run(ie_runner *runner, ie_ctx *ctx, const ie_forward *forward, const float **logits,
                    ie_error *error);
 cuda_counts cuda_runner_counts(const ie_runner *runner);
+size_t cuda_runner_bytes(const ie_runner_options *options);
+
+/* runner_draw.c */
+size_t cuda_draw_bytes(const ie_runner_options *options);
+/* *draw is to be closed in any case. */
+ie_status cuda_draw_open(cuda_device *device, const ie_runner_options *options, cuda_draw *draw,
+                         ie_error *error);
+void cuda_draw_close(cuda_device *device, cuda_draw *draw);
+/* Launches what draws an id from each of n rows of logits, which are overwritten; it waits for nothing. */
+cudaError_t cuda_draw_launch(cuda_draw *draw, const ie_cuda_queue *queue, float *logits,
+                             const ie_draw_row *row, int64_t n, ie_cuda_check check);
+/* The ids, once that is done. */
+void cuda_draw_read(const cuda_draw *draw, ie_draw_row *row, int64_t n);
 
 /* probe.c */
 ie_status cuda_probe_read(ie_device *device, size_t buffer_bytes, ie_ceilings *out, ie_error *error);

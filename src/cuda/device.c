@@ -26,20 +26,35 @@ ie_status cuda_wait(cuda_device *device, const char *what, ie_error *error) {
   double begin = ie_clock_s();
   while (result == cudaSuccess && (result = cudaEventQuery(device->done)) == cudaErrorNotReady) {
     double waited = ie_clock_s() - begin;
-    if (waited > wait_limit_s)
+    if (waited > wait_limit_s) {
+      device->lost = true; /* giving back memory would wait for it, too */
       return ie_error_set(error, IE_DEVICE, "%s: %s: no answer for %.0f s", device->base.name, what,
                           wait_limit_s);
+    }
     if (waited > spin_s) nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
     result = cudaSuccess;
   }
+  cudaGetLastError(); /* "not ready" is kept there */
   return cuda_status(device, result, what, error);
+}
+
+bool cuda_choose(const cuda_device *device) {
+  if (!device->lost) cudaSetDevice(device->index);
+  return !device->lost;
+}
+
+ie_status cuda_enter(const cuda_device *device, ie_error *error) {
+  if (device->lost)
+    return ie_error_set(error, IE_DEVICE, "%s: it was lost: it had not answered for %.0f s",
+                        device->base.name, wait_limit_s);
+  return cuda_status(device, cudaSetDevice(device->index), "choosing it", error);
 }
 
 /* --- Memory ------------------------------------------------------------------------------------------------- */
 
 static void cuda_room(ie_device *device, size_t *free_bytes, size_t *total_bytes) {
-  (void)device;
   *free_bytes = *total_bytes = 0;
+  cuda_choose(cuda_of(device));
   if (cudaMemGetInfo(free_bytes, total_bytes) != cudaSuccess) cudaGetLastError();
 }
 
@@ -47,8 +62,9 @@ static ie_status cuda_take(ie_device *device, size_t bytes, const char *what, vo
   const cuda_device *cuda = cuda_of(device);
   *out = NULL;
   void *memory = NULL;
-  cudaError_t result = cudaSetDevice(cuda->index);
-  if (result == cudaSuccess) result = cudaMalloc(&memory, bytes ? bytes : 1);
+  ie_status status = cuda_enter(cuda, error);
+  if (status != IE_OK) return status;
+  cudaError_t result = cudaMalloc(&memory, bytes ? bytes : 1);
   if (result == cudaErrorMemoryAllocation) {
     size_t room, total;
     cudaGetLastError();
@@ -68,16 +84,32 @@ static ie_status cuda_take(ie_device *device, size_t bytes, const char *what, vo
 }
 
 static void cuda_give(ie_device *device, void *memory, size_t bytes) {
-  (void)device;
   (void)bytes;
-  if (memory && cudaFree(memory) != cudaSuccess) cudaGetLastError();
+  if (memory && cuda_choose(cuda_of(device)) && cudaFree(memory) != cudaSuccess) cudaGetLastError();
+}
+
+void cuda_overlap(cuda_device *device, bool overlap) {
+  device->queue.overlap = overlap;
+  device->generation++; /* what was recorded, was so the other way */
+}
+
+ie_status cuda_pinned(cuda_device *device, size_t bytes, const char *what, void **out, ie_error *error) {
+  cudaError_t result = cudaHostAlloc(out, bytes ? bytes : 1, cudaHostAllocDefault);
+  if (result == cudaSuccess) return IE_OK;
+  *out = NULL;
+  if (result != cudaErrorMemoryAllocation) return cuda_status(device, result, what, error);
+  cudaGetLastError();
+  return ie_error_set(error, IE_OUT_OF_MEMORY,
+                      "%s: out of memory of the host for %s: %zu pinned bytes are wanted", device->base.name,
+                      what, bytes);
 }
 
 static ie_status cuda_copy(ie_device *device, void *to, const void *from, size_t bytes,
                            enum cudaMemcpyKind kind, ie_error *error) {
   cuda_device *cuda = cuda_of(device);
-  cudaError_t result = cudaSetDevice(cuda->index); /* the runtime keeps it for each thread */
-  if (result == cudaSuccess) result = cudaMemcpyAsync(to, from, bytes, kind, cuda->queue.stream);
+  ie_status status = cuda_enter(cuda, error);
+  if (status != IE_OK) return status;
+  cudaError_t result = cudaMemcpyAsync(to, from, bytes, kind, cuda->queue.stream);
   if (result == cudaSuccess) return cuda_wait(cuda, "a copy", error);
   return cuda_status(cuda, result, "a copy", error);
 }
@@ -97,9 +129,11 @@ static const ie_device_memory memory_calls = {.take = cuda_take,
                                               .write = cuda_write,
                                               .hold = cuda_hold,
                                               .drop = cuda_drop,
+                                              .runner_bytes = cuda_runner_bytes,
                                               .runner_new = cuda_runner_new,
                                               .runner_free = cuda_runner_free,
                                               .run = cuda_run,
+                                              .draw_vocab_max = IE_CUDA_SAMPLE_VOCAB_MAX,
                                               .probe_read = cuda_probe_read,
                                               .probe_matrix = cuda_probe_matrix};
 
@@ -146,10 +180,12 @@ int ie_cuda_device_count(char *why, size_t size) {
 static void device_release(ie_device *base) {
   cuda_device *device = cuda_of(base);
   while (device->held) cuda_drop(base, device->held->owner);
-  if (device->fault) cudaFree(device->fault);
-  if (device->done) cudaEventDestroy(device->done);
-  if (device->queue.stream) cudaStreamDestroy(device->queue.stream);
-  cudaGetLastError();
+  if (cuda_choose(device)) {
+    if (device->fault) cudaFree(device->fault);
+    if (device->done) cudaEventDestroy(device->done);
+    if (device->queue.stream) cudaStreamDestroy(device->queue.stream);
+    cudaGetLastError();
+  }
   ie_team_free(base->team);
 }
 

@@ -142,6 +142,33 @@ static __device__ __forceinline__ double mass_of(u64 hi, u64 lo) {
   return (double)hi * 0x1p-45 + (double)lo * 0x1p-90;
 }
 
+/* A number's mass in these two units; what is less than the smaller one is lost. */
+static __device__ __forceinline__ void mass_split(float mass, u64 *hi, u64 *lo) {
+  *hi = (u64)mass;
+  *lo = (u64)((mass - (float)*hi) * 0x1p45f);
+}
+
+/* The mass of all scores of at least `least`: whole numbers, so in any order the same. */
+static __device__ double mass_above(const draw_row &row, draw_shared &shared, float least, bool weighted) {
+  u64 hi = 0, lo = 0;
+  for (int64_t i = threadIdx.x; i < row.count; i += THREADS) {
+    u64 one, rest;
+    mass_split(weighted ? row.weights[i] * 0x1p45f : 0x1p45f, &one, &rest);
+    if (row.scores[i] >= least) hi += one, lo += rest;
+  }
+  for (int bits = 16; bits > 0; bits /= 2) {
+    hi += __shfl_xor_sync(ALL_LANES, hi, bits);
+    lo += __shfl_xor_sync(ALL_LANES, lo, bits);
+  }
+  __syncthreads();
+  if (threadIdx.x % WARP == 0) shared.hi[threadIdx.x / WARP] = hi, shared.lo[threadIdx.x / WARP] = lo;
+  __syncthreads();
+  hi = lo = 0;
+  for (int w = 0; w < THREADS / WARP; w++) hi += shared.hi[w], lo += shared.lo[w];
+  __syncthreads();
+  return mass_of(hi, lo);
+}
+
 /* The masses of the row's scores whose key begins with the `bits` upper bits of shared.key, by the next eight. */
 static __device__ void masses_find(const draw_row &row, draw_shared &shared, int bits, bool weighted) {
   for (int b = (int)threadIdx.x; b < BINS; b += THREADS) shared.hi[b] = shared.lo[b] = 0;
@@ -150,8 +177,8 @@ static __device__ void masses_find(const draw_row &row, draw_shared &shared, int
     uint32_t key = key_of(row.scores[i]);
     if (bits > 0 && (key ^ shared.key) >> (32 - bits)) continue;
     uint32_t bin = key >> (24 - bits) & 255;
-    float mass = weighted ? row.weights[i] * 0x1p45f : 0x1p45f;
-    u64 hi = (u64)mass, lo = (u64)((mass - (float)hi) * 0x1p45f);
+    u64 hi, lo;
+    mass_split(weighted ? row.weights[i] * 0x1p45f : 0x1p45f, &hi, &lo);
     atomicAdd(&shared.hi[bin], hi);
     if (lo) atomicAdd(&shared.lo[bin], lo);
   }
@@ -262,16 +289,32 @@ static __device__ int32_t row_greedy(const draw_row &row, draw_shared &shared, f
   return row.ids[shared.key];
 }
 
+/* Leaves out what lies so far below the largest score that the masses reach `target` above it; false: nothing was left out.
+ * mass_cut then has hundreds of scores where it had a vocabulary, most of which would add to the same few numbers. */
+static __device__ bool row_narrow(draw_row &row, draw_shared &shared, float largest, double target,
+                                  bool weighted) {
+  for (float distance = 8; distance < 100; distance *= 2) {
+    float least = __fsub_rn(largest, distance);
+    if (mass_above(row, shared, least, weighted) < target) continue;
+    row_cut(row, shared, least, INT64_MAX, /*least=*/0);
+    return true;
+  }
+  return false;
+}
+
 /* What the steps leave, and one of it. largest: of the scaled scores, finite. */
 static __device__ int32_t row_draw(draw_row &row, draw_shared &shared, const ie_cuda_sample_params &params,
                                    float largest) {
   if (params.top_k != 0 && params.top_k < row.count) {
+    row_narrow(row, shared, largest, (double)params.top_k, /*weighted=*/false);
     float cut = mass_cut(row, shared, largest, (double)params.top_k, /*weighted=*/false);
     row_cut(row, shared, cut, INT64_MAX, /*least=*/0);
   }
   if (params.top_p != 0 && params.top_p < 1) {
     row_weigh(row, shared, largest);
-    float cut = mass_cut(row, shared, largest, __dmul_rn(params.top_p, shared.total), /*weighted=*/true);
+    double target = __dmul_rn(params.top_p, shared.total);
+    if (row_narrow(row, shared, largest, target, /*weighted=*/true)) row_weigh(row, shared, largest);
+    float cut = mass_cut(row, shared, largest, target, /*weighted=*/true);
     row_cut(row, shared, cut, shared.ties, /*least=*/0);
   }
   row_weigh(row, shared, largest);
@@ -323,7 +366,8 @@ size_t ie_cuda_sample_scratch(const ie_cuda_sample_args *args) {
 
 cudaError_t ie_cuda_sample(const ie_cuda_queue *queue, const ie_cuda_sample_args *args) {
   if (args->rows == 0) return cudaSuccess;
-  if (args->vocab < 1 || args->vocab > INT32_MAX || !args->scratch || !args->params || !grid_fits(args->rows))
+  if (args->vocab > IE_CUDA_SAMPLE_VOCAB_MAX) return cudaErrorNotSupported;
+  if (args->vocab < 1 || !args->scratch || !args->params || !grid_fits(args->rows))
     return cudaErrorInvalidValue;
   return launch(queue, {grid_of(args->rows), dim3(THREADS), 0}, draw_kernel, *args);
 }

@@ -67,9 +67,8 @@ static cuda_held *held_make(const void *owner, const ie_host_range *range, size_
   return held;
 }
 
-static void held_free(cuda_held *held) {
-  if (!held) return;
-  if (held->base && cudaFree(held->base) != cudaSuccess) cudaGetLastError();
+static void held_free(cuda_device *device, cuda_held *held) {
+  device->base.memory->give(&device->base, held->base, held->bytes);
   free(held->range);
   free(held);
 }
@@ -114,17 +113,23 @@ static void staging_close(staging *s) {
   if (s->memory) cudaFreeHost(s->memory);
 }
 
-static cudaError_t staging_open(size_t most, staging *s) {
+static ie_status staging_open(cuda_device *device, size_t most, staging *s, ie_error *error) {
   *s = (staging){.bytes = most < slot_bytes ? ie_size_align(most, CUDA_ALIGN) : slot_bytes};
-  cudaError_t result = cudaHostAlloc((void **)&s->memory, RING * s->bytes, cudaHostAllocDefault);
-  for (int i = 0; i < RING && result == cudaSuccess; i++)
+  ie_status status = cuda_pinned(device, RING * s->bytes, "copying weights", (void **)&s->memory, error);
+  cudaError_t result = cudaSuccess;
+  for (int i = 0; i < RING && status == IE_OK && result == cudaSuccess; i++)
     result = cudaEventCreateWithFlags(&s->sent[i], cudaEventDisableTiming);
-  return result;
+  return status == IE_OK ? cuda_status(device, result, "copying weights", error) : status;
 }
 
 static ie_status held_copy(cuda_device *device, const cuda_held *held, ie_error *error) {
   staging s;
-  cudaError_t result = staging_open(held->bytes, &s);
+  cudaError_t result = cudaSuccess;
+  ie_status status = staging_open(device, held->bytes, &s, error);
+  if (status != IE_OK) {
+    staging_close(&s);
+    return status;
+  }
   for (size_t at = 0, i = 0; at < held->bytes && result == cudaSuccess; at += s.bytes, i++) {
     size_t slot = i % RING, n = held->bytes - at < s.bytes ? held->bytes - at : s.bytes;
     fill_job job = {.held = held, .to = s.memory + slot * s.bytes, .first = at};
@@ -134,9 +139,9 @@ static ie_status held_copy(cuda_device *device, const cuda_held *held, ie_error 
     result = cudaMemcpyAsync(held->base + at, job.to, n, cudaMemcpyHostToDevice, device->queue.stream);
     if (result == cudaSuccess) result = cudaEventRecord(s.sent[slot], device->queue.stream);
   }
-  ie_status status = cuda_status(device, result, "copying weights", error);
+  status = cuda_status(device, result, "copying weights", error);
   ie_status done = cuda_wait(device, "copying weights", status == IE_OK ? error : NULL);
-  staging_close(&s);
+  if (!device->lost) staging_close(&s);
   return status == IE_OK ? done : status;
 }
 
@@ -149,7 +154,7 @@ ie_status cuda_hold(ie_device *base, const void *owner, const ie_host_range *ran
   ie_status status = base->memory->take(base, held->bytes, "weights", (void **)&held->base, error);
   if (status == IE_OK) status = held_copy(device, held, error);
   if (status != IE_OK) {
-    held_free(held);
+    held_free(device, held);
     return status;
   }
   held->next = device->held;
@@ -167,7 +172,7 @@ void cuda_drop(ie_device *base, const void *owner) {
       continue;
     }
     *at = held->next;
-    held_free(held);
+    held_free(device, held);
     device->generation++;
   }
 }

@@ -289,6 +289,8 @@ typedef struct ie_cuda_sample_params {
   int32_t reserved;
 } ie_cuda_sample_params;
 
+enum { IE_CUDA_SAMPLE_VOCAB_MAX = (1 << 19) - 1 }; /* masses of more would not fit their sums */
+
 /* id[r] from logits (rows, vocab), which are overwritten. seen (rows, vocab / 32 rounded up) has a bit for each id of the
  * history, or is NULL (repetition_penalty must be 0 then). Faults as argmax. */
 typedef struct ie_cuda_sample_args {

@@ -31,7 +31,7 @@ static cudaError_t linear_some(const ie_cuda_queue *queue, const ie_cuda_linear_
   job.add = args->add;
   job.end = END_STORE;
   cudaError_t status = cudaSuccess;
-  if (mma && (uintptr_t)args->x % 16 == 0 && args->tokens <= FEW_MOST &&
+  if (mma && products_few_takes(args->x, job.K) && args->tokens <= FEW_MOST &&
       products_few_fits(queue, job.K, least_of(args->tokens, FEW_TOKENS)))
     return products_few(queue, &job);
   if (!args->scratch) return cudaErrorInvalidValue;

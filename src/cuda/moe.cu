@@ -90,16 +90,23 @@ struct sort_args {
   int64_t tile_count;
 };
 
-/* How many pairs have expert e; with `to`, their numbers in order. A warp. */
+/* How many pairs have expert e; with `to`, their numbers in order. A warp; a lane has DEEP neighbouring pairs, whose loads
+ * are under way together. */
 static __device__ int32_t pairs_of(const sort_args &args, int32_t e, int32_t *to) {
+  enum { DEEP = 4 };
   int32_t count = 0;
-  int lane = (int)(threadIdx.x % WARP);
-  for (int64_t p0 = 0; p0 < args.P; p0 += WARP) {
-    int64_t p = p0 + lane;
-    bool mine = p < args.P && args.expert[p] == e;
-    uint32_t all = __ballot_sync(ALL_LANES, mine);
-    if (to && mine) to[count + __popc(all & ((1u << lane) - 1))] = (int32_t)p;
-    count += __popc(all);
+  uint32_t lane = threadIdx.x % WARP, before = (1u << lane) - 1;
+  for (int64_t p0 = 0; p0 < args.P; p0 += DEEP * WARP) {
+    int64_t p = p0 + DEEP * lane;
+    int32_t found[DEEP], at = count;
+    for (int i = 0; i < DEEP; i++) found[i] = p + i < args.P ? args.expert[p + i] : -1;
+    for (int i = 0; i < DEEP; i++) {
+      uint32_t all = __ballot_sync(ALL_LANES, found[i] == e);
+      at += __popc(all & before);
+      count += __popc(all);
+    }
+    for (int i = 0; to && i < DEEP; i++)
+      if (found[i] == e) to[at++] = (int32_t)(p + i);
   }
   return count;
 }
@@ -296,8 +303,8 @@ cudaError_t ie_cuda_moe(const ie_cuda_queue *queue, const ie_cuda_moe_args *args
   moe_memory m = memory_place(args, (uint8_t *)args->scratch);
   if (!products_mma_takes(queue, up, args->cls) || !products_mma_takes(queue, down, args->cls))
     return moe_plain(queue, args, m);
-  bool few = args->tokens <= FEW_MOE_TOKENS && args->top_k <= FOLD_MOST && (uintptr_t)args->x % 16 == 0 &&
-             down->cols % 4 == 0 && products_few_fits(queue, up->cols, 1) &&
-             products_few_fits(queue, down->cols, args->top_k);
+  bool few = args->tokens <= FEW_MOE_TOKENS && args->top_k <= FOLD_MOST &&
+             products_few_takes(args->x, up->cols) && products_few_takes(m.a, down->cols) &&
+             products_few_fits(queue, up->cols, 1) && products_few_fits(queue, down->cols, args->top_k);
   return few ? moe_few(queue, args, m) : moe_many(queue, args, m);
 }

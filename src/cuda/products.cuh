@@ -142,6 +142,10 @@ bool products_mma_takes(const ie_cuda_queue *queue, const ie_cuda_weight *w, ie_
 /* Whether the rows of x of one tile fit the shared memory. */
 bool products_few_fits(const ie_cuda_queue *queue, int64_t K, int64_t rows);
 cudaError_t products_few(const ie_cuda_queue *queue, product_job *job);
+/* Whether every row of x (.., K) begins at a multiple of 16 bytes. */
+static inline bool products_few_takes(const float *x, int64_t K) {
+  return (uintptr_t)x % 16 == 0 && K % 4 == 0;
+}
 /* y (T, C) += sum over j < k of weight[t k + j] * (row t k + j of x times expert[t k + j]): k <= 8. */
 cudaError_t products_fold(const ie_cuda_queue *queue, product_job *job, const float *weight, int64_t tokens,
                           int k);

@@ -152,15 +152,26 @@ struct launch_shape {
   size_t shared; /* bytes */
 };
 
+/* Dynamic shared memory that every kernel may take: 48 KiB less its static one, of which no kernel has more than 16. */
+enum { SHARED_FREE = 32 << 10 };
+
+/* Lets a kernel have all that the chip gives a block, once: a graph that was recorded with much must not find less
+ * allowed because a later launch wanted less. */
+static inline cudaError_t shared_allow(const ie_cuda_queue *queue, const void *kernel, size_t wanted) {
+  cudaFuncAttributes has;
+  cudaError_t status = cudaFuncGetAttributes(&has, kernel);
+  if (status != cudaSuccess || (size_t)has.maxDynamicSharedSizeBytes >= wanted) return status;
+  if (has.sharedSizeBytes + wanted > queue->shared_bytes) return cudaErrorInvalidValue;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              (int)(queue->shared_bytes - has.sharedSizeBytes));
+}
+
 template <class... P, class... A>
 static cudaError_t launch_with(const ie_cuda_queue *queue, const launch_shape &shape,
                                cudaLaunchAttributeID id, void (*kernel)(P...), A... args) {
-  /* 48 KiB are free to take, static shared memory (at most 16 of them) included */
-  if (shape.shared > 32 << 10) {
-    cudaError_t status = cudaFuncSetAttribute((const void *)kernel,
-                                              cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shape.shared);
-    if (status != cudaSuccess) return status;
-  }
+  cudaError_t status =
+      shape.shared > SHARED_FREE ? shared_allow(queue, (const void *)kernel, shape.shared) : cudaSuccess;
+  if (status != cudaSuccess) return status;
   cudaLaunchAttribute attribute = {};
   attribute.id = id;
   if (id == cudaLaunchAttributeCooperative)

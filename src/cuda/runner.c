@@ -1,7 +1,7 @@
 /* One forward on the device.
  *
- * The batch goes to fixed addresses in one copy, kernels read it there, and the logits and the first fault come back in
- * two copies; the host waits once, at the end. Where nobody listens and each sequence has one token (decode), all of it
+ * The batch goes to fixed addresses in one copy, kernels read it there, and the logits, or the ids that are drawn from
+ * them, and the first fault come back in two copies; the host waits once, at the end. Where nobody listens and each sequence has one token (decode), all of it
  * is a graph: of each shape the first forward is launched (kernels are loaded then), the second one is recorded and
  * run, the others are replays. A shape is the number of tokens, of wanted rows, and the reach rounded up to a power of
  * two; the addresses are the same because the arena is empty before each forward. */
@@ -36,7 +36,8 @@ struct ie_runner {
   int32_t *host_batch;  /* the same, pinned */
   float *logits;        /* pinned (wanted_max, vocab) */
   ie_cuda_fault *fault; /* pinned */
-  cuda_trace trace;     /* of a forward that is launched or recorded */
+  cuda_draw draw;
+  cuda_trace trace; /* of a forward that is launched or recorded */
   recorded graph[GRAPHS_MAX];
   bool graphs_refused; /* recording failed once: base.note says why */
   cuda_counts counts;
@@ -56,6 +57,10 @@ cuda_counts cuda_runner_counts(const ie_runner *runner) {
 
 static size_t batch_bytes(const ie_runner *r) {
   return BATCH_ARRAYS * (size_t)r->options.batch_max * sizeof(int32_t);
+}
+
+size_t cuda_runner_bytes(const ie_runner_options *options) {
+  return BATCH_ARRAYS * (size_t)options->batch_max * sizeof(int32_t) + cuda_draw_bytes(options);
 }
 
 static bool trace_alloc(cuda_trace *trace) {
@@ -78,12 +83,15 @@ static void recorded_drop(recorded *g) {
 
 void cuda_runner_free(ie_device *device, ie_runner *r) {
   if (!r) return;
-  for (int i = 0; i < GRAPHS_MAX; i++) recorded_drop(&r->graph[i]);
-  device->memory->give(device, r->batch, batch_bytes(r));
-  if (r->host_batch) cudaFreeHost(r->host_batch);
-  if (r->logits) cudaFreeHost(r->logits);
-  if (r->fault) cudaFreeHost(r->fault);
-  cudaGetLastError();
+  if (cuda_choose(cuda_of(device))) {
+    for (int i = 0; i < GRAPHS_MAX; i++) recorded_drop(&r->graph[i]);
+    device->memory->give(device, r->batch, batch_bytes(r));
+    if (r->host_batch) cudaFreeHost(r->host_batch);
+    if (r->logits) cudaFreeHost(r->logits);
+    if (r->fault) cudaFreeHost(r->fault);
+    cuda_draw_close(cuda_of(device), &r->draw);
+    cudaGetLastError();
+  }
   trace_free(&r->trace);
   free(r);
 }
@@ -100,13 +108,11 @@ ie_status cuda_runner_new(ie_device *device, const ie_runner_options *options, i
   r->options = *options;
   size_t logits = (size_t)options->wanted_max * (size_t)options->vocab * sizeof(float);
   ie_status status = device->memory->take(device, batch_bytes(r), "a batch", (void **)&r->batch, error);
-  if (status == IE_OK) {
-    cudaError_t result = cudaHostAlloc((void **)&r->host_batch, batch_bytes(r), cudaHostAllocDefault);
-    if (result == cudaSuccess) result = cudaHostAlloc((void **)&r->logits, logits, cudaHostAllocDefault);
-    if (result == cudaSuccess)
-      result = cudaHostAlloc((void **)&r->fault, sizeof *r->fault, cudaHostAllocDefault);
-    status = cuda_status(r->device, result, "pinned memory of the host for logits", error);
-  }
+  if (status == IE_OK)
+    status = cuda_pinned(r->device, batch_bytes(r), "a batch", (void **)&r->host_batch, error);
+  if (status == IE_OK) status = cuda_pinned(r->device, logits, "logits", (void **)&r->logits, error);
+  if (status == IE_OK) status = cuda_pinned(r->device, sizeof *r->fault, "faults", (void **)&r->fault, error);
+  if (status == IE_OK) status = cuda_draw_open(r->device, options, &r->draw, error);
   if (status != IE_OK) {
     cuda_runner_free(device, r);
     return status;
@@ -126,7 +132,7 @@ static void batch_stage(ie_runner *r, const ie_batch *batch) {
   }
 }
 
-/* Everything from the batch's copy to the copies back; on the stream, or into the graph that it records. */
+/* The batch's copy and everything up to the logits; on the stream, or into the graph that it records. */
 static void forward_launch(ie_runner *r, ie_ctx *ctx, const ie_forward *forward) {
   cuda_device *device = r->device;
   const ie_cuda_queue *queue = &device->queue;
@@ -139,6 +145,7 @@ static void forward_launch(ie_runner *r, ie_ctx *ctx, const ie_forward *forward)
   batch.reach = cuda_reach_bucket(batch.reach);
   r->trace.checks = r->trace.attentions = 0;
   r->trace.work = (ie_work){0};
+  r->trace.logits = NULL;
   device->trace = &r->trace;
   device->pending = (cuda_pending){0};
   cudaError_t result =
@@ -148,14 +155,26 @@ static void forward_launch(ie_runner *r, ie_ctx *ctx, const ie_forward *forward)
   if (cuda_launched(ctx, "batch", result)) logits = forward->run(ctx, &batch, forward->arg);
   cuda_flush(ctx);
   device->trace = NULL;
-  if (ctx->status != IE_OK) return;
-  if (logits)
-    result = cudaMemcpyAsync(r->logits, logits->data, (size_t)ie_tensor_count(logits) * sizeof(float),
-                             cudaMemcpyDeviceToHost, queue->stream);
-  if (result == cudaSuccess)
+  if (ctx->status == IE_OK && logits) r->trace.logits = ie_tensor_f32(logits);
+}
+
+/* What comes back, in launches and copies that wait behind the forward. */
+static void results_launch(ie_runner *r, ie_ctx *ctx, const ie_forward *forward, const cuda_trace *trace) {
+  const cuda_device *device = r->device;
+  cudaStream_t stream = device->queue.stream;
+  int64_t wanted = forward->batch->wanted_count;
+  cudaError_t result = cudaSuccess;
+  const char *what = forward->draw ? "sampling" : "logits";
+  if (trace->logits && forward->draw)
+    result = cuda_draw_launch(&r->draw, &device->queue, trace->logits, forward->draw, wanted,
+                              (ie_cuda_check){.fault = device->fault, .where = CUDA_CHECK_DRAW});
+  else if (trace->logits)
     result =
-        cudaMemcpyAsync(r->fault, device->fault, sizeof *r->fault, cudaMemcpyDeviceToHost, queue->stream);
-  cuda_launched(ctx, "logits", result);
+        cudaMemcpyAsync(r->logits, trace->logits, (size_t)wanted * (size_t)r->options.vocab * sizeof(float),
+                        cudaMemcpyDeviceToHost, stream);
+  if (result == cudaSuccess)
+    result = cudaMemcpyAsync(r->fault, device->fault, sizeof *r->fault, cudaMemcpyDeviceToHost, stream);
+  cuda_launched(ctx, what, result);
 }
 
 /* --- Graphs --------------------------------------------------------------------------------------------------- */
@@ -264,9 +283,15 @@ static void work_add(ie_ctx *ctx, const cuda_trace *trace, const ie_batch *batch
   }
 }
 
-static void fault_report(ie_ctx *ctx, const cuda_trace *trace, ie_cuda_fault fault) {
+static void fault_report(ie_ctx *ctx, const cuda_trace *trace, int64_t vocab, ie_cuda_fault fault) {
   int where = IE_CUDA_FAULT_WHERE(fault);
   int64_t index = IE_CUDA_FAULT_INDEX(fault);
+  if (where == CUDA_CHECK_DRAW) {
+    ie_ctx_fail(ctx, IE_NUMERIC, "logits: %s at id %lld of row %lld of this forward",
+                IE_CUDA_FAULT_NAN(fault) ? "NaN" : "infinity", (long long)(index % vocab),
+                (long long)(index / vocab));
+    return;
+  }
   if (where >= trace->checks) {
     ie_ctx_fail(ctx, IE_INTERNAL, "a fault of check %d, but the forward made %d", where, trace->checks);
     return;
@@ -298,7 +323,7 @@ ie_status cuda_run(ie_runner *r, ie_ctx *ctx, const ie_forward *forward, const f
   if (batch->tokens > r->options.batch_max || batch->wanted_count > r->options.wanted_max)
     return ie_error_set(error, IE_INTERNAL, "a forward of %lld tokens and %lld wanted rows",
                         (long long)batch->tokens, (long long)batch->wanted_count);
-  ie_status status = cuda_status(device, cudaSetDevice(device->index), "choosing it", error);
+  ie_status status = cuda_enter(device, error);
   if (status != IE_OK) return status;
   batch_stage(r, batch);
   recorded *used;
@@ -306,13 +331,16 @@ ie_status cuda_run(ie_runner *r, ie_ctx *ctx, const ie_forward *forward, const f
     r->counts.eager++;
     forward_launch(r, ctx, forward);
   }
+  const cuda_trace *trace = used ? &used->trace : &r->trace;
+  if (ctx->status == IE_OK) results_launch(r, ctx, forward, trace);
   /* Also after a failure: nothing may be under way when the arena is used again. */
   status = cuda_wait(device, "a forward", error);
   if (status != IE_OK) return status;
-  const cuda_trace *trace = used ? &used->trace : &r->trace;
-  if (ctx->status == IE_OK && *r->fault != IE_CUDA_NO_FAULT) fault_report(ctx, trace, *r->fault);
+  if (ctx->status == IE_OK && *r->fault != IE_CUDA_NO_FAULT)
+    fault_report(ctx, trace, r->options.vocab, *r->fault);
   if (ctx->status != IE_OK) return ie_error_set(error, ctx->status, "%s", ctx->error.message);
   work_add(ctx, trace, batch);
-  if (batch->wanted_count > 0) *logits = r->logits;
+  if (batch->wanted_count > 0 && forward->draw) cuda_draw_read(&r->draw, forward->draw, batch->wanted_count);
+  if (batch->wanted_count > 0 && !forward->draw) *logits = r->logits;
   return IE_OK;
 }

@@ -78,17 +78,41 @@ static ie_status logprobs_keep(ie_generation *g, const ie_sample_input *input, i
   return IE_OK;
 }
 
+bool ie_generation_draws(const ie_generation *g, const ie_state *state) {
+  return ie_state_draws(state) && g->options.logprobs == 0;
+}
+
+ie_draw_row ie_generation_draw(const ie_generation *g) {
+  size_t seen = (size_t)g->options.prompt_count + g->result.ids.count;
+  return (ie_draw_row){.params = &g->options.sample,
+                       .seen = g->history,
+                       .seen_count = seen,
+                       .row = g->options.row,
+                       .step = (uint64_t)seen};
+}
+
+static ie_status token_sample(ie_generation *g, const float *logits, int32_t *id, ie_error *error) {
+  const ie_draw_row draw = ie_generation_draw(g);
+  ie_sample_input input = {.logits = logits,
+                           .vocab = g->model->info.vocab,
+                           .seen = draw.seen,
+                           .seen_count = draw.seen_count,
+                           .step = draw.step,
+                           .row = draw.row};
+  ie_status status = ie_sampler_draw(g->sampler, &input, id, error);
+  if (status == IE_OK && g->options.logprobs > 0) status = logprobs_keep(g, &input, *id, error);
+  return status;
+}
+
 static ie_status token_draw(ie_generation *g, const float *logits, int32_t *id, ie_error *error) {
   const ie_generate_options *o = &g->options;
   size_t written = g->result.ids.count;
-  ie_sample_input input = {.logits = logits,
-                           .vocab = g->model->info.vocab,
-                           .seen = g->history,
-                           .seen_count = (size_t)o->prompt_count + written,
-                           .step = (uint64_t)o->prompt_count + written,
-                           .row = o->row};
-  ie_status status = ie_sampler_draw(g->sampler, &input, id, error);
-  if (status == IE_OK && o->logprobs > 0) status = logprobs_keep(g, &input, *id, error);
+  ie_status status = IE_OK;
+  *id = g->drawn;
+  if (logits)
+    status = token_sample(g, logits, id, error);
+  else if (*id < 0 || *id >= g->model->info.vocab)
+    status = ie_error_set(error, IE_INTERNAL, "neither logits nor an id of the next token");
   if (status != IE_OK) return status;
   double now = ie_clock_s();
   g->result.token_s[written] = now - g->last;
@@ -223,13 +247,27 @@ void ie_generation_close(ie_generation *g) {
 
 /* --- One sequence ---------------------------------------------------------------------------------------- */
 
+/* Computes tokens of the sequence; the id after the last of them is drawn at once where that can be. */
+static ie_status tokens_append(ie_generation *g, ie_state *state, int64_t sequence, const int32_t *ids,
+                               int64_t count, ie_error *error) {
+  const ie_generate_options *o = &g->options;
+  bool prompt = g->result.ids.count == 0; /* one token is not worth asking at each layer */
+  ie_append_options append = {.cancelled = prompt ? o->cancelled : NULL, .cancelled_arg = o->cancelled_arg};
+  ie_draw_row row = ie_generation_draw(g);
+  bool draws = ie_generation_draws(g, state) && !ie_generation_full(g);
+  ie_state_draw_next(state, draws ? &row : NULL, draws);
+  ie_status status = ie_state_append(state, sequence, ids, count, &append, error);
+  ie_state_draw_next(state, NULL, 0);
+  g->drawn = draws ? row.id : -1;
+  return status;
+}
+
 static ie_status prompt_read(ie_generation *g, ie_state *state, int64_t sequence, ie_error *error) {
   const ie_generate_options *o = &g->options;
   int64_t kept = 0;
   ie_status status = ie_state_sync(state, sequence, o->prompt, o->prompt_count, &kept, error);
   if (status != IE_OK) return status;
-  ie_append_options append = {.cancelled = o->cancelled, .cancelled_arg = o->cancelled_arg};
-  status = ie_state_append(state, sequence, o->prompt + kept, o->prompt_count - kept, &append, error);
+  status = tokens_append(g, state, sequence, o->prompt + kept, o->prompt_count - kept, error);
   g->result.reused_prompt_tok = kept;
   g->result.computed_prompt_tok = ie_state_length(state, sequence) - kept;
   g->result.prefill_s = ie_clock_s() - g->started;
@@ -260,7 +298,7 @@ static ie_status tokens_write(ie_generation *g, ie_state *state, int64_t sequenc
       break;
     }
     if (ie_generation_full(g)) break;
-    status = ie_state_append(state, sequence, &r->ids.ids[r->ids.count - 1], 1, /*options=*/NULL, error);
+    status = tokens_append(g, state, sequence, &r->ids.ids[r->ids.count - 1], 1, error);
     if (status != IE_OK) return status;
   }
   ie_status status = ie_generation_finish(g, error);

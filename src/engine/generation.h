@@ -15,6 +15,7 @@ typedef struct ie_generation {
   ie_detokenizer stream;
   size_t shown;                  /* bytes of the text that may be shown */
   size_t fresh_begin, fresh_end; /* of them, what the last id or the end brought */
+  int32_t drawn;                 /* the next id, when the forward drew it */
   double started, last;
 } ie_generation;
 
@@ -29,7 +30,12 @@ ie_status ie_generation_sampler(const ie_state *state, ie_sampler **out, ie_erro
 /* Takes the memory for what will be written, and gives the sampler, of the model's vocabulary, the options' settings.
  * The clocks of the result start here. */
 ie_status ie_generation_start(ie_generation *generation, ie_sampler *sampler, ie_error *error);
-/* Draws the next id from logits (vocab) and records id and text; *ended by a stop id or a stop string. */
+/* Whether its next id can be drawn where the state's forwards run: what is told of logits needs them on the host. */
+bool ie_generation_draws(const ie_generation *generation, const ie_state *state);
+/* How its next id is to be drawn there. */
+ie_draw_row ie_generation_draw(const ie_generation *generation);
+/* Draws the next id from logits (vocab), or takes `drawn` (logits NULL), and records id and text; *ended by a stop id or a
+ * stop string. */
 ie_status ie_generation_take(ie_generation *generation, const float *logits, bool *ended, ie_error *error);
 /* True when max_new ids are there. */
 bool ie_generation_full(const ie_generation *generation);

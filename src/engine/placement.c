@@ -121,16 +121,20 @@ static void streamed_make(const ie_model *model, const ie_state_sizes *sizes, si
   p->fits = limit >= least;
 }
 
+/* Activations, tables of the host, and what a device's forwards take besides. */
+static size_t scratch_bytes(const ie_state_sizes *sizes) {
+  return sizes->scratch_bytes + sizes->table_bytes + sizes->runner_bytes;
+}
+
 bool ie_placement_split(const ie_model *model, const ie_state_sizes *sizes, size_t limit, ie_placement *out) {
-  *out =
-      (ie_placement){.kv_bytes = sizes->kv_bytes, .scratch_bytes = sizes->scratch_bytes + sizes->table_bytes};
+  *out = (ie_placement){.kv_bytes = sizes->kv_bytes, .scratch_bytes = scratch_bytes(sizes)};
   if (!slots_shape(model, out)) return false;
   streamed_make(model, sizes, limit, out);
   return true;
 }
 
 void ie_placement_make(const ie_model *model, const ie_state_sizes *sizes, size_t limit, ie_placement *out) {
-  ie_placement p = {.kv_bytes = sizes->kv_bytes, .scratch_bytes = sizes->scratch_bytes + sizes->table_bytes};
+  ie_placement p = {.kv_bytes = sizes->kv_bytes, .scratch_bytes = scratch_bytes(sizes)};
   p.resident_bytes = model->device->memory ? held_bytes(model) : resident_bytes(model);
   size_t own = p.resident_bytes + p.kv_bytes + p.scratch_bytes;
   p.other_bytes = program_bytes + tokenizer_bytes(model, own) + own / PAGE_TABLE_SHARE;

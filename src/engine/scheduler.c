@@ -26,6 +26,7 @@ struct ie_scheduler {
   ie_sampler **samplers; /* (sequences) whoever has the sequence uses its sampler */
   ie_advance *rows;      /* (sequences) of the forward, and whose they are */
   request **owner;
+  ie_draw_row *draws;     /* (sequences) of the rows that want an id */
   request *first, **last; /* the queue */
   size_t waiting_count;
   request *ended; /* in the last step: their events are still looked at */
@@ -62,9 +63,10 @@ ie_status ie_scheduler_new(ie_state *state, ie_scheduler **out, ie_error *error)
   s->taken = calloc(n, sizeof *s->taken);
   s->rows = calloc(n, sizeof *s->rows);
   s->owner = calloc(n, sizeof(request *));
+  s->draws = calloc(n, sizeof *s->draws);
   s->samplers = calloc(n, sizeof(ie_sampler *));
   ie_status status = IE_OK;
-  if (!s->running || !s->taken || !s->rows || !s->owner || !s->samplers)
+  if (!s->running || !s->taken || !s->rows || !s->owner || !s->draws || !s->samplers)
     status = ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a scheduler of %zu sequences", n);
   for (size_t i = 0; i < n && status == IE_OK; i++)
     status = ie_generation_sampler(state, &s->samplers[i], error);
@@ -87,6 +89,7 @@ void ie_scheduler_free(ie_scheduler *s) {
   free(s->taken);
   free(s->rows);
   free(s->owner);
+  free(s->draws);
   free(s->events);
   free(s);
 }
@@ -327,13 +330,33 @@ static uint64_t bytes_read(const ie_scheduler *s) {
   return work.weight_bytes + work.kv_bytes;
 }
 
+/* One forward over rows [first, first + n). Where each of those that want logits can do with an id, the device draws. */
+static ie_status rows_advance(ie_scheduler *s, int64_t first, int64_t n, const ie_forward_options *options,
+                              ie_error *error) {
+  int64_t wanted = 0;
+  bool draws = true;
+  for (int64_t i = first; i < first + n; i++) {
+    const ie_generation *g = &s->owner[i]->g;
+    if (s->rows[i].wanted == 0) continue;
+    s->draws[wanted++] = ie_generation_draw(g);
+    draws = draws && ie_generation_draws(g, s->state);
+  }
+  draws = draws && wanted > 0;
+  ie_state_draw_next(s->state, draws ? s->draws : NULL, draws ? wanted : 0);
+  ie_status status = ie_state_advance(s->state, s->rows + first, n, options, error);
+  ie_state_draw_next(s->state, NULL, 0);
+  for (int64_t i = first, at = 0; draws && i < first + n; i++)
+    if (s->rows[i].wanted > 0) s->owner[i]->g.drawn = s->draws[at++].id;
+  return status;
+}
+
 /* Computes rows and hands out their logits; after a failure of several, each alone. *bytes: what the forwards read whose
  * logits were used; *tokens of them. False: it was cancelled. */
 static bool rows_compute(ie_scheduler *s, int64_t n, const ie_forward_options *options, uint64_t *bytes,
                          int64_t *tokens) {
   ie_error error;
   uint64_t before = bytes_read(s);
-  ie_status status = ie_state_advance(s->state, s->rows, n, options, &error);
+  ie_status status = rows_advance(s, 0, n, options, &error);
   if (status == IE_CANCELLED) return false;
   if (status == IE_OK) {
     *bytes = bytes_read(s) - before;
@@ -343,7 +366,7 @@ static bool rows_compute(ie_scheduler *s, int64_t n, const ie_forward_options *o
   }
   for (int64_t i = 0; i < n; i++) {
     before = bytes_read(s);
-    if (n > 1) status = ie_state_advance(s->state, &s->rows[i], 1, options, &error);
+    if (n > 1) status = rows_advance(s, i, 1, options, &error);
     if (status == IE_CANCELLED) return false;
     if (status != IE_OK) {
       request_fail(s, s->owner[i], status, &error);

@@ -99,6 +99,18 @@ static ie_cache_options cache_options(const ie_model *model, const ie_state_size
                             .exact_dtype = kv_default(model->info.precision)};
 }
 
+static bool device_draws(const ie_model *model) {
+  const ie_device_memory *memory = model->device->memory;
+  return memory && model->info.vocab <= memory->draw_vocab_max;
+}
+
+static ie_runner_options runner_options(const ie_model *model, const ie_state_sizes *s) {
+  return (ie_runner_options){.batch_max = s->batch_max,
+                             .wanted_max = s->wanted_max,
+                             .vocab = model->info.vocab,
+                             .draw_max = device_draws(model) ? s->sequences : 0};
+}
+
 ie_status ie_state_size(const ie_model *model, const ie_state_options *options, ie_state_sizes *out,
                         ie_error *error) {
   static const ie_state_options defaults = {0};
@@ -129,6 +141,10 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
   s.table_bytes = (size_t)s.sequences * (size_t)s.context * sizeof(int32_t) +
                   4 * (size_t)s.batch_max * sizeof(int32_t) + (size_t)s.sequences * sizeof(ie_advance);
   s.table_bytes += (size_t)s.sequences * ie_generation_bytes(model->info.vocab, s.context);
+  if (model->device->memory) {
+    const ie_runner_options runner = runner_options(model, &s);
+    s.runner_bytes = model->device->memory->runner_bytes(&runner);
+  }
   status = scratch_measure(model, &s, error);
   if (status == IE_OK) *out = s;
   return status;
@@ -172,7 +188,7 @@ static int64_t context_that_fits(const ie_model *model, const ie_state_options *
     ie_state_sizes s;
     o.context_tok = middle * IE_CACHE_SLOT_UNIT;
     if (ie_state_size(model, &o, &s, NULL) == IE_OK && s.kv_bytes <= room &&
-        s.scratch_bytes <= room - s.kv_bytes) {
+        s.scratch_bytes + s.runner_bytes <= room - s.kv_bytes) {
       fits = o.context_tok;
       low = middle + 1;
     } else {
@@ -186,7 +202,10 @@ static int64_t context_that_fits(const ie_model *model, const ie_state_options *
 static void memory_hint(const ie_model *model, const ie_state_options *options, const ie_state_sizes *s,
                         ie_error *error) {
   if (!error || !model->device->memory || error->status != IE_OUT_OF_MEMORY) return;
-  int64_t context = context_that_fits(model, options, s->context, room_of(model->device));
+  size_t room = room_of(model->device);
+  if (s->kv_bytes <= room && s->scratch_bytes + s->runner_bytes <= room - s->kv_bytes)
+    return; /* it is the host that lacks memory */
+  int64_t context = context_that_fits(model, options, s->context, room);
   size_t at = strlen(error->message);
   if (context > 0)
     snprintf(error->message + at, sizeof error->message - at, "; --context %lld would fit",
@@ -207,8 +226,7 @@ static ie_status state_memory(ie_state *state, const ie_state_sizes *s, ie_error
   if (status != IE_OK) return status;
   state->ctx.arena = (ie_arena){.base = arena, .capacity = s->scratch_bytes};
   if (!device->memory) return IE_OK;
-  const ie_runner_options options = {
-      .batch_max = s->batch_max, .wanted_max = s->wanted_max, .vocab = state->model->info.vocab};
+  const ie_runner_options options = runner_options(state->model, s);
   return device->memory->runner_new(device, &options, &state->runner, error);
 }
 
@@ -367,6 +385,16 @@ ie_status ie_state_run(ie_state *state, const ie_forward *forward, ie_error *err
   return IE_OK;
 }
 
+bool ie_state_draws(const ie_state *state) {
+  return state->runner && device_draws(state->model);
+}
+
+void ie_state_draw_next(ie_state *state, ie_draw_row *rows, int64_t count) {
+  state->draw = rows;
+  state->draw_count = count;
+  for (int64_t i = 0; rows && i < count; i++) rows[i].id = -1;
+}
+
 /* Tokens of a sequence stand together. */
 static void shape_tell(ie_batch *batch) {
   int64_t run = 0;
@@ -394,8 +422,12 @@ static ie_status state_forward(ie_state *state, int64_t tokens, int64_t wanted, 
   if (status != IE_OK) return status;
   shape_tell(&batch);
   decoder_job job = {state, hooks};
-  status = ie_state_run(
-      state, &(ie_forward){.run = decoder_run, .arg = &job, .batch = &batch, .replay = !hooks}, error);
+  const ie_forward forward = {.run = decoder_run,
+                              .arg = &job,
+                              .batch = &batch,
+                              .replay = !hooks,
+                              .draw = wanted > 0 && wanted == state->draw_count ? state->draw : NULL};
+  status = ie_state_run(state, &forward, error);
   if (status != IE_OK) return status;
   state->logits_rows = wanted;
   state->forwards++;

@@ -25,6 +25,8 @@ struct ie_state {
   int64_t logits_rows;
   uint64_t forwards, tokens;
   ie_runner *runner; /* of a device with memory of its own; else NULL */
+  ie_draw_row *draw; /* (draw_count) what ie_state_draw_next asked for, or NULL */
+  int64_t draw_count;
   ie_ctx ctx;
 };
 
@@ -33,7 +35,8 @@ typedef struct ie_state_sizes {
   int64_t context, sequences, chunk, rollback, wanted_max, batch_max;
   ie_dtype kv_dtype;
   size_t kv_bytes, scratch_bytes;
-  size_t table_bytes; /* ids and other arrays; samplers and results of a generation in each sequence */
+  size_t runner_bytes; /* of a device with memory of its own, beside its keys, values and scratch */
+  size_t table_bytes;  /* ids and other arrays; samplers and results of a generation in each sequence */
 } ie_state_sizes;
 
 ie_status ie_state_size(const ie_model *model, const ie_state_options *options, ie_state_sizes *out,
@@ -44,6 +47,11 @@ ie_status ie_state_ids_check(const ie_state *state, const int32_t *ids, int64_t 
 
 /* Runs a forward over an empty arena, wherever the device computes; state->logits becomes what it returns. */
 ie_status ie_state_run(ie_state *state, const ie_forward *forward, ie_error *error);
+
+/* Whether ids can be drawn where the logits are, which then stay there. */
+bool ie_state_draws(const ie_state *state);
+/* Forwards that want `count` rows draw their ids from now on (rows: borrowed) and give no logits; NULL: they give logits. */
+void ie_state_draw_next(ie_state *state, ie_draw_row *rows, int64_t count);
 
 /* Positions up to `end` of a sequence are about to be written: what rings held before is gone. */
 void ie_state_written(ie_state *state, int64_t sequence, int64_t end);

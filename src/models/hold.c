@@ -40,6 +40,7 @@ static void hint_add(const ie_model *model, size_t bytes, ie_error *error) {
   size_t room, total;
   if (!error) return;
   model->device->memory->room(model->device, &room, &total);
+  if (bytes <= room) return; /* it is the host that lacks memory */
   bool published = model->info.dense_weights == IE_WEIGHTS_PUBLISHED;
   const char *flag = "--device cpu";
   if (published && bytes - dense_saved(model, IE_W_INT4) <= room) flag = "--weights int4";

@@ -11,6 +11,7 @@
 #ifndef CLOCHER_TENSOR_DEVICE_MEMORY_H
 #define CLOCHER_TENSOR_DEVICE_MEMORY_H
 
+#include "clocher/sample.h"
 #include "tensor/device.h"
 
 /* Bytes of the host that kernels read: of the checkpoint, or the model's own. Borrowed: they are not read any more when
@@ -23,12 +24,22 @@ typedef struct ie_host_range {
 /* What a forward computes: the rows that are wanted (wanted, V), or NULL. The batch is one for launchers. */
 typedef ie_tensor *(*ie_forward_fn)(ie_ctx *ctx, const ie_batch *batch, void *arg);
 
+/* How the id that follows a wanted row is drawn on the device: as a sampler with the default steps of params draws it. */
+typedef struct ie_draw_row {
+  const ie_sample_params *params;
+  const int32_t *seen; /* (seen_count) the history, each below the vocabulary */
+  size_t seen_count;
+  uint64_t row, step; /* as in ie_sample_input */
+  int32_t id;         /* set by the forward */
+} ie_draw_row;
+
 typedef struct ie_forward {
   ie_forward_fn run;
   void *arg;
   const ie_batch *batch; /* on the host */
   bool replay;           /* run does the same whenever the batch has the same shape, and nobody listens: its
                             launches may be recorded once and repeated */
+  ie_draw_row *draw;     /* (wanted) each gets its id, and no logits come to the host; NULL: they come */
 } ie_forward;
 
 /* Where forwards of one arena run: fixed places for the batch and the logits, and launches that were recorded. */
@@ -37,6 +48,7 @@ typedef struct ie_runner ie_runner;
 typedef struct ie_runner_options {
   int64_t batch_max, wanted_max; /* tokens and wanted rows of a forward */
   int64_t vocab;                 /* numbers of a wanted row */
+  int64_t draw_max;              /* wanted rows of a forward that draws; 0: none does */
 } ie_runner_options;
 
 /* What a device can do at most, measured. */
@@ -59,13 +71,16 @@ typedef struct ie_device_memory {
   ie_status (*hold)(ie_device *device, const void *owner, const ie_host_range *range, size_t n,
                     ie_error *error);
   void (*drop)(ie_device *device, const void *owner);
+  /* What a runner takes of the device's memory. */
+  size_t (*runner_bytes)(const ie_runner_options *options);
   ie_status (*runner_new)(ie_device *device, const ie_runner_options *options, ie_runner **out,
                           ie_error *error);
   void (*runner_free)(ie_device *device, ie_runner *runner);
-  /* One forward. *logits: on the host, (wanted, V), until the next one; NULL when none are wanted. The arena of ctx is
-   * empty before. A failure is in ctx and *error. */
+  /* One forward. *logits: on the host, (wanted, V), until the next one; NULL when none are wanted or ids are drawn. The
+   * arena of ctx is empty before. A failure is in ctx and *error. */
   ie_status (*run)(ie_runner *runner, ie_ctx *ctx, const ie_forward *forward, const float **logits,
                    ie_error *error);
+  int64_t draw_vocab_max; /* the largest vocabulary that forwards draw from */
   /* Each fills in its own half of *out. buffer_bytes 0: far more than any cache. */
   ie_status (*probe_read)(ie_device *device, size_t buffer_bytes, ie_ceilings *out, ie_error *error);
   ie_status (*probe_matrix)(ie_device *device, ie_ceilings *out, ie_error *error);

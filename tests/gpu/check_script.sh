@@ -4,6 +4,7 @@
 . scripts/tap.sh
 
 B=${CLOCHER_BUILD:-build}
+[[ -d $B ]] && B=$(cd "$B" && pwd)
 program=$B/clocher.emulated
 [[ -x $program ]] || { skip "gpu_check.sh" "$program is not built (no C++ compiler)" && finish; }
 folder=$(mktemp -d)
@@ -11,9 +12,11 @@ trap 'rm -rf "$folder"' EXIT
 bundle=$folder/bundle
 mkdir -p "$bundle/tests/data"
 cp scripts/gpu_check.sh "$bundle/"
-ln -s "$PWD/$program" "$bundle/clocher.cuda"
+ln -s "$program" "$bundle/clocher.cuda"
 ln -s "$PWD/tests/data/models" "$bundle/tests/data/models"
-ln -s "$PWD/$B/emulated/gpu/gpu_probe" "$PWD/$B/emulated/gpu/test_gpu_device" "$bundle/tests/"
+ln -s "$B"/emulated/gpu/{gpu_probe,gpu_bench,test_gpu_sample} "$bundle/tests/"
+printf '#!/bin/sh\nexit 0\n' >"$bundle/tests/test_gpu_device" # it has run by itself
+chmod +x "$bundle/tests/test_gpu_device"
 printf '#!/bin/sh\nexit 0\n' >"$bundle/tests/test_gpu_golden"
 chmod +x "$bundle/tests/test_gpu_golden"
 echo none >"$bundle/COMMIT"

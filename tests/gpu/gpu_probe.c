@@ -1,5 +1,5 @@
 /* Measures what decisions need and benchmarks are compared with, and prints one JSON object: the device, the gap between
- * launches (alone and in a graph), the cost of a barrier over the whole chip, read and matrix ceilings, and host to device
+ * launches (alone and in a graph, each also with overlap), the cost of a barrier over the whole chip, read and matrix ceilings, and host to device
  * copies. Run by scripts/gpu_check.sh, stage smoke. */
 #include "cuda/cuda.h"
 
@@ -100,15 +100,20 @@ int main(int argc, char **argv) {
       device->memory->probe_matrix(device, &ceilings, &error) != IE_OK)
     return fail("ceilings", error.message);
   double eager = gap_eager(cuda), graph = gap_graph(cuda), barrier = barrier_us(cuda);
+  cuda_overlap(cuda, true);
+  double eager_overlap = gap_eager(cuda), graph_overlap = gap_graph(cuda);
+  cuda_overlap(cuda, false);
   double upload = upload_gb_s(device, small ? (size_t)1 << 20 : (size_t)4 << 30);
   size_t room, total;
   device->memory->room(device, &room, &total);
   printf("{\"device\":\"%s\",\"compute\":\"%d.%d\",\"sms\":%d,\"memory_bytes\":%zu,\"free_bytes\":%zu,"
          "\"driver_cuda\":%d,\"runtime_cuda\":%d,\"read_gb_s\":%.1f,\"matrix_tflop_s\":%.1f,\"matrix_kind\":"
          "\"%s\","
-         "\"launch_us\":%.3f,\"graph_launch_us\":%.3f,\"barrier_us\":%.3f,\"upload_gb_s\":%.2f}\n",
+         "\"launch_us\":%.3f,\"graph_launch_us\":%.3f,\"launch_overlap_us\":%.3f,\"graph_overlap_us\":%.3f,"
+         "\"barrier_us\":%.3f,\"upload_gb_s\":%.2f}\n",
          device->name, cuda->queue.major, cuda->queue.minor, cuda->queue.sms, total, room, driver, runtime,
-         ceilings.read_gb_s, ceilings.matrix_tflop_s, ceilings.matrix_kind, eager, graph, barrier, upload);
+         ceilings.read_gb_s, ceilings.matrix_tflop_s, ceilings.matrix_kind, eager, graph, eager_overlap,
+         graph_overlap, barrier, upload);
   ie_device_free(device);
   return 0;
 }

@@ -238,6 +238,103 @@ static void full_memory_names_what_would_fit(void **opaque) {
   ie_device_free(device);
 }
 
+/* Opens everything, writes a few tokens (forwards that are launched, recorded and replayed) and gives everything back. */
+static ie_status whole_life(const char *dir, int32_t ids[4], ie_error *error) {
+  ie_device *device = NULL;
+  ie_model *model = NULL;
+  ie_state *state = NULL;
+  ie_generate_result result = {0};
+  const ie_model_options options = {.precision = IE_PRECISION_BF16};
+  const ie_generate_options generate = {.prompt = prompt,
+                                        .prompt_count = 2,
+                                        .max_new = 4,
+                                        .ignore_eos = true,
+                                        .sample = {.temperature = 0.9, .seed = 3}};
+  ie_status status = ie_device_open(&(ie_device_options){.kind = "cuda", .threads = 1}, &device, error);
+  if (status == IE_OK) status = ie_model_open(device, dir, &options, &model, error);
+  if (status == IE_OK) status = ie_state_new(model, &(ie_state_options){.context_tok = 96}, &state, error);
+  if (status == IE_OK) status = ie_generate(state, 0, &generate, &result, error);
+  if (status == IE_OK) memcpy(ids, result.ids.ids, 4 * sizeof *ids);
+  ie_generate_result_free(&result);
+  ie_state_free(state);
+  ie_model_free(model);
+  ie_device_free(device);
+  return status;
+}
+
+/* Any call of the runtime may fail: a status that says where, or the same ids (a graph that cannot be recorded is
+ * launched), and nothing is left behind. All calls up to the first forward, then some. */
+static void each_call_may_fail(void **opaque) {
+  (void)opaque;
+  enum { EACH = 70, SOME = 37 };
+  int32_t expected[4], ids[4];
+  ie_error error = {0};
+  assert_int_equal(whole_life(dense_dir, expected, &error), IE_OK);
+  assert_int_equal(ie_emulate_held(), 0);
+  int failed = 0;
+  for (uint64_t n = 1;; n += n < EACH ? 1 : SOME) {
+    error = (ie_error){0};
+    ie_emulate_refuse(n, n % 2 ? cudaErrorMemoryAllocation : cudaErrorLaunchFailure);
+    ie_status status = whole_life(dense_dir, ids, &error);
+    bool beyond = ie_emulate_refuse_left() > 0;
+    ie_emulate_refuse(0, cudaSuccess);
+    if (ie_emulate_held() != 0) fail_msg("call %d: %d things are left", (int)n, (int)ie_emulate_held());
+    if (status != IE_OK && status != IE_OUT_OF_MEMORY && status != IE_DEVICE)
+      fail_msg("call %d: %s: %s", (int)n, ie_status_name(status), error.message);
+    if (status != IE_OK && !strstr(error.message, "cuda")) fail_msg("call %d: %s", (int)n, error.message);
+    if (status == IE_OK) assert_memory_equal(ids, expected, sizeof ids);
+    failed += status != IE_OK;
+    if (beyond) break;
+  }
+  assert_true(failed > EACH / 2);
+}
+
+/* Memory of the host that cannot be pinned is not mistaken for a device that is full. */
+static void full_host_is_not_a_full_device(void **opaque) {
+  (void)opaque;
+  ie_device *device = device_open("cuda");
+  ie_model *model = model_open(device, dense_dir);
+  ie_state *state;
+  ie_error error = {0};
+  bool seen = false;
+  for (uint64_t n = 1; n < 40; n++) {
+    ie_emulate_refuse(n, cudaErrorMemoryAllocation);
+    ie_status status = ie_state_new(model, &(ie_state_options){.context_tok = 96}, &state, &error);
+    ie_emulate_refuse(0, cudaSuccess);
+    if (status == IE_OK) {
+      ie_state_free(state);
+      continue;
+    }
+    if (!strstr(error.message, "pinned bytes are wanted")) continue;
+    seen = true;
+    assert_null(strstr(error.message, "would fit"));
+  }
+  assert_true(seen);
+  ie_model_free(model);
+  ie_device_free(device);
+}
+
+/* What forwards and sampling take besides counts as well. */
+static void full_memory_for_sampling_is_named(void **opaque) {
+  (void)opaque;
+  ie_device *device = device_open("cuda");
+  ie_model *model = model_open(device, dense_dir);
+  ie_state *state;
+  ie_state_sizes sizes;
+  ie_error error = {0};
+  size_t room, total;
+  const ie_state_options options = {.context_tok = 96, .sequences = 2};
+  device->memory->room(device, &room, &total);
+  assert_int_equal(ie_state_size(model, &options, &sizes, &error), IE_OK);
+  ie_emulate_memory(total - room + sizes.kv_bytes + sizes.scratch_bytes + sizes.runner_bytes - 300);
+  ie_status status = ie_state_new(model, &options, &state, &error);
+  expect(status, IE_OUT_OF_MEMORY, &error, "out of memory for sampling: ");
+  expect(status, IE_OUT_OF_MEMORY, &error, "--context ");
+  ie_emulate_memory((size_t)4 << 30);
+  ie_model_free(model);
+  ie_device_free(device);
+}
+
 static void lost_device_is_a_status(void **opaque) {
   (void)opaque;
   for (uint64_t at = 1; at < 40; at += 6) {
@@ -267,6 +364,9 @@ int main(void) {
 #ifdef CLOCHER_CUDA_EMULATED
       cmocka_unit_test(full_memory_names_what_would_fit),
       cmocka_unit_test(lost_device_is_a_status),
+      cmocka_unit_test(each_call_may_fail),
+      cmocka_unit_test(full_host_is_not_a_full_device),
+      cmocka_unit_test(full_memory_for_sampling_is_named),
 #endif
   };
   return cmocka_run_group_tests_name("gpu device", tests, NULL, NULL);

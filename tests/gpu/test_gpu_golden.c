@@ -7,7 +7,8 @@
  *
  * In class bf16 a product's input lies now and then on the edge between two numbers of bf16, and sums in another order
  * round it the other way; where a router then hesitates between two experts, a row of logits is another one. Instruction
- * sets of the CPU differ likewise. So of a mixture one row in a hundred may be farther away than the tolerance. */
+ * sets of the CPU differ likewise. So a row of a mixture may be farther away than the tolerance where a router of it was
+ * tied: where its k-th and next logits are closer than what lies between the devices' logits there. None is in emulation. */
 #include "cuda/cuda.h"
 #include "engine/state.h"
 #include "support/golden.h"
@@ -47,9 +48,92 @@ static ie_state *open_state(ie_model *model, const ie_state_options *options) {
   return state;
 }
 
-/* Rows of V that are farther away than `tolerance` of the largest expected number. */
+/* --- Routers ------------------------------------------------------------------------------------------------ */
+
+enum { ROUTERS_MAX = 64 };
+typedef void (*route_fn)(ie_ctx *, ie_tensor *, ie_tensor *, const ie_tensor *, const ie_route_options *);
+
+/* What the routers of a device got in one forward. */
+typedef struct router_log {
+  route_fn route;
+  float *logits[ROUTERS_MAX]; /* (rows, experts) */
+  int64_t rows, experts, top_k;
+  int count;
+} router_log;
+static router_log routers[2]; /* the CPU's, the device's */
+
+static void route_noted(router_log *log, ie_ctx *ctx, ie_tensor *expert, ie_tensor *weight,
+                        const ie_tensor *logits, const ie_route_options *options) {
+  log->route(ctx, expert, weight, logits, options);
+  if (ctx->dry || ctx->status != IE_OK || log->count == ROUTERS_MAX) return;
+  ie_error error = {0};
+  size_t bytes = (size_t)ie_tensor_count(logits) * sizeof(float);
+  float *copy = malloc(bytes);
+  if (!copy || ie_memory_read(ctx->device, copy, logits->data, bytes, &error) != IE_OK)
+    fail_msg("a router's logits: %s", error.message);
+  log->rows = logits->shape[0];
+  log->experts = logits->shape[1];
+  log->top_k = options->top_k;
+  log->logits[log->count++] = copy;
+}
+static void route_cpu(ie_ctx *ctx, ie_tensor *e, ie_tensor *w, const ie_tensor *l,
+                      const ie_route_options *o) {
+  route_noted(&routers[0], ctx, e, w, l, o);
+}
+static void route_cuda(ie_ctx *ctx, ie_tensor *e, ie_tensor *w, const ie_tensor *l,
+                       const ie_route_options *o) {
+  route_noted(&routers[1], ctx, e, w, l, o);
+}
+static void routers_forget(void) {
+  for (int d = 0; d < 2; d++) {
+    for (int i = 0; i < routers[d].count; i++) free(routers[d].logits[i]);
+    routers[d].count = 0;
+  }
+}
+static void routers_watch(const subject *s) {
+  if (s->cpu->ops.route != route_cpu) routers[0].route = s->cpu->ops.route; /* else a test before failed */
+  if (s->cuda->ops.route != route_cuda) routers[1].route = s->cuda->ops.route;
+  routers_forget();
+  s->cpu->ops.route = route_cpu;
+  s->cuda->ops.route = route_cuda;
+}
+static void routers_leave(const subject *s) {
+  s->cpu->ops.route = routers[0].route;
+  s->cuda->ops.route = routers[1].route;
+}
+/* How many of x (n) come before number i. */
+static int64_t rank_of(const float *x, int64_t n, int64_t i) {
+  int64_t rank = 0;
+  for (int64_t j = 0; j < n; j++) rank += x[j] > x[i] || (x[j] == x[i] && j < i);
+  return rank;
+}
+
+/* Whether a row's first router that chose otherwise was tied: its last chosen and its first other logit are no farther
+ * apart than the devices' logits move them. */
+static bool row_was_tied(int64_t row) {
+  const router_log *a = &routers[0], *b = &routers[1];
+  for (int i = 0; i < a->count && i < b->count && row < a->rows; i++) {
+    const float *x = a->logits[i] + row * a->experts, *y = b->logits[i] + row * a->experts;
+    double distance = 0, last = 0, other = 0;
+    bool same = true;
+    for (int64_t e = 0; e < a->experts; e++) {
+      int64_t rank = rank_of(x, a->experts, e);
+      same = same && (rank < a->top_k) == (rank_of(y, a->experts, e) < a->top_k);
+      distance = fmax(distance, fabs((double)x[e] - (double)y[e]));
+      if (rank == a->top_k - 1) last = (double)x[e];
+      if (rank == a->top_k) other = (double)x[e];
+    }
+    if (!same) return last - other <= 2 * distance && distance <= 0.02 * fmax(1, fabs(last));
+  }
+  return false;
+}
+
+/* --- Logits -------------------------------------------------------------------------------------------------- */
+
+/* Rows of V that are farther away than `tolerance` of the largest expected number; *tied: how many more whose router was
+ * tied. */
 static int64_t rows_beyond(const float *found, const float *expected, int64_t rows, int64_t V,
-                           double tolerance) {
+                           double tolerance, int64_t *tied) {
   double largest = 0;
   int64_t beyond = 0;
   for (int64_t i = 0; i < rows * V; i++) largest = fmax(largest, fabs((double)expected[i]));
@@ -57,7 +141,9 @@ static int64_t rows_beyond(const float *found, const float *expected, int64_t ro
     bool far = false;
     for (int64_t i = r * V; i < (r + 1) * V; i++)
       far |= !(fabs((double)found[i] - (double)expected[i]) <= tolerance * largest);
-    beyond += far;
+    bool excused = far && row_was_tied(r);
+    *tied += excused;
+    beyond += far && !excused;
   }
   return beyond;
 }
@@ -67,19 +153,25 @@ static void devices_agree(const subject *s, ie_precision precision, ie_weights w
                           double tolerance) {
   ie_model *cpu = open_model(s->cpu, s, precision, weights),
            *cuda = open_model(s->cuda, s, precision, weights);
+  bool chooses = precision != IE_PRECISION_FP32 && chunk == 0 && cpu->moe[0].gate_up;
+  if (chooses) routers_watch(s);
   for (int i = 0; i < s->golden->count; i++) {
     const golden_case *c = &s->golden->cases[i];
     float *expected = golden_logits(cpu, c->ids, c->T, /*chunk=*/0);
     float *found = golden_logits(cuda, c->ids, c->T, chunk);
     double error = golden_error(found, expected, c->T * c->V);
-    int64_t beyond = rows_beyond(found, expected, c->T, c->V, tolerance);
-    bool chooses = precision != IE_PRECISION_FP32 && cpu->moe[0].gate_up;
+    int64_t tied = 0, beyond = rows_beyond(found, expected, c->T, c->V, tolerance, &tied);
     free(expected);
     free(found);
-    if (beyond > (chooses ? c->T / 100 : 0))
-      fail_msg("%s case %d: %.2e beside %.1e, %lld of %lld rows are farther", s->golden->name, i, error,
-               tolerance, (long long)beyond, (long long)c->T);
+    routers_forget();
+    if (tied > 0)
+      print_message("%s case %d: %lld of %lld rows were another expert's: tied routers\n", s->golden->name, i,
+                    (long long)tied, (long long)c->T);
+    if (beyond > 0 || tied > (EMULATED ? 0 : c->T / 50))
+      fail_msg("%s case %d: %.2e beside %.1e, %lld of %lld rows are farther, %lld by tied routers",
+               s->golden->name, i, error, tolerance, (long long)beyond, (long long)c->T, (long long)tied);
   }
+  if (chooses) routers_leave(s);
   ie_model_free(cpu);
   ie_model_free(cuda);
 }

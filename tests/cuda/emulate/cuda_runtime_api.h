@@ -162,6 +162,12 @@ void ie_emulate_order(unsigned int order);
 uint64_t ie_emulate_launches(void);
 /* From the n-th launch on (counted from now, from 1) every call fails with `error`, as after a lost device; n = 0: none. */
 void ie_emulate_fail(uint64_t n, cudaError_t error);
+/* The n-th call from now (from 1) fails with `error`, and no other; what gives something back is not counted. n = 0: none.
+ * refuse_left: 0 once it has happened. */
+void ie_emulate_refuse(uint64_t n, cudaError_t error);
+uint64_t ie_emulate_refuse_left(void);
+/* Blocks of memory, streams, events and graphs that were taken and not given back. */
+int64_t ie_emulate_held(void);
 
 #ifdef __cplusplus
 }

@@ -2,7 +2,9 @@
 #include "cuda/ptx.cuh"
 #include "fibers.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include <atomic>
@@ -30,15 +32,49 @@ static CUstream_st stream_zero;
 static std::mutex guard;
 static std::map<void *, size_t> blocks_held;
 static size_t memory_total = (size_t)4 << 30, memory_held;
-static std::atomic<uint64_t> launches, fail_after;
-static cudaError_t fail_with;
+static std::atomic<uint64_t> launches, fail_after, refuse_after;
+static cudaError_t fail_with, refuse_with;
+static std::atomic<int64_t> things_held; /* blocks, streams, events, graphs */
 static thread_local cudaError_t error_last;
 
-/* What every call returns through. */
-static cudaError_t result(cudaError_t error) {
+/* Device memory is a mapping of its own for each block: the block ends at the last page, so that what reads or writes
+ * beyond it dies, and the host cannot touch it: it is open while a kernel or a copy runs only. */
+enum { PAGE = 4096 };
+static int open_depth;
+static size_t span_of(size_t bytes) {
+  return (bytes + PAGE - 1) / PAGE * PAGE;
+}
+static void *start_of(void *memory) {
+  return (void *)((uintptr_t)memory / PAGE * PAGE);
+}
+static void memory_protect(int protection) {
+  std::lock_guard<std::mutex> lock(guard);
+  for (const auto &block : blocks_held)
+    if (mprotect(start_of(block.first), span_of(block.second), protection) != 0) {
+      perror("emulator: mprotect");
+      abort();
+    }
+}
+struct memory_open {
+  memory_open() {
+    if (open_depth++ == 0) memory_protect(PROT_READ | PROT_WRITE);
+  }
+  ~memory_open() {
+    if (--open_depth == 0) memory_protect(PROT_NONE);
+  }
+};
+
+/* What calls that give back return through. */
+static cudaError_t given_back(cudaError_t error) {
   if (fail_after.load() == 1) error = fail_with;
   if (error != cudaSuccess) error_last = error;
   return error;
+}
+/* All others: one of them may be the one that fails. */
+static cudaError_t result(cudaError_t error) {
+  uint64_t left = refuse_after.load();
+  if (left > 0) refuse_after = left - 1;
+  return given_back(left == 1 && error == cudaSuccess ? refuse_with : error);
 }
 static CUstream_st *stream_of(cudaStream_t stream) {
   return stream ? stream : &stream_zero;
@@ -46,12 +82,15 @@ static CUstream_st *stream_of(cudaStream_t stream) {
 
 /* Now, or into the graph that the stream captures. */
 static cudaError_t submit(cudaStream_t stream, std::function<void()> work) {
-  if (result(cudaSuccess) != cudaSuccess) return fail_with;
+  cudaError_t error = result(cudaSuccess);
+  if (error != cudaSuccess) return error;
   CUstream_st *s = stream_of(stream);
-  if (s->capture)
+  if (s->capture) {
     s->capture->work.push_back(std::move(work));
-  else
+  } else {
+    memory_open open;
     work();
+  }
   return cudaSuccess;
 }
 
@@ -62,8 +101,12 @@ static cudaError_t launch_run(const launch_shape &shape, const std::function<voi
 
 cudaError_t emu_launch(cudaStream_t stream, const launch_shape &shape, std::function<void()> thread) {
   if (fail_after.load() > 1) fail_after--;
-  if (result(cudaSuccess) != cudaSuccess) return fail_with;
-  if (!stream_of(stream)->capture) return result(launch_run(shape, thread));
+  cudaError_t error = stream_of(stream)->capture ? cudaSuccess : result(cudaSuccess);
+  if (error != cudaSuccess) return error;
+  if (!stream_of(stream)->capture) {
+    memory_open open;
+    return given_back(launch_run(shape, thread));
+  }
   return submit(stream, [shape, thread]() {
     cudaError_t ran = launch_run(shape, thread);
     if (ran != cudaSuccess) error_last = ran;
@@ -85,6 +128,33 @@ void ie_emulate_fail(uint64_t n, cudaError_t error) {
   fail_with = error;
   fail_after = n == 0 ? 0 : n + 1;
   error_last = cudaSuccess;
+}
+
+void ie_emulate_refuse(uint64_t n, cudaError_t error) {
+  refuse_with = error;
+  refuse_after = n;
+}
+uint64_t ie_emulate_refuse_left(void) {
+  return refuse_after.load();
+}
+int64_t ie_emulate_held(void) {
+  return things_held.load();
+}
+
+/* A handle, or the error of a call that fails. */
+template <class T> static cudaError_t handle_new(T **out, T value) {
+  *out = nullptr;
+  cudaError_t error = result(cudaSuccess);
+  if (error != cudaSuccess) return error;
+  *out = new (std::nothrow) T(std::move(value));
+  if (!*out) return given_back(cudaErrorMemoryAllocation);
+  things_held++;
+  return cudaSuccess;
+}
+template <class T> static cudaError_t handle_free(T *handle) {
+  if (handle) things_held--;
+  delete handle;
+  return given_back(cudaSuccess);
 }
 
 /* --- Errors and devices ---------------------------------------------------------------------------------------- */
@@ -187,26 +257,37 @@ cudaError_t cudaDeviceReset(void) {
 
 cudaError_t cudaMalloc(void **out, size_t bytes) {
   *out = nullptr;
-  if (bytes == 0) return result(cudaSuccess);
+  cudaError_t error = result(cudaSuccess);
+  if (bytes == 0 || error != cudaSuccess) return error;
   std::lock_guard<std::mutex> lock(guard);
-  if (bytes > memory_total || memory_held > memory_total - bytes) return result(cudaErrorMemoryAllocation);
-  void *memory = nullptr;
-  if (posix_memalign(&memory, 256, bytes) != 0) return result(cudaErrorMemoryAllocation);
-  memset(memory, 0xFF, bytes);
+  if (bytes > memory_total || memory_held > memory_total - bytes)
+    return given_back(cudaErrorMemoryAllocation);
+  void *pages = mmap(nullptr, span_of(bytes) + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) return given_back(cudaErrorMemoryAllocation);
+  unsigned char *first = (unsigned char *)pages + PAGE;
+  if (mprotect(first, span_of(bytes), PROT_READ | PROT_WRITE) != 0) {
+    munmap(pages, span_of(bytes) + 2 * PAGE);
+    return given_back(cudaErrorMemoryAllocation);
+  }
+  memset(first, 0xFF, span_of(bytes));
+  if (open_depth == 0) mprotect(first, span_of(bytes), PROT_NONE);
+  unsigned char *memory = first + span_of(bytes) - (bytes + 255) / 256 * 256;
   blocks_held[memory] = bytes;
   memory_held += bytes;
+  things_held++;
   *out = memory;
-  return result(cudaSuccess);
+  return cudaSuccess;
 }
 cudaError_t cudaFree(void *memory) {
-  if (!memory) return result(cudaSuccess);
+  if (!memory) return given_back(cudaSuccess);
   std::lock_guard<std::mutex> lock(guard);
   auto at = blocks_held.find(memory);
-  if (at == blocks_held.end()) return result(cudaErrorInvalidValue);
+  if (at == blocks_held.end()) return given_back(cudaErrorInvalidValue);
   memory_held -= at->second;
+  things_held--;
+  munmap((unsigned char *)start_of(memory) - PAGE, span_of(at->second) + 2 * PAGE);
   blocks_held.erase(at);
-  free(memory);
-  return result(cudaSuccess);
+  return given_back(cudaSuccess);
 }
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
   std::lock_guard<std::mutex> lock(guard);
@@ -215,15 +296,21 @@ cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
   return result(cudaSuccess);
 }
 cudaError_t cudaMallocHost(void **out, size_t bytes) {
+  *out = nullptr;
+  cudaError_t error = result(cudaSuccess);
+  if (error != cudaSuccess) return error;
   *out = malloc(bytes ? bytes : 1);
-  return result(*out ? cudaSuccess : cudaErrorMemoryAllocation);
+  if (!*out) return given_back(cudaErrorMemoryAllocation);
+  things_held++;
+  return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned int) {
   return cudaMallocHost(out, bytes);
 }
 cudaError_t cudaFreeHost(void *memory) {
+  if (memory) things_held--;
   free(memory);
-  return result(cudaSuccess);
+  return given_back(cudaSuccess);
 }
 cudaError_t cudaHostRegister(void *, size_t, unsigned int) {
   return result(cudaSuccess);
@@ -232,6 +319,7 @@ cudaError_t cudaHostUnregister(void *) {
   return result(cudaSuccess);
 }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind) {
+  memory_open open;
   if (bytes) memcpy(to, from, bytes);
   return result(cudaSuccess);
 }
@@ -242,6 +330,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
   });
 }
 cudaError_t cudaMemset(void *to, int value, size_t bytes) {
+  memory_open open;
   if (bytes) memset(to, value, bytes);
   return result(cudaSuccess);
 }
@@ -254,15 +343,13 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stre
 /* --- Streams and events ------------------------------------------------------------------------------------------- */
 
 cudaError_t cudaStreamCreate(cudaStream_t *out) {
-  *out = new (std::nothrow) CUstream_st{};
-  return result(*out ? cudaSuccess : cudaErrorMemoryAllocation);
+  return handle_new(out, CUstream_st{});
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned int) {
   return cudaStreamCreate(out);
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete stream;
-  return result(cudaSuccess);
+  return handle_free(stream);
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return result(stream_of(stream)->capture ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
@@ -277,15 +364,13 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
   return submit(stream, [=]() { function(arg); });
 }
 cudaError_t cudaEventCreate(cudaEvent_t *out) {
-  *out = new (std::nothrow) CUevent_st{};
-  return result(*out ? cudaSuccess : cudaErrorMemoryAllocation);
+  return handle_new(out, CUevent_st{});
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned int) {
   return cudaEventCreate(out);
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete event;
-  return result(cudaSuccess);
+  return handle_free(event);
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return submit(stream, [=]() { clock_gettime(CLOCK_MONOTONIC, &event->at); });
@@ -306,21 +391,21 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end) 
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode) {
   if (!stream || stream->capture) return result(cudaErrorStreamCaptureUnsupported);
-  stream->capture = new (std::nothrow) CUgraph_st{};
-  return result(stream->capture ? cudaSuccess : cudaErrorMemoryAllocation);
+  return handle_new(&stream->capture, CUgraph_st{});
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out) {
   *out = stream->capture;
   stream->capture = nullptr;
-  return result(*out ? cudaSuccess : cudaErrorStreamCaptureInvalidated);
+  cudaError_t error = *out ? result(cudaSuccess) : cudaErrorStreamCaptureInvalidated;
+  if (error != cudaSuccess && *out) handle_free(*out), *out = nullptr; /* as the runtime does */
+  return given_back(error);
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *out) {
   *out = stream_of(stream)->capture ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return result(cudaSuccess);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long) {
-  *out = new (std::nothrow) CUgraphExec_st{graph->work};
-  return result(*out ? cudaSuccess : cudaErrorMemoryAllocation);
+  return handle_new(out, CUgraphExec_st{graph->work});
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
   return submit(stream, [=]() {
@@ -335,10 +420,8 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *, size_t *coun
   return result(cudaSuccess);
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete graph;
-  return result(cudaSuccess);
+  return handle_free(graph);
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
-  delete graph;
-  return result(cudaSuccess);
+  return handle_free(graph);
 }
