@@ -87,28 +87,27 @@ ie_status cli_engine_open_as(const cli_context *context, const char *dir, ie_mod
   return status;
 }
 
-/* The model of an engine that is to compute: under --memory for planning at first. */
-static void planned_begin(const cli_context *context, const char *dir, ie_device *device, cli_engine *out) {
-  if (context->common.memory == 0) return;
-  out->planned_dir = dir;
-  out->planned_on = device;
-}
-
 ie_status cli_engine_open_beside(const cli_context *context, const char *dir, const cli_engine *first,
                                  cli_engine *out, ie_error *error) {
-  *out = (cli_engine){0};
-  planned_begin(context, dir, first->device, out);
-  return model_open(context, first->device, dir, (ie_model_options){.plan_only = out->planned_dir != NULL},
-                    out, error);
+  *out = (cli_engine){.planned_dir = dir, .planned_on = first->device};
+  return model_open(context, first->device, dir, (ie_model_options){.plan_only = true}, out, error);
+}
+
+ie_status cli_engine_open_planned(const cli_context *context, const char *dir, ie_model_options options,
+                                  cli_engine *out, ie_error *error) {
+  ie_model_options plan = options;
+  plan.plan_only = true;
+  ie_status status = cli_engine_open_as(context, dir, plan, out, error);
+  out->planned_dir = dir;
+  out->planned_on = out->device;
+  out->planned = options;
+  return status;
 }
 
 ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
                           ie_error *error) {
-  bool limited = context->common.memory > 0;
-  ie_status status =
-      cli_engine_open_as(context, dir, (ie_model_options){.plan_only = plan_only || limited}, out, error);
-  if (status == IE_OK && !plan_only) planned_begin(context, dir, out->device, out);
-  return status;
+  if (plan_only) return cli_engine_open_as(context, dir, (ie_model_options){.plan_only = true}, out, error);
+  return cli_engine_open_planned(context, dir, (ie_model_options){0}, out, error);
 }
 
 /* Opens what was opened for planning once more, for computing. */
@@ -119,7 +118,7 @@ static ie_status planned_load(const cli_context *context, cli_engine *engine, ie
   engine->model = NULL;
   engine->info = NULL;
   engine->planned_dir = NULL;
-  ie_status status = model_open(context, engine->planned_on, dir, (ie_model_options){0}, engine, error);
+  ie_status status = model_open(context, engine->planned_on, dir, engine->planned, engine, error);
   if (status == IE_OK && engine->adapter)
     status = ie_model_attach(engine->model, engine->adapter, /*train=*/false, error);
   return status;

@@ -16,9 +16,10 @@ typedef struct cli_engine {
   const ie_model_info *info; /* of the model */
   double load_s;
   ie_adapter *adapter; /* on the model; NULL: none */
-  /* Set while the model is open for planning alone, until cli_memory_place opens it for real. Both borrowed. */
+  /* Set while the model is open for planning alone, until cli_memory_place opens it for real. All borrowed. */
   const char *planned_dir;
   ie_device *planned_on;
+  ie_model_options planned; /* those of the real opening */
 } cli_engine;
 
 /* Opens a device as the common options and CLOCHER_ISA say. IE_INVALID_ARGUMENT for an instruction set that is
@@ -32,12 +33,15 @@ void cli_device_on_cpu(cli_context *context);
 /* "cuda" or "cuda:N", built or not. */
 bool cli_device_is_cuda(const char *name);
 
-/* Opens device and model. plan_only: for planning alone. Under --memory every model is at first, so that what the limit
- * does not hold is refused before anything is read or quantised: cli_memory_place opens it for real, and gives it new
- * `model` and `info`. dir is borrowed until then. Close it in any case. */
+/* Opens device and model. plan_only: for planning alone. Else for planning at first, so that what a limit or a context does
+ * not hold is refused before anything is read or quantised: cli_memory_place opens it for real, and gives it new `model`
+ * and `info`. dir is borrowed until then. Close it in any case. */
 ie_status cli_engine_open(const cli_context *context, const char *dir, bool plan_only, cli_engine *out,
                           ie_error *error);
-/* The same with more options of the model; those that are common flags are set here. */
+/* The same with more options of the model, whose strings are borrowed as dir is. */
+ie_status cli_engine_open_planned(const cli_context *context, const char *dir, ie_model_options options,
+                                  cli_engine *out, ie_error *error);
+/* At once, as the options say; those that are common flags are set here. */
 ie_status cli_engine_open_as(const cli_context *context, const char *dir, ie_model_options options,
                              cli_engine *out, ie_error *error);
 /* A second model on the first one's device, which is closed after it; out->device stays NULL. */
@@ -71,8 +75,8 @@ ie_plan_options cli_plan_options(const cli_context *context, const ie_state_opti
 ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
                            const ie_state_options *state, ie_error *error);
 
-/* The same, opens a model for real that was opened for planning, and brings the weights where that limit wants them.
- * Call it once, before the state. */
+/* The same, opens a model for real that was opened for planning, and brings the weights where a limit wants them. Call it
+ * once, before the state. */
 ie_status cli_memory_place(const cli_context *context, cli_engine *engine, const ie_state_options *state,
                            ie_error *error);
 

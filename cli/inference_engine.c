@@ -144,15 +144,10 @@ static int model_open(infer_job *job) {
   ie_error error = {0};
   ie_status status = infer_label_check(s, &error);
   if (status != IE_OK) return model_fail(job, &error);
-  status = cli_engine_open_as(job->context, s->model_dir,
-                              (ie_model_options){.iebin_json = s->model_json, .iebin_bin = s->model_bin},
-                              &job->engine, &error);
-  if (status == IE_OK) {
-    infer_info(job->context, "%s: %s, %s weights, %d threads, loaded in %.3f s", s->model_dir,
-               job->engine.info->architecture, job->engine.info->weights,
-               ie_device_threads(job->engine.device), job->engine.load_s);
-    return -1;
-  }
+  status = cli_engine_open_planned(job->context, s->model_dir,
+                                   (ie_model_options){.iebin_json = s->model_json, .iebin_bin = s->model_bin},
+                                   &job->engine, &error);
+  if (status == IE_OK) return -1;
   if (status == IE_INVALID_ARGUMENT) return cli_fail(job->context, status, &error);
   bool there = true;
   ie_error unread = {0};

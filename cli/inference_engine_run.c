@@ -95,6 +95,24 @@ static int64_t context_limit(const infer_job *job) {
   return asked < own ? asked : own;
 }
 
+/* A first prompt beyond the context is refused before any weight is read. The others are when it is their turn: what ends
+ * before them is measured. */
+static ie_status first_fits(const infer_job *job, ie_error *error) {
+  int64_t limit = context_limit(job), more = job->setup.flags->max_new;
+  int64_t first = job->prompts.count > 0 ? (int64_t)job->prompts.items[0].ids.count : 0;
+  if (job->prompts.count == 0 || (first <= limit && more <= limit - first)) return IE_OK;
+  return ie_error_set(
+      error, IE_LIMIT,
+      "%sthe prompt has %lld tokens and %lld new ones were asked for, but the context is %lld",
+      job->prompts.count > 1 ? "prompt 0: " : "", (long long)first, (long long)more, (long long)limit);
+}
+
+static void loaded_log(const infer_job *job) {
+  const cli_engine *e = &job->engine;
+  infer_info(job->context, "%s: %s, %s weights, %d threads, loaded in %.3f s", job->setup.model_dir,
+             e->info->architecture, e->info->weights, ie_device_threads(e->device), e->load_s);
+}
+
 /* Room for the longest prompt and its new tokens, at most the limit, where a request is refused with the numbers. */
 static ie_status state_open(infer_job *job, ie_error *error) {
   int64_t limit = context_limit(job), longest = WARMUP_MAX, more = job->setup.flags->max_new;
@@ -106,7 +124,10 @@ static ie_status state_open(infer_job *job, ie_error *error) {
                         .chunk_tok = CHUNK_TOK,
                         .rollback_tok = -1};
   int64_t batch = job->setup.flags->batch < 1 ? 1 : job->setup.flags->batch;
-  ie_status status = cli_batch_choose(job->context, &job->engine, batch, job->prompts.count, &o, error);
+  ie_status status = first_fits(job, error);
+  if (status == IE_OK)
+    status = cli_batch_choose(job->context, &job->engine, batch, job->prompts.count, &o, error);
+  if (status == IE_OK) loaded_log(job);
   return status == IE_OK ? ie_state_new(job->engine.model, &o, &job->state, error) : status;
 }
 

@@ -3,8 +3,8 @@
 #
 # Measures the rows of benchmarks/speed_gate.txt with `clocher bench`, and compares their shares of the ceiling with those
 # of the baseline of this machine's kind, benchmarks/speed_gate_ISA_THREADS.txt: shares of what the memory gives in which
-# the weights lie (ratio_mapped). A row fails when it reaches less than 95% of its baseline. `update` writes the baseline
-# instead.
+# the weights lie (ratio_mapped), or of the probe's memory (ratio) where they are quantised at load and so are copies. A row
+# fails when it reaches less than 95% of its baseline. `update` writes the baseline instead.
 #
 # A row is measured until TRIES (3) runs were valid, 3 times as often at most, and its result is the best of them: a
 # neighbour makes a run slower, nothing makes it faster. A row without a valid run has no result, and the gate says so with
@@ -18,13 +18,14 @@ value() { sed -n "s/.*\"$1\":\"\{0,1\}\([^\",}]*\).*/\1/p" <<<"$2"; }
 
 # The best valid ratio of a row, "void" without one; in $kind the machine's kind.
 measure() {
-  local model=$1 line ratio valid=0
+  local model=$1 line ratio share=ratio_mapped valid=0
   shift
+  case " $* " in *' --weights int'*) share=ratio ;; esac
   best=void
   for ((i = 0; i < 3 * tries && valid < tries; i++)); do
     line=$("$program" bench --model-dir "$models/$model" --json --quiet "$@") || exit 1
     kind=$(value isa "$line")_$(value threads "$line")
-    ratio=$(value ratio_mapped "$line")
+    ratio=$(value $share "$line")
     if [ "$(value valid "$line")" != true ] && [ -z "${DISTURBED:-}" ]; then continue; fi
     valid=$((valid + 1))
     if [ $best = void ] || awk "BEGIN { exit !($ratio > $best) }"; then best=$ratio; fi
@@ -56,7 +57,7 @@ while read -r name model flags; do
   else
     verdict="ok (baseline $before)"
   fi
-  printf '%-28s %s  %s\n' "$name" "$best" "$verdict"
+  printf '%-32s %s  %s\n' "$name" "$best" "$verdict"
 done <"$rows"
 if [ -n "$update" ] && [ $status = 0 ]; then
   { echo "# Shares of the ceiling, written by: make speed-gate UPDATE=1" && printf '%s' "$fresh"; } >"$baseline"

@@ -458,7 +458,7 @@ static void bench_limits_the_largest_case(void **state) {
   tempdir_remove(dir);
 }
 
-/* What a limit does not hold is refused before weights are quantised: it takes no more memory than planning. */
+/* What a limit or a context does not hold is refused before weights are quantised: it takes no more memory than planning. */
 static void limits_refuse_before_loading(void **state) {
   (void)state;
   static const char *const commands[] = {"run --ids 1,2 --max-new 1", "logits --ids 1,2 --out none",
@@ -483,8 +483,11 @@ static void limits_refuse_before_loading(void **state) {
     if (r.peak_bytes > plan.peak_bytes + (8 << 20)) fail_msg("%s: %zu bytes", commands[i], r.peak_bytes);
     program_free(&r);
   }
-  program_result r =
-      program_run("run --ids 1,2 --max-new 1 --model-dir %s --weights int8 --memory 200MiB", dir);
+  program_result r = program_run("run --ids 1,2,3,4 --ctx 4 --max-new 1 --model-dir %s --weights int8", dir);
+  if (r.code == 0 || !strstr(r.err, "the context of 4")) fail_msg("exit %d: %s", r.code, r.err);
+  if (r.peak_bytes > plan.peak_bytes + (8 << 20)) fail_msg("a full context: %zu bytes", r.peak_bytes);
+  program_free(&r);
+  r = program_run("run --ids 1,2 --max-new 1 --model-dir %s --weights int8 --memory 200MiB", dir);
   if (r.code != 0) fail_msg("%s", r.err);
 #ifndef __SANITIZE_ADDRESS__                                /* its own memory is more than the model's */
   assert_true(r.peak_bytes > plan.peak_bytes + (16 << 20)); /* what is refused would have shown */

@@ -1,5 +1,6 @@
 /* The program under the name inference-engine, from outside: its flags, variables, exit codes, and the JSON line. */
 #include "support/inference.h"
+#include "support/random_model.h"
 #include "support/tempdir.h"
 
 #include <fcntl.h>
@@ -389,6 +390,43 @@ static void a_failed_generation_is_an_error(void **state) {
   tempdir_remove(dir);
 }
 
+/* A prompt beyond the context is refused before the experts, which this checkpoint stores input-first, are transposed. */
+static void a_long_prompt_is_refused_before_loading(void **state) {
+  (void)state;
+  char *dir = tempdir_make(), path[1024];
+  random_model_write(&(random_model){.arch = RANDOM_GPT_OSS,
+                                     .layers = 2,
+                                     .width = 512,
+                                     .ffn = 512,
+                                     .heads = 4,
+                                     .kv_heads = 4,
+                                     .head_dim = 32,
+                                     .vocab = 300,
+                                     .experts = 8,
+                                     .top_k = 2,
+                                     .window = 8,
+                                     .float_experts = true,
+                                     .dtype = IE_BF16,
+                                     .seed = 4},
+                     dir);
+  snprintf(path, sizeof path, "%s/tokenizer.json", model);
+  env("IE_TOKENIZER", path);
+  env("IE_MAX_SEQ", "8");
+  program_result refused = program_run("--model-dir %s --max-new 4 abcdefgh", dir);
+  program_result computed = program_run("--model-dir %s --max-new 4 --ignore-eos abcd", dir);
+  assert_int_equal(refused.code, 1);
+  assert_non_null(strstr(refused.err, "context is 8"));
+  assert_null(strstr(refused.err, "loaded in"));
+  assert_int_equal(computed.code, 0);
+  assert_non_null(strstr(computed.err, "loaded in"));
+#ifndef __SANITIZE_ADDRESS__ /* its own memory is more than the model's */
+  assert_true(computed.peak_bytes > refused.peak_bytes + (16 << 20));
+#endif
+  program_free(&refused);
+  program_free(&computed);
+  tempdir_remove(dir);
+}
+
 /* stdout stays empty. */
 static void usage(const char *message, const char *args) {
   program_result r = program_run("%s", args);
@@ -654,6 +692,7 @@ int main(void) {
       CASE(strict_and_stub),
       CASE(damaged_models_are_no_stubs),
       CASE(a_failed_generation_is_an_error),
+      CASE(a_long_prompt_is_refused_before_loading),
       CASE(messages_of_the_command_line),
       CASE(help_is_a_result),
       CASE(nothing_to_do_is_no_failure),

@@ -474,11 +474,13 @@ static void test_many_as_few(void **state) {
         check_many_as_few(c);
       }
     }
-  /* With integer sums nothing is in the way: every set that has a second kernel keeps the promise. */
+  /* With integer sums nothing is in the way from AVX-512 on. On AVX2 the kernel for few tokens scales the sums of 8 columns,
+   * the one for many those of 32: a deterministic model takes the first. */
   for (int i = 0; i < TABLE_COUNT; i++) {
     ie_kernels table;
     const char *name;
-    if (table_get(i, &table, &name) && table.many[IE_CLASS_INT8][IE_W_MXFP4].run)
+    if (table_get(i, &table, &name) && table.isa >= IE_ISA_AVX512 &&
+        table.many[IE_CLASS_INT8][IE_W_MXFP4].run)
       assert_true(table.many_as_few[IE_CLASS_INT8][IE_W_MXFP4]);
   }
 }

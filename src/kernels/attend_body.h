@@ -384,6 +384,15 @@ static void rows_attend(const ie_attend_args *args, const attend_tile *tile, att
 
 #include "kernels/attend_eight.h"
 
+#ifdef ATTEND_INTEGERS
+#include ATTEND_INTEGERS
+#else
+static bool integers_tile(const ie_attend_args *args, int64_t s0, int64_t then, eight_scratch *eight) {
+  (void)args, (void)s0, (void)then, (void)eight;
+  return false;
+}
+#endif
+
 /* The keys of [s0, s0 + TILE) that any row sees; begin >= end: none. */
 static attend_tile tile_range(const ie_attend_args *args, int64_t s0) {
   attend_tile tile = {.s0 = s0, .begin = TILE, .end = 0, .Dv = ie_div_up(args->D, VF_LANES) * VF_LANES};
@@ -410,13 +419,14 @@ void KERNEL(ie_attend)(const ie_attend_args *args) {
   if (first >= last) return;
   attend_scratch scratch;
   eight_scratch eight;
-  bool eight_rows = eight_suits(args);
+  bool eight_rows = eight_suits(args), integers = args->integers && args->kv_dtype == IE_I8;
   if (eight_rows) eight_queries(args, &eight);
   for (int64_t s0 = first - first % TILE; s0 < last; s0 += TILE) {
     attend_tile tile = tile_range(args, s0);
     if (tile.begin >= tile.end) continue;
     if (eight_rows && eight_see_all(args, s0)) {
-      eight_tile(args, s0, /*then=*/s0 + TILE < last ? s0 + TILE : s0, &eight, scratch.k);
+      int64_t then = s0 + TILE < last ? s0 + TILE : s0;
+      if (!integers || !integers_tile(args, s0, then, &eight)) eight_tile(args, s0, then, &eight, scratch.k);
       continue;
     }
     tile_load(args, &tile, &scratch);

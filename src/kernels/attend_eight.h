@@ -46,6 +46,19 @@ static bool eight_see_all(const ie_attend_args *args, int64_t s0) {
   return all;
 }
 
+/* The next tile's lines in four streams, as the read probe reads: halves of its keys and of its values, in turn
+ * (docs/speed-notes/decode.md has what one stream after the other makes). */
+typedef struct eight_ahead {
+  const char *k, *v;
+  int64_t half; /* bytes of a stream */
+  int64_t line; /* asked for next */
+} eight_ahead;
+
+INLINE void eight_ask(eight_ahead *ahead) {
+  int64_t n = ahead->line++;
+  _mm_prefetch((n & 2 ? ahead->v : ahead->k) + (n & 1) * ahead->half + n / 4 * 64, _MM_HINT_T1);
+}
+
 static void eight_queries(const ie_attend_args *args, eight_scratch *eight) {
   for (int64_t d = 0; d < args->D; d++)
     for (int64_t i = 0; i < VF_LANES; i++)
@@ -77,22 +90,21 @@ INLINE void eight_keys(const ie_attend_args *args, int64_t s0, float *out, const
 }
 
 /* Logits of CHAINS vectors of keys. */
-INLINE void eight_logits(const ie_attend_args *args, const float *q, const float *keys, const char **ahead,
+INLINE void eight_logits(const ie_attend_args *args, const float *q, const float *keys, eight_ahead *ahead,
                          float *p, int64_t D, int64_t size) {
   static const int offset[2][4] = {{0, 1, 2, 3}, {0, 2, VF_LANES, VF_LANES + 2}}; /* of vf_store_pairs */
   vf sum[CHAINS];
   UNROLL for (int c = 0; c < CHAINS; c++) sum[c] = vf_set1(0.0f);
   int64_t step = D * KEYS;
-  const char *next = *ahead;
+  eight_ahead next = *ahead;
   for (int64_t d = 0; d < D; d += 4) {
     const float *four = keys + (KEYS == 1 ? d : 2 * (d - d % VF_LANES) + d % VF_LANES);
     UNROLL for (int e = 0; e < 4; e++) {
-      if (e * 64 < ASK_LOGITS * size) _mm_prefetch(next + e * 64, _MM_HINT_T1);
+      if (e * 64 < ASK_LOGITS * size) eight_ask(&next);
       vf x = vf_load(q + (d + e) * VF_LANES);
       UNROLL for (int c = 0; c < CHAINS; c++) sum[c] =
           vf_fma(x, vf_load_eighth(four + offset[KEYS - 1][e] + c * step), sum[c]);
     }
-    next += ASK_LOGITS * size;
   }
   *ahead = next;
   vf scale = vf_set1(args->scale);
@@ -133,17 +145,18 @@ typedef struct eight_place {
 } eight_place;
 
 /* acc = keep acc + sum_s p[s] v[s] for VALUE_ROWS rows from n on and VALUE_VECS vectors from d on. */
-INLINE void eight_values(const ie_attend_args *args, const eight_scratch *eight, const char **ahead,
+INLINE void eight_values(const ie_attend_args *args, const eight_scratch *eight, eight_ahead *ahead,
                          const float *keep, eight_place at, ie_dtype dtype, int64_t D) {
   vf sum[VALUE_ROWS][VALUE_VECS];
   UNROLL for (int r = 0; r < VALUE_ROWS; r++) UNROLL for (int c = 0; c < VALUE_VECS; c++) sum[r][c] =
       vf_set1(0.0f);
   int64_t size = dtype_size(dtype), step = args->kv_stride;
-  const char *next = *ahead, *v = row_address(args, args->v, at.s0) + at.d * size;
+  eight_ahead next = *ahead;
+  const char *v = row_address(args, args->v, at.s0) + at.d * size;
   const float *p = eight->p + at.n * KEYS;
-  for (int64_t j = 0; j < SETS; j++, p += VF_LANES, next += ASK_VALUES * size, v += KEYS * step * size) {
+  for (int64_t j = 0; j < SETS; j++, p += VF_LANES, v += KEYS * step * size) {
     UNROLL for (int h = 0; h < KEYS; h++) {
-      if (h * 64 < ASK_VALUES * size) _mm_prefetch(next + h * 64, _MM_HINT_T1);
+      if (h * 64 < ASK_VALUES * size) eight_ask(&next);
       vf value[VALUE_VECS];
       vf scale = vf_set1(dtype == IE_I8 ? eight->v_scale[j * KEYS + h] : 1.0f);
       UNROLL for (int c = 0; c < VALUE_VECS; c++) value[c] =
@@ -163,17 +176,18 @@ INLINE void eight_values(const ie_attend_args *args, const eight_scratch *eight,
   }
 }
 
-/* One tile. The one at `then` is asked for meanwhile: its keys during the logits, its values after them. */
+/* One tile. The one at `then` is asked for meanwhile. */
 INLINE void eight_tile_as(const ie_attend_args *args, int64_t s0, int64_t then, eight_scratch *eight,
                           float *keys, ie_dtype dtype, int64_t D) {
   float keep[EIGHT];
-  const char *next = row_address(args, args->k, then);
+  eight_ahead next = {.k = row_address(args, args->k, then),
+                      .v = row_address(args, args->v, then),
+                      .half = TILE * D * dtype_size(dtype) / 2};
   if (dtype == IE_I8) eight_scales(args, s0, eight, D);
   eight_keys(args, s0, keys, eight, dtype, D);
   for (int64_t j = 0; j < SETS; j += CHAINS)
     eight_logits(args, eight->q, keys + j * KEYS * D, &next, eight->p + j * VF_LANES, D, dtype_size(dtype));
   eight_softmax(args, eight->p, keep);
-  next = row_address(args, args->v, then);
   for (int64_t n = 0; n < EIGHT; n += VALUE_ROWS)
     for (int64_t d = 0; d < D; d += VALUE_VECS * VF_LANES)
       eight_values(args, eight, &next, keep, (eight_place){s0, n, d}, dtype, D);

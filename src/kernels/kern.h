@@ -124,8 +124,11 @@ typedef struct ie_attend_args {
   /* Of IE_I8, bf16: key row s is k * k_scale[s / IE_KV_GROUP][d], value row s is v * v_scale[s] (blocks/kv_int8.h). */
   const uint16_t *k_scale; /* (S / IE_KV_GROUP rounded up, D), contiguous */
   const uint16_t *v_scale; /* (S) */
-  const int32_t *lo;       /* (N): query n sees keys lo[n] <= s < hi[n]; may be empty */
-  const int32_t *hi;       /* (N): 0 <= lo, hi <= S */
+  /* Of IE_I8: products may be those of integers of 16 bits, with an error of 2^-16 of a row's largest number, and then a row
+   * depends on how many rows are computed with it. */
+  bool integers;
+  const int32_t *lo; /* (N): query n sees keys lo[n] <= s < hi[n]; may be empty */
+  const int32_t *hi; /* (N): 0 <= lo, hi <= S */
   int64_t N, S, D;
   float scale;  /* logit = scale * (q . k) */
   float *m, *l; /* (N) running maximum and sum */

@@ -224,6 +224,7 @@ static void groups_attend(const attend_job *job, const attend_block *b, int64_t 
   args.v = (const uint8_t *)kv->v + kv_offset(kv, sequence, head, 0);
   args.k_scale = kv->k_scale + row * (kv->cap / IE_KV_GROUP) * kv->dim;
   args.v_scale = kv->v_scale + row * kv->cap;
+  args.integers = job->ctx->cls != IE_CLASS_F32 && !job->ctx->deterministic;
   if (args.S > 0) run_attend(job->ctx, &args);
   args.kv_dtype = recent->dtype;
   args.k_scale = args.v_scale = NULL;

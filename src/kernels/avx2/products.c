@@ -55,16 +55,6 @@ DEFINE_PACKS(natural, ORDER_NATURAL, ie_few_token_bytes__avx2)
 DEFINE_PACKS(pairs, ORDER_PAIRS, ie_few_token_bytes__avx2)
 DEFINE_PACKS(nibbles, ORDER_NIBBLES, ie_few_token_bytes_nibbles__avx2)
 
-/* Quantises columns k .. k + 31 of a row of K (zero beyond it), and returns their scale. */
-static float quantise_cols(int32_t q[IE_BLOCK_COLS], const float *x, int64_t k, int64_t K) {
-  __m256 v[4];
-  __m256i quantised[4];
-  load_block(v, x, k, K);
-  float s = quantise_block(quantised, v);
-  for (int i = 0; i < 4; i++) _mm256_storeu_si256((__m256i *)(void *)(q + 8 * i), quantised[i]);
-  return s;
-}
-
 /* Columns k .. k + 31, the b-th block (0 or 1) of its chunk. */
 ALWAYS_INLINE void pack_int8_block(int8_chunk *out, int b, const float *x, int64_t k, int64_t K,
                                    code_rule codes) {
@@ -158,10 +148,9 @@ void ie_kernels_fill_products__avx2(ie_kernels *out) {
       (ie_product){pack_bytes_int8, pack_int8_int4, NULL, run_int8_int4, 1, 1};
   out->few[IE_CLASS_INT8][IE_W_INT8] =
       (ie_product){pack_bytes_int8_int8, pack_int8_int8, NULL, run_int8_int8, 1, 1};
-  static const ie_wformat quantised[] = {IE_W_MXFP4, IE_W_INT8, IE_W_INT4};
-  for (size_t i = 0; i < sizeof quantised / sizeof quantised[0]; i++) {
-    out->many[IE_CLASS_INT8][quantised[i]] =
-        (ie_product){0}; /* integer sums: the few-token kernel serves all T */
-    out->many_min_tok[IE_CLASS_INT8][quantised[i]] = INT64_MAX;
-  }
+  out->many[IE_CLASS_INT8][IE_W_MXFP4] = ie_many_int8_mxfp4__avx2;
+  out->many[IE_CLASS_INT8][IE_W_INT4] = ie_many_int8_int4__avx2;
+  /* integer sums: the few-token kernel serves all T */
+  out->many[IE_CLASS_INT8][IE_W_INT8] = (ie_product){0};
+  out->many_min_tok[IE_CLASS_INT8][IE_W_INT8] = INT64_MAX;
 }

@@ -68,7 +68,17 @@ ALWAYS_INLINE void load_block(__m256 v[4], const float *x, int64_t k0, int64_t K
   for (int i = 0; i < 4; i++) v[i] = _mm256_loadu_ps(p + 8 * i);
 }
 
-/* The same, as the class has them. */
+/* Quantises columns k .. k + 31 of a row of K (zero beyond it), and returns their scale. */
+ALWAYS_INLINE float quantise_cols(int32_t q[IE_BLOCK_COLS], const float *x, int64_t k, int64_t K) {
+  __m256 v[4];
+  __m256i quantised[4];
+  load_block(v, x, k, K);
+  float s = quantise_block(quantised, v);
+  for (int i = 0; i < 4; i++) _mm256_storeu_si256((__m256i *)(void *)(q + 8 * i), quantised[i]);
+  return s;
+}
+
+/* load_block, as the class has the numbers. */
 ALWAYS_INLINE void load_rounded(float out[IE_BLOCK_COLS], const float *x, int64_t k0, int64_t K,
                                 ie_class class) {
   __m256 v[4];
@@ -226,6 +236,8 @@ extern const ie_few ie_few_mxfp4__avx2, ie_few_int8_mxfp4__avx2, ie_few_int4__av
 extern const ie_few ie_few_int8__avx2, ie_few_int8_int8__avx2; /* products_few_int8.c */
 
 extern const ie_product ie_many_products__avx2[IE_CLASS_COUNT][IE_W_COUNT]; /* products_many.c */
+
+extern const ie_product ie_many_int8_mxfp4__avx2, ie_many_int8_int4__avx2; /* products_many_int8.c */
 
 /* The table of one format: its six shapes from a dot function and what that is told of the weights. */
 #define DEFINE_FEW(name, dot_of, by, token_bytes)                                                            \

@@ -17,6 +17,9 @@
 /* Before a loop of at most 16 constant rounds whose arrays are to live in registers: -O2 keeps them as loops. */
 #define UNROLL _Pragma("GCC unroll 16")
 
+/* What attend_body.h includes for int8 keys. */
+#define ATTEND_INTEGERS "kernels/avx512/attend_integers.h"
+
 enum { VF_LANES = 16 };
 typedef __m512 vf;
 
