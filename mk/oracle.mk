@@ -17,6 +17,7 @@ golden: venv ## writes the golden models of tests/data/models anew
 test-oracle: build venv $(B)/tests/test_adapter ## the program against transformers, PEFT and tokenizers: golden models written anew, the demo model, adapters, trained models and tokenizers
 	@rm -rf $(B)/golden && mkdir -p $(B)/golden
 	$(ORACLE) tools/golden/gpt_oss.py --out $(B)/golden
+	$(ORACLE) tools/golden/dense.py --out $(B)/golden
 	$(ORACLE) tools/golden/compare.py --binary $(B)/clocher --same tests/data/models $(B)/golden \
 	  --golden $(B)/golden --live demo/model
 	$(ORACLE) tools/golden/adapter.py --binary $(B)/clocher --writer $(B)/tests/test_adapter \
