@@ -203,6 +203,29 @@ static float *three_ids(const char *dir, const char *layout, int64_t *vocab) {
   return logits;
 }
 
+/* As in the reference, a config that names no scheme of rotary positions has YaRN. */
+static void no_scheme_is_yarn(void **unused) {
+  (void)unused;
+  static const char *const schemes[] = {
+      NULL, "null",
+      "{\"rope_type\":\"yarn\",\"factor\":32,\"beta_fast\":32,\"beta_slow\":1,\"truncate\":false,"
+      "\"original_max_position_embeddings\":4096}",
+      "{\"rope_type\":\"default\"}"};
+  float *logits[4];
+  int64_t vocab;
+  for (int i = 0; i < 4; i++) {
+    char *dir = model_copy();
+    config_set(dir, "rope_scaling", schemes[i]);
+    logits[i] = three_ids(dir, "hf", &vocab);
+    tempdir_remove(dir);
+  }
+  const size_t bytes = (size_t)vocab * sizeof *logits[0];
+  assert_memory_equal(logits[0], logits[2], bytes);
+  assert_memory_equal(logits[1], logits[2], bytes);
+  assert_memory_not_equal(logits[0], logits[3], bytes);
+  for (int i = 0; i < 4; i++) free(logits[i]);
+}
+
 static void iebin_gives_the_same_logits(void **unused) {
   (void)unused;
   int64_t vocab;
@@ -218,9 +241,8 @@ static void iebin_gives_the_same_logits(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(configs_out_of_range_are_named),
-      cmocka_unit_test(computed_defaults_are_checked),
-      cmocka_unit_test(nonfinite_numbers_are_named),
+      cmocka_unit_test(configs_out_of_range_are_named), cmocka_unit_test(computed_defaults_are_checked),
+      cmocka_unit_test(nonfinite_numbers_are_named),    cmocka_unit_test(no_scheme_is_yarn),
       cmocka_unit_test(iebin_gives_the_same_logits),
   };
   return cmocka_run_group_tests_name("model", tests, NULL, NULL);

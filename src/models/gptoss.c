@@ -108,19 +108,22 @@ static void config_dims(ie_json_reader *c, gptoss *m, bool original) {
                      "%s: tie_word_embeddings is true; gpt-oss has an output matrix of its own", c->where);
 }
 
+/* Where a config names no scheme, the reference has YaRN (transformers, the defaults of GptOssConfig). */
 static void config_rope(ie_json_reader *c, ie_decoder *d, bool original) {
-  if (!original) {
+  if (!original && (ie_json_object(c, "rope_scaling") || ie_json_object(c, "rope_parameters"))) {
     ie_rope_read(c, d->D, 150000.0, d->context, &d->rope);
     return;
   }
-  ie_yarn yarn = {.truncate = false};
+  ie_yarn yarn = {.factor = 32, .original_context = 4096, .beta_fast = 32, .beta_slow = 1, .truncate = false};
   yarn.theta = ie_json_number(c, "rope_theta", 150000.0, 1.0 + 1e-9, 1e15);
-  yarn.factor = ie_json_number(c, "rope_scaling_factor", 32.0, 1e-3, 1e6);
-  yarn.beta_slow = ie_json_number(c, "rope_ntk_alpha", 1.0, 1e-6, 1e6);
-  yarn.beta_fast = ie_json_number(c, "rope_ntk_beta", 32.0, 1e-6, 1e6);
-  yarn.original_context = (double)ie_json_int(c, "initial_context_length", 4096, 1, INT32_MAX);
-  double context = yarn.original_context * fmax(yarn.factor, 1.0);
-  d->context = context < INT32_MAX ? (int64_t)context : INT32_MAX;
+  if (original) {
+    yarn.factor = ie_json_number(c, "rope_scaling_factor", yarn.factor, 1e-3, 1e6);
+    yarn.beta_slow = ie_json_number(c, "rope_ntk_alpha", yarn.beta_slow, 1e-6, 1e6);
+    yarn.beta_fast = ie_json_number(c, "rope_ntk_beta", yarn.beta_fast, 1e-6, 1e6);
+    yarn.original_context = (double)ie_json_int(c, "initial_context_length", 4096, 1, INT32_MAX);
+    double context = yarn.original_context * fmax(yarn.factor, 1.0);
+    d->context = context < INT32_MAX ? (int64_t)context : INT32_MAX;
+  }
   if (c->status != IE_OK) return;
   if (yarn.factor > 1.0)
     ie_rope_yarn(&yarn, d->D, &d->rope);
