@@ -152,15 +152,16 @@ struct cli_context {
 };
 
 struct cli_command {
-  const char *name;                                 /* "chat-format" */
-  const char *summary;                              /* one line for the list of commands */
-  const char *usage;                                /* what follows the name: "--model-dir D [flags]" */
-  const char *help;                                 /* the longer text of --help; may be NULL */
-  const cli_option *options;                        /* ends with an entry without name; may be NULL */
-  size_t settings_bytes;                            /* size of the struct that the options fill */
-  unsigned common;                                  /* bits of cli_common_option: those that act here */
-  size_t args_min, args_max;                        /* how many arguments that are no flags */
-  const cli_dialect *dialect;                       /* NULL: a command of clocher */
+  const char *name;           /* "chat-format" */
+  const char *summary;        /* one line for the list of commands */
+  const char *usage;          /* what follows the name: "--model-dir D [flags]" */
+  const char *help;           /* the longer text of --help; may be NULL */
+  const cli_option *options;  /* ends with an entry without name; may be NULL */
+  size_t settings_bytes;      /* size of the struct that the options fill */
+  unsigned common;            /* bits of cli_common_option: those that act here */
+  size_t args_min, args_max;  /* how many arguments that are no flags */
+  const cli_dialect *dialect; /* NULL: a command of clocher */
+  const char *exit_codes;     /* the last line of the help; NULL: those of every command */
   int (*run)(cli_context *context, void *settings); /* NULL: of a later milestone, answers "not built yet" */
   /* Sub-commands, NULL-terminated: the first argument says which ("train tokenizer" by "tokenizer"), and everything above
    * but name, summary, usage and help is theirs. NULL: this is a command of its own. */

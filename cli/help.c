@@ -111,7 +111,9 @@ void cli_help(const cli_command *command) {
     unused_print(command);
   }
   printf("\nExit: %s.\n", dialect ? dialect->exit_codes
-                                  : "0 ok, 1 failed, 2 usage or bad argument, 4 quality gate, 130 Ctrl-C");
+                          : command->exit_codes
+                              ? command->exit_codes
+                              : "0 ok, 1 failed, 2 usage or bad argument, 4 quality gate, 130 Ctrl-C");
 }
 
 void cli_help_all(void) {

@@ -20,15 +20,16 @@ static bool file_filled(const char *dir, const char *name) {
   return filled;
 }
 
-/* What a run left in the folder, in name[size]; false: nothing. */
-static bool run_found(const char *dir, char *name, size_t size) {
+/* The finished model or adapter of a folder; NULL: none. */
+static const char *model_found(const char *dir) {
   static const char *const files[] = {"model.safetensors", "model.safetensors.index.json",
-                                      "adapter_model.safetensors", "metrics.jsonl"};
+                                      "adapter_model.safetensors"};
   for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
-    if (file_filled(dir, files[i])) {
-      snprintf(name, size, "%s", files[i]);
-      return true;
-    }
+    if (file_filled(dir, files[i])) return files[i];
+  return NULL;
+}
+
+static bool snapshot_found(const char *dir, char *name, size_t size) {
   DIR *folder = opendir(dir);
   bool found = false;
   for (const struct dirent *e; folder && !found && (e = readdir(folder)) != NULL;) {
@@ -46,12 +47,19 @@ int train_folder_check(const cli_context *context, const char *out, const char *
   if (code >= 0 || stat(out, &folder) != 0) return code;
   if (stat(model_dir, &model) == 0 && model.st_dev == folder.st_dev && model.st_ino == folder.st_ino)
     return cli_usage(context, "--out %s is the model's own folder: a run needs one of its own", out);
-  if (resume || !run_found(out, name, sizeof name)) return -1;
+  const char *made = model_found(out), metrics[] = "metrics.jsonl";
+  bool snapshot = snapshot_found(out, name, sizeof name);
+  if (resume && made && !snapshot)
+    return cli_usage(context,
+                     "--out %s holds a finished run (%s) and no snapshot to go on from: name another folder "
+                     "(--save-every keeps snapshots)",
+                     out, made);
+  if (!made && !snapshot && file_filled(out, metrics)) made = metrics;
+  if (resume || (!made && !snapshot)) return -1;
   return cli_usage(context,
                    "--out %s holds a run already (%s): --resume goes on from its newest snapshot, or begins "
-                   "anew where there is none; "
-                   "for another run name another folder",
-                   out, name);
+                   "anew where there is neither a snapshot nor a model; for another run name another folder",
+                   out, made ? made : name);
 }
 
 ie_status train_folder_lock(const char *dir, int *out, ie_error *error) {

@@ -628,7 +628,8 @@ static int lora_run(cli_context *context, void *opaque) {
 /* Parameters are trained as f32 masters: they have no other encoding until they are saved. */
 #define TRAINS_PARAMETERS (CLI_USES_MODEL & ~(1 << CLI_COMMON_WEIGHTS))
 
-#define USAGE "--model-dir D (--data F | --data-ids F) --out DIR --steps N --batch B --lr F [flags]"
+#define EXIT_CODES "0 ok, 1 failed, 2 usage or bad argument, 130 Ctrl-C and 143 SIGTERM, after a snapshot"
+#define USAGE      "--model-dir D (--data F | --data-ids F) --out DIR --steps N --batch B --lr F [flags]"
 
 const cli_command cmd_train_base = {
     .name = "train base",
@@ -640,6 +641,7 @@ const cli_command cmd_train_base = {
     .options = options,
     .settings_bytes = sizeof(settings),
     .common = TRAINS_PARAMETERS,
+    .exit_codes = EXIT_CODES,
     .run = base_run,
 };
 
@@ -653,6 +655,7 @@ const cli_command cmd_train_sft = {
     .options = options,
     .settings_bytes = sizeof(settings),
     .common = TRAINS_PARAMETERS,
+    .exit_codes = EXIT_CODES,
     .run = sft_run,
 };
 
@@ -664,5 +667,6 @@ const cli_command cmd_train_lora = {
     .options = options,
     .settings_bytes = sizeof(settings),
     .common = CLI_USES_MODEL,
+    .exit_codes = EXIT_CODES,
     .run = lora_run,
 };

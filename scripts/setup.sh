@@ -15,7 +15,8 @@ say() { printf 'setup: %s\n' "$*"; }
 
 has_command() { command -v "$1" >/dev/null 2>&1; }
 has_library() { has_command pkg-config && pkg-config --exists "$1"; }
-has_libc_headers() { echo '#include <stdio.h>' | "${CC:-gcc}" -E -o /dev/null - 2>/dev/null; }
+# shellcheck disable=SC2086 # CC may be words: a launcher and a compiler
+has_libc_headers() { echo '#include <stdio.h>' | ${CC:-gcc} -E -o /dev/null - 2>/dev/null; }
 has_cmocka() { has_library cmocka; }
 has_fuzzer() { [[ -n $(compgen -G "$(clang --print-runtime-dir 2>/dev/null)/libclang_rt.fuzzer*.a") ]]; }
 

@@ -356,7 +356,8 @@ static __global__ void __launch_bounds__(THREADS)
   if (threadIdx.x != 0) return;
   args.id[r] = id;
   if (args.check.fault && !is_finite(largest))
-    fault_report(args.check, r * V + (bad < 0 ? 0 : bad), bad < 0 ? largest : row.scores[bad]);
+    fault_report(args.check, (args.first_row + r) * V + (bad < 0 ? 0 : bad),
+                 bad < 0 ? largest : row.scores[bad]);
 }
 
 size_t ie_cuda_sample_scratch(const ie_cuda_sample_args *args) {

@@ -297,6 +297,7 @@ typedef struct ie_cuda_sample_args {
   int32_t *id;
   float *logits;
   int64_t rows, vocab;
+  int64_t first_row;                   /* of a forward's logits, for `check`: rows may come in parts */
   const ie_cuda_sample_params *params; /* (rows) */
   const uint32_t *seen;
   ie_cuda_check check;

@@ -110,6 +110,7 @@ static cudaError_t rows_sample(cuda_draw *draw, const ie_cuda_queue *queue, floa
         .id = (int32_t *)(draw->memory + p.id) + first,
         .logits = logits + first * V,
         .rows = ie_min_i64(n - first, ROWS_AT_ONCE),
+        .first_row = first,
         .vocab = V,
         .params = (const ie_cuda_sample_params *)(draw->memory + p.params) + first,
         .seen = penalty ? (const uint32_t *)(draw->memory + p.seen) + first * words : NULL,

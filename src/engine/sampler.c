@@ -54,13 +54,14 @@ size_t ie_sample_default_steps(const ie_sample_params *params,
 
 static ie_status step_check(const ie_sample_step *step, ie_error *error) {
   double v = step->value;
+  bool positive = (float)v > 0 && isfinite((float)v); /* devices compute with floats */
   switch (step->kind) {
   case IE_SAMPLE_REPETITION_PENALTY:
-    if (v > 0 && isfinite(v)) return IE_OK;
+    if (positive) return IE_OK;
     return ie_error_set(error, IE_INVALID_ARGUMENT, "repetition penalty: expected a number above 0, found %g",
                         v);
   case IE_SAMPLE_TEMPERATURE:
-    if (v > 0 && isfinite(v)) return IE_OK;
+    if (positive) return IE_OK;
     return ie_error_set(error, IE_INVALID_ARGUMENT, "temperature: expected a number above 0, found %g", v);
   case IE_SAMPLE_TOP_K:
     if (v >= 1 && v <= 0x1p53 && v == floor(v)) return IE_OK;

@@ -1,6 +1,7 @@
 #include "train/global.h"
 
 #include "base/size.h"
+#include "train/param_class.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,7 @@ typedef struct bucket {
 struct ie_global {
   ie_gradients *gradients;
   const ie_param_list *params;
-  bucket *bucket; /* (buckets) from the end of the block on, as gradients become ready; NULL: one process */
+  bucket *bucket;     /* (buckets) in the order in which gradients become ready; NULL: one process */
   int64_t *bucket_of; /* (params) */
   int64_t buckets,
       begun;  /* begun: sums of this step that were begun, in the order of buckets in all processes */
@@ -43,27 +44,41 @@ int ie_global_levels(int64_t shares) {
 
 /* --- Sums beside the backward ---------------------------------------------------------------------------------- */
 
-/* Numbers of a bucket: 4 MB, large enough that latency does not count; of small models a sixteenth. */
+/* Numbers of a bucket: 4 MB; of small models a sixteenth. */
 enum { BUCKET_MOST = 1 << 20, BUCKETS = 16 };
+
+/* Buckets of embeddings, or of all other parameters, from the end of the block on: neighbours of one kind share one. */
+static void buckets_of_kind(ie_global *g, bool embeddings, size_t enough) {
+  const ie_param_list *params = g->params;
+  real *end = g->block + g->count;
+  bool open = false;
+  for (int64_t i = params->count; i-- > 0;) {
+    ie_param *param = params->item[i];
+    if ((ie_param_class_of(param) == IE_PARAM_EMBEDDING) == embeddings) {
+      bucket *b = &g->bucket[g->buckets];
+      b->first = param->grad;
+      b->count = (size_t)(end - b->first);
+      b->params++;
+      g->bucket_of[i] = g->buckets;
+      open = true;
+      if (b->count < enough) continue;
+    }
+    if (open) g->buckets++;
+    open = false;
+    end = param->grad;
+  }
+  if (open) g->buckets++;
+}
 
 /* False when memory is out. */
 static bool buckets_make(ie_global *g) {
-  const ie_param_list *params = g->params;
-  g->bucket = calloc((size_t)params->count + 1, sizeof *g->bucket);
-  g->bucket_of = calloc((size_t)params->count + 1, sizeof *g->bucket_of);
+  size_t params = (size_t)g->params->count + 1;
+  g->bucket = calloc(params, sizeof *g->bucket);
+  g->bucket_of = calloc(params, sizeof *g->bucket_of);
   if (!g->bucket || !g->bucket_of) return false;
-  real *end = g->block + g->count;
   size_t enough = g->count / BUCKETS < BUCKET_MOST ? g->count / BUCKETS : BUCKET_MOST;
-  for (int64_t i = params->count; i-- > 0;) {
-    bucket *b = &g->bucket[g->buckets];
-    b->first = params->item[i]->grad;
-    b->count = (size_t)(end - b->first);
-    b->params++;
-    g->bucket_of[i] = g->buckets;
-    if (b->count < enough && i > 0) continue;
-    end = b->first;
-    g->buckets++;
-  }
+  buckets_of_kind(g, /*embeddings=*/false, enough);
+  buckets_of_kind(g, /*embeddings=*/true, enough); /* complete last, wherever they lie */
   return true;
 }
 
