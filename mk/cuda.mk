@@ -13,7 +13,7 @@ CUDA_OBJ   := $(B)/cuda-obj
 CUDA_HOME   = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 CUDA_PTX    = $(if $(filter-out 1,$(words $(CUDA_ARCHS))),$(lastword $(CUDA_ARCHS)))
 CUDA_CODE   = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
-  $(CUDA_PTX:%=-gencode arch=compute_%,code=compute_%)
+  $(foreach a,$(CUDA_PTX),-gencode arch=compute_$(a),code=compute_$(a))
 
 # Ten test programs hold all kernels each: 4.0 MB of the largest file become 0.5 (nvcc 12.8 and newer).
 CUDA_COMPRESS = $(eval CUDA_COMPRESS := $$(if $$(findstring compress-mode,$$(shell $(NVCC) --help)),-compress-mode=size))$(CUDA_COMPRESS)
