@@ -51,7 +51,8 @@ typedef struct ie_tokenizer_train_result {
 /* Writes tokenizer.json (Hugging Face `tokenizers`), tokenizer_config.json and tokenizer.tiktoken (ranks: the same ids,
  * without the special tokens), each atomically, tokenizer.json last. result may be NULL.
  * IE_INVALID_ARGUMENT: a vocabulary that cannot hold bytes and special tokens, special tokens that are empty, given
- * twice or a single character, an unknown pattern (the message lists them); IE_IO, IE_CANCELLED. */
+ * twice or a single character, an unknown pattern (the message lists them); IE_FORMAT: no text; IE_IO,
+ * IE_CANCELLED. */
 ie_status ie_tokenizer_train(const ie_tokenizer_train_options *options, ie_tokenizer_train_result *result,
                              ie_error *error);
 
