@@ -194,7 +194,8 @@ static ie_state_options case_options(const bench *b, const bench_case *c) {
                             .sequences = c->batch,
                             .chunk_tok = b->s->chunk,
                             .rollback_tok = more,
-                            .kv = cli_kv_dtype(b->s->kv)};
+                            .kv = cli_kv_dtype(b->s->kv),
+                            .logits_tok = 1};
 }
 
 static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {

@@ -54,12 +54,7 @@ static size_t streamed_per_token(const ie_model *model, const ie_placement *p) {
 static ie_status placement_for(const ie_model *model, const ie_plan_options *options, ie_placement *out,
                                ie_error *error) {
   ie_state_sizes s;
-  ie_state_options state = {.context_tok = options->context_tok,
-                            .sequences = options->sequences,
-                            .chunk_tok = options->chunk_tok,
-                            .rollback_tok = options->rollback_tok,
-                            .kv = options->kv};
-  ie_status status = ie_state_size(model, &state, &s, error);
+  ie_status status = ie_state_size(model, &options->state, &s, error);
   if (status == IE_OK) ie_placement_make(model, &s, options->memory_bytes, out);
   return status;
 }
