@@ -128,7 +128,8 @@ typedef struct ie_state_options {
    * over groups of 64 positions and values per position once their group is whole; a query reads its own group, and layers
    * with a window all of theirs, in the type that IE_DTYPE_NONE means (docs/DESIGN.md). */
   ie_dtype kv;
-  int64_t logits_tok; /* most positions with logits in one forward: 0: as many as 64 MiB hold; never fewer than sequences */
+  /* Most positions with logits in one forward, never fewer than sequences; 0: as many as 64 MiB hold. */
+  int64_t logits_tok;
 } ie_state_options;
 
 typedef struct ie_plan_options {

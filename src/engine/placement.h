@@ -19,7 +19,7 @@ typedef struct ie_placement {
   size_t expert_disk_bytes; /* of experts that are read when they are needed */
   size_t embed_disk_bytes;  /* of an embedding of which only rows are read */
   size_t rows_bytes;        /* of memory for them: of a map, those that the sequences may look up */
-  size_t slot_bytes; /* of one expert */
+  size_t slot_bytes;        /* of one expert */
   int64_t slots, transit;
   size_t part_at[IE_PART_COUNT]; /* where the parts of an expert begin in a slot */
   size_t kv_bytes, scratch_bytes, other_bytes;
