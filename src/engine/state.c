@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { CONTEXT_DEFAULT = 4096, CHUNK_DEFAULT = 512, ROLLBACK_DEFAULT = 4096 };
+enum { CONTEXT_DEFAULT = 4096, CHUNK_DEFAULT = 512 };
 static const int64_t logits_bytes_max = 64 << 20; /* of one forward that wants every position */
 
 /* --- Sizes ----------------------------------------------------------------------------------------------- */
@@ -122,7 +122,7 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
   s.context =
       options->context_tok ? options->context_tok : ie_min_i64(model->info.context_tok, CONTEXT_DEFAULT);
   s.chunk = ie_min_i64(options->chunk_tok ? options->chunk_tok : CHUNK_DEFAULT, s.context);
-  s.rollback = options->rollback_tok == 0 ? ROLLBACK_DEFAULT : ie_max_i64(options->rollback_tok, 0);
+  s.rollback = options->rollback_tok == 0 ? IE_ROLLBACK_DEFAULT_TOK : ie_max_i64(options->rollback_tok, 0);
   s.rollback = ie_min_i64(s.rollback, s.context);
   s.kv_dtype = options->kv ? options->kv : kv_default(model->info.precision);
   /* Several short sequences fill a forward together. */
