@@ -178,6 +178,18 @@ static size_t room_of(const ie_device *device) {
   return room;
 }
 
+/* Whether caches, activations and what a runner takes fit. Devices hand out large blocks in whole pages. */
+static bool sizes_fit(const ie_state_sizes *s, size_t room) {
+  static const size_t page = (size_t)2 << 20;
+  const size_t block[] = {s->kv_bytes, s->scratch_bytes, s->runner_bytes};
+  for (size_t i = 0; i < sizeof block / sizeof *block; i++) {
+    size_t more = block[i] < page || block[i] % page == 0 ? 0 : page - block[i] % page;
+    if (block[i] > room || more > room - block[i]) return false;
+    room -= block[i] + more;
+  }
+  return true;
+}
+
 /* The longest context whose caches and activations fit `room`, in units of 64; 0: none. */
 static int64_t context_that_fits(const ie_model *model, const ie_state_options *options, int64_t context,
                                  size_t room) {
@@ -187,8 +199,7 @@ static int64_t context_that_fits(const ie_model *model, const ie_state_options *
     int64_t middle = low + (units - low) / 2;
     ie_state_sizes s;
     o.context_tok = middle * IE_CACHE_SLOT_UNIT;
-    if (ie_state_size(model, &o, &s, NULL) == IE_OK && s.kv_bytes <= room &&
-        s.scratch_bytes + s.runner_bytes <= room - s.kv_bytes) {
+    if (ie_state_size(model, &o, &s, NULL) == IE_OK && sizes_fit(&s, room)) {
       fits = o.context_tok;
       low = middle + 1;
     } else {
@@ -203,8 +214,7 @@ static void memory_hint(const ie_model *model, const ie_state_options *options, 
                         ie_error *error) {
   if (!error || !model->device->memory || error->status != IE_OUT_OF_MEMORY) return;
   size_t room = room_of(model->device);
-  if (s->kv_bytes <= room && s->scratch_bytes + s->runner_bytes <= room - s->kv_bytes)
-    return; /* it is the host that lacks memory */
+  if (sizes_fit(s, room)) return; /* it is the host that lacks memory */
   int64_t context = context_that_fits(model, options, s->context, room);
   size_t at = strlen(error->message);
   if (context > 0)
