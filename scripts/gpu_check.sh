@@ -170,8 +170,8 @@ sanitize() {
   done
 }
 
-# The field of the first line of --json output that has it.
-field() { grep -oE "\"$1\":[-0-9.e+]+" | head -n 1 | cut -d: -f2; }
+# The field of the first line of --json output that has it, in five digits.
+field() { grep -oE "\"$1\":[-0-9.e+]+" | head -n 1 | cut -d: -f2 | awk '{ printf "%.5g", $1 }'; }
 
 bench() {
   local name=$1 output

@@ -190,20 +190,23 @@ static bool sizes_fit(const ie_state_sizes *s, size_t room) {
   return true;
 }
 
-/* The longest context whose caches and activations fit `room`, in units of 64; 0: none. */
-static int64_t context_that_fits(const ie_model *model, const ie_state_options *options, int64_t context,
-                                 size_t room) {
+/* The most units of 64 tokens of context (batch: the most sequences) up to `most` whose state fits `room`; 0: none. */
+static int64_t most_that_fits(const ie_model *model, const ie_state_options *options, bool batch,
+                              int64_t most, size_t room) {
   ie_state_options o = options ? *options : (ie_state_options){0};
-  int64_t fits = 0, units = context / IE_CACHE_SLOT_UNIT;
-  for (int64_t low = 1; low <= units;) {
-    int64_t middle = low + (units - low) / 2;
+  int64_t fits = 0;
+  for (int64_t low = 1; low <= most;) {
+    int64_t middle = low + (most - low) / 2;
     ie_state_sizes s;
-    o.context_tok = middle * IE_CACHE_SLOT_UNIT;
+    if (batch)
+      o.sequences = middle;
+    else
+      o.context_tok = middle * IE_CACHE_SLOT_UNIT;
     if (ie_state_size(model, &o, &s, NULL) == IE_OK && sizes_fit(&s, room)) {
-      fits = o.context_tok;
+      fits = middle;
       low = middle + 1;
     } else {
-      units = middle - 1;
+      most = middle - 1;
     }
   }
   return fits;
@@ -213,15 +216,19 @@ static int64_t context_that_fits(const ie_model *model, const ie_state_options *
 static void memory_hint(const ie_model *model, const ie_state_options *options, const ie_state_sizes *s,
                         ie_error *error) {
   if (!error || !model->device->memory || error->status != IE_OUT_OF_MEMORY) return;
-  size_t room = room_of(model->device);
+  size_t room = room_of(model->device), at = strlen(error->message), left = sizeof error->message - at;
   if (sizes_fit(s, room)) return; /* it is the host that lacks memory */
-  int64_t context = context_that_fits(model, options, s->context, room);
-  size_t at = strlen(error->message);
-  if (context > 0)
-    snprintf(error->message + at, sizeof error->message - at, "; --context %lld would fit",
-             (long long)context);
+  int64_t units = most_that_fits(model, options, /*batch=*/false, s->context / IE_CACHE_SLOT_UNIT, room);
+  long long context = units * IE_CACHE_SLOT_UNIT,
+            batch = most_that_fits(model, options, /*batch=*/true, s->sequences - 1, room);
+  char *end = error->message + at;
+  if (context > 0 && batch > 0)
+    snprintf(end, left, "; --ctx %lld or --batch %lld would fit", context, batch);
+  else if (context > 0 || batch > 0)
+    snprintf(end, left, "; --%s %lld would fit", context > 0 ? "ctx" : "batch",
+             context > 0 ? context : batch);
   else
-    snprintf(error->message + at, sizeof error->message - at, "; --device cpu would fit");
+    snprintf(end, left, "; --device cpu would fit");
 }
 
 /* Keys and values, the arena, and where a device of its own runs forwards. */

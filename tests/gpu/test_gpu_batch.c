@@ -194,8 +194,8 @@ static void bad_logits_name_id_and_row(void **opaque) {
   }
   ie_state_draw_next(o.state, draw, ROWS);
   assert_int_equal(ie_state_advance(o.state, row, ROWS, NULL, &error), IE_NUMERIC);
-  char expected[64];
-  snprintf(expected, sizeof expected, "logits: NaN at id %lld of row 0 of this forward",
+  char expected[96];
+  snprintf(expected, sizeof expected, "logits: NaN at token 0 of this forward, column %lld",
            (long long)o.vocab - 1);
   if (!strstr(error.message, expected)) fail_msg("%s", error.message);
   close_all(&o);

@@ -267,16 +267,20 @@ static void full_memory_names_what_would_fit(void **opaque) {
   ie_error error = {0};
   size_t room, total;
   device->memory->room(device, &room, &total);
-  ie_emulate_memory(total - room + (1 << 20));
+  ie_emulate_memory(total - room + (6 << 20));
   const ie_state_options deep = {.context_tok = 2048, .sequences = 8};
   ie_status status = ie_state_new(model, &deep, &state, &error);
   expect(status, IE_OUT_OF_MEMORY, &error, "keys and values (8 sequences of 2048 tokens)");
   expect(status, IE_OUT_OF_MEMORY, &error, "bytes are wanted");
   expect(status, IE_OUT_OF_MEMORY, &error, "would fit");
-  const char *flag = strstr(error.message, "--context ");
-  if (flag) { /* what it says must be true */
-    ie_state_options less = {.context_tok = atoll(flag + 10), .sequences = 8};
-    if (ie_state_new(model, &less, &state, &error) != IE_OK) fail_msg("%s", error.message);
+  /* What it says must be true. */
+  const char *context = strstr(error.message, "--ctx "), *batch = strstr(error.message, "--batch ");
+  assert_true(context && batch);
+  const ie_state_options less[] = {{.context_tok = atoll(context + 6), .sequences = 8},
+                                   {.context_tok = 2048, .sequences = atoll(batch + 8)}};
+  for (int i = 0; i < 2; i++) {
+    ie_error none = {0};
+    if (ie_state_new(model, &less[i], &state, &none) != IE_OK) fail_msg("%s", none.message);
     ie_state_free(state);
   }
   ie_emulate_memory(total - room + 4096);
@@ -380,7 +384,7 @@ static void full_memory_for_sampling_is_named(void **opaque) {
   ie_emulate_memory(total - room + sizes.kv_bytes + sizes.scratch_bytes + sizes.runner_bytes - 300);
   ie_status status = ie_state_new(model, &options, &state, &error);
   expect(status, IE_OUT_OF_MEMORY, &error, "out of memory for sampling: ");
-  expect(status, IE_OUT_OF_MEMORY, &error, "--context ");
+  expect(status, IE_OUT_OF_MEMORY, &error, "--ctx ");
   ie_emulate_memory((size_t)4 << 30);
   ie_model_free(model);
   ie_device_free(device);
