@@ -42,12 +42,12 @@ both=$(commands build build-cuda)
   [[ -n $cpu && $both == "$other" ]] || diff <(echo "$both") <(echo "$other") | head -n 10
   outputs <<<"$both" | uniq -d
   grep -qF ' -o B/clocher.cuda ' <<<"$both" || echo "nothing writes clocher.cuda"
-} | verdict "in an empty folder either order runs the same commands, and no file has two"
+} | head -n 20 | verdict "in an empty folder either order runs the same commands, and no file has two"
 {
-  outputs <<<"$cpu" | grep cuda
+  outputs <<<"$cpu" | grep cuda-obj
   comm -13 <(echo "$cpu") <(echo "$both") | outputs | grep -vE ' B/(cuda-obj/src/cuda/[a-z_]+\.(cu\.)?o|clocher\.cuda)$'
   [[ $(comm -23 <(echo "$cpu") <(echo "$both") | wc -l) -eq 0 ]] || echo "the CPU's commands are others beside CUDA"
-} | verdict "CUDA adds objects of src/cuda in a folder of their own, and changes no command of the CPU"
+} | head -n 20 | verdict "CUDA adds objects of src/cuda in a folder of their own, and changes no command of the CPU"
 
 # --- This folder: binaries ---------------------------------------------------------------------------------------------
 
