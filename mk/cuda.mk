@@ -83,7 +83,7 @@ $(GPU_PART): $(CUDA_OBJ)/part/%.o: $(CUDA_OBJ)/tests/%.o
 	@mkdir -p $(@D)
 	$(Q)$(OBJCOPY) --redefine-sym main=main_$(*F) $< $@
 $(CUDA_OBJ)/part/parts.h: FORCE
-	$(call stamp,$(GPU_PROGRAMS:%=PART(%)) $(KERNEL_TESTS:%=PART(%)))
+	$(call stamp,${GPU_PROGRAMS:%=PART(%)} ${KERNEL_TESTS:%=PART(%)})
 $(CUDA_OBJ)/part/main.o: tests/gpu/bundle/main.c $(CUDA_OBJ)/part/parts.h $(CUDA_OBJ)/flags.stamp
 	$(Q)$(COMPILE) -I. -DPARTS='"$(CUDA_OBJ)/part/parts.h"' -c -o $@ $<
 $(CUDA_OBJ)/gpu_tests: $(CUDA_OBJ)/part/main.o $(GPU_PART) $(KERNEL_HELP) $(B)/tests/libsupport.a $(CUDA_C) $(CUDA_CU) \

@@ -43,7 +43,7 @@ reason() {
   local output lines=10
   output=$(cat)
   [[ ${#failed[@]} -le 5 ]] || lines=2 # the rest is in OUT: a terminal's end must not hide the first failures
-  { grep -aE 'ERROR|error|FAILED|=========|expected|out of memory|gpu_[a-z]+:|clocher:' <<<"$output" |
+  { grep -aE 'ERROR|error|FAILED|^=========|expected|out of memory|gpu_[a-z]+:|clocher:' <<<"$output" |
     grep -avE '^\[  FAILED  \] [0-9]+ test|^========= (COMPUTE|$)' || tail -n 6 <<<"$output"; } |
     head -n $lines | cut -c 1-160 | sed 's/^/        /'
 }
