@@ -192,7 +192,8 @@ model_find() {
   [[ -z $written ]] || return 0
   written=$model
   [[ -z ${KEEP:-} || ! -f $model/config.json ]] || return 0
-  check "a synthetic gpt-oss-20b in $where" "$program" synth --arch gpt-oss-20b --out "$model" && return
+  # Under 60 s is what it should take; a slow disk alone must not take the measurements along.
+  LIMIT_S=180 check "a synthetic gpt-oss-20b in $where" "$program" synth --arch gpt-oss-20b --out "$model" && return
   rm -rf "$written"
   written=''
   return 1
