@@ -36,16 +36,18 @@ cuda-probe:
 	@NVCC='$(NVCC)' CUDA_HOME='$(CUDA_HOME)' CUDA_ARCHS='$(CUDA_ARCHS)' scripts/gpu_probe_nvcc.sh
 
 $(CUDA_OBJ)/flags.stamp: FORCE
-	$(call stamp,$(NVCC) $(NVCC_FLAGS) $(CUDA_DEFINES) $(CC) $(BASE_FLAGS) $(CPPFLAGS) $(CFLAGS))
+	$(call stamp,$(NVCC) $(NVCC_FLAGS) $(OBJCOPY) $(CUDA_DEFINES) $(CC) $(BASE_FLAGS) $(CPPFLAGS) $(CFLAGS))
 $(CUDA_OBJ)/%.o: DEFINES = $(CUDA_DEFINES)
 $(CUDA_OBJ)/%.o: %.c $(CUDA_OBJ)/flags.stamp
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$(Q)$(COMPILE) -c -o $@ $<
+# nvcc leaves the name of a temporary file, another one each time.
 $(CUDA_OBJ)/%.cu.o: %.cu $(CUDA_OBJ)/flags.stamp
 	@mkdir -p $(@D)
 	$(call say,NVCC)
 	$(Q)$(NVCC) $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -MT $@ -c -o $@ $<
+	$(Q)$(OBJCOPY) --wildcard --strip-symbol='tmpxft_*' $@
 
 $(B)/clocher.cuda: $(CLI_OBJ) $(CUDA_C) $(CUDA_CU) $(CUDA_HOST_OBJ)
 	$(call say,LINK)

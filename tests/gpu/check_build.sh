@@ -2,8 +2,8 @@
 # The build with CUDA: where nvcc is, the kernels compile for one architecture and the program links; CPU and CUDA objects
 # share no folder; both programs are the same whichever is built first; without a GPU it says so.
 #
-# That the order does not matter is shown twice: of an empty folder by what make would run (each object by one command, the
-# same one whatever is built first, so its bytes are the same), and of this one by linking both programs in both orders.
+# That the order does not matter is shown by its parts: in an empty folder make would run the same commands, one for each
+# object; a command that runs again gives the same bytes (nvcc's too); and both programs are linked in both orders.
 . scripts/tap.sh
 
 B=${CLOCHER_BUILD:-build}
@@ -48,6 +48,14 @@ both=$(commands build build-cuda)
   comm -13 <(echo "$cpu") <(echo "$both") | outputs | grep -vE ' B/(cuda-obj/src/cuda/[a-z_]+\.(cu\.)?o|clocher\.cuda)$'
   [[ $(comm -23 <(echo "$cpu") <(echo "$both") | wc -l) -eq 0 ]] || echo "the CPU's commands are others beside CUDA"
 } | head -n 20 | verdict "CUDA adds objects of src/cuda in a folder of their own, and changes no command of the CPU"
+
+again=$B/cuda-obj/src/cuda/kv.cu.o
+{
+  sum=$(sha256sum <"$again")
+  rm -f "$again"
+  "${make[@]}" "$again" >/dev/null 2>&1
+  [[ $(sha256sum <"$again") == "$sum" ]] || echo "$again is another one"
+} | verdict "kernels compiled again are the same bytes"
 
 # --- This folder: binaries ---------------------------------------------------------------------------------------------
 
