@@ -245,7 +245,8 @@ int main(int argc, char **argv) {
     int64_t rows = (int64_t)(size / (one.row_bytes[0] + one.row_bytes[1])) / 96 * 96;
     ie_wview all = view_of((ie_wformat)format, rows), some = view_of((ie_wformat)format, MANY_ROWS);
     if (strcmp(what, "many") != 0) {
-      if (cached) memset(weights, 1, weight_bytes); /* pages of its own, so that the ceiling is the memory's */
+      if (cached)
+        memset(weights, 1, weight_bytes); /* pages of its own, so that the ceiling is the memory's */
       fill_weights((ie_wformat)format, &all);
       for (int class = 0; class < IE_CLASS_COUNT; class ++)
         for (int i = 0; i < 3; i++)

@@ -193,7 +193,8 @@ static ie_state_options case_options(const bench *b, const bench_case *c) {
   return (ie_state_options){.context_tok = c->depth + more,
                             .sequences = c->batch,
                             .chunk_tok = b->s->chunk,
-                            .rollback_tok = more <= ROLLBACK_TOK ? 0 : more, /* the state of `run` where it can be */
+                            .rollback_tok =
+                                more <= ROLLBACK_TOK ? 0 : more, /* the state of `run` where it can be */
                             .kv = cli_kv_dtype(b->s->kv),
                             .logits_tok = 1};
 }
