@@ -15,7 +15,7 @@ mkdir -p "$bundle/tests/data" "$folder/bin"
 cp scripts/gpu_check.sh "$bundle/"
 ln -s "$program" "$bundle/clocher.cuda"
 ln -s "$PWD/tests/data/models" "$bundle/tests/data/models"
-ln -s "$B"/emulated/gpu/{gpu_probe,gpu_bench} "$bundle/tests/"
+ln -s "$B"/emulated/gpu/gpu_* "$bundle/tests/"
 ln -s "$B/emulated/test_cuda_rows" "$bundle/tests/"
 echo none >"$bundle/COMMIT"
 
