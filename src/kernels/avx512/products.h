@@ -176,7 +176,7 @@ size_t ie_few_int8_int8_pack_bytes__avx512(int64_t T, int64_t K);
 pack_fn ie_pack_few_int8_int8__avx512;
 
 /* Packed bf16 or f16 for `few` with 4-bit weights: fixed point, X = x / unit with |X| <= 2^22 in each block of 32,
- * in three signed digits of base 256, so that VNNI multiplies them (23% faster than f32, docs/SPEED.md). A number is
+ * in three signed digits of base 256, so that VNNI multiplies them (faster than f32: docs/speed-notes/products.md). A number is
  * exact when it is not smaller than 2^-14 (bf16) or 2^-11 (f16) of the largest of its block; else it is off by at
  * most 2^-22 of that one, as a sum in f32 that holds both would be. Integer sums are exact. Units are kept normal:
  * numbers below 2^-123 may vanish. */
