@@ -172,6 +172,7 @@ speed() {
   bench "prefill 2048" --phase prefill --prompt "${prompt:-2048}" --chunk "${prompt:-2048}" --runs "${runs:-5}"
   bench "decode, batch 1, depth 8192" --phase decode --depth "${prompt:-8192}" --batch 1 --tokens "${tokens:-64}" --runs "${runs:-3}"
   check "overlap and drawing, both ways" ./tests/gpu_bench "$model" ${SMALL:+--small}
+  check "prefill with wgmma and without, in chunks and whole" ./tests/gpu_prefill "$model" ${SMALL:+--small}
   grep -h '^{"bench"' "$log" | sed 's/^/        /' >>"$OUT/summary.txt"
   [[ -z $written ]] || rm -rf "$written"
 }

@@ -14,7 +14,7 @@ mkdir -p "$bundle/tests/data"
 cp scripts/gpu_check.sh "$bundle/"
 ln -s "$program" "$bundle/clocher.cuda"
 ln -s "$PWD/tests/data/models" "$bundle/tests/data/models"
-ln -s "$B"/emulated/gpu/{gpu_probe,gpu_bench,test_gpu_sample} "$bundle/tests/"
+ln -s "$B"/emulated/gpu/{gpu_probe,gpu_bench,gpu_prefill,test_gpu_sample} "$bundle/tests/"
 printf '#!/bin/sh\nexit 0\n' >"$bundle/tests/test_gpu_device" # it has run by itself
 chmod +x "$bundle/tests/test_gpu_device"
 printf '#!/bin/sh\nexit 0\n' >"$bundle/tests/test_gpu_golden"

@@ -75,7 +75,7 @@ static inline void __syncthreads() {
   emu_barrier();
 }
 
-enum emu_op { EMU_SYNC, EMU_SHUFFLE, EMU_BALLOT, EMU_MMA, EMU_MATRIX };
+enum emu_op { EMU_SYNC, EMU_SHUFFLE, EMU_BALLOT, EMU_MMA, EMU_MATRIX, EMU_WGMMA, EMU_WARPGROUP };
 void emu_mask_check(unsigned int mask);
 
 static inline void __syncwarp(unsigned int mask = 0xFFFFFFFFu) {
