@@ -93,9 +93,8 @@ void cuda_overlap(cuda_device *device, bool overlap) {
   device->generation++; /* what was recorded, was so the other way */
 }
 
-void cuda_wgmma(cuda_device *device, ie_cuda_wgmma wanted, bool tall) {
+void cuda_wgmma(cuda_device *device, ie_cuda_wgmma wanted) {
   device->queue.wgmma = ie_cuda_wgmma_loaded(&device->queue) ? wanted : IE_CUDA_WGMMA_NEVER;
-  device->queue.wgmma_tall = tall;
   device->generation++;
 }
 

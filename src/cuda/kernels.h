@@ -52,7 +52,6 @@ typedef struct ie_cuda_queue {
       overlap; /* programmatic dependent launch: a kernel's start overlaps the end of the one before (9.0 on).
                           Right with any order of these functions, copies and memsets on one stream */
   ie_cuda_wgmma wgmma; /* may be changed between calls, to anything where ie_cuda_wgmma_loaded */
-  bool wgmma_tall;     /* its blocks have 192 rows of a weight, one a multiprocessor; else 128, two */
 } ie_cuda_queue;
 
 /* Fills everything but the stream from the properties of a device; overlap = false, wgmma for what is

@@ -14,7 +14,6 @@ cudaError_t ie_cuda_queue_prepare(int device, ie_cuda_queue *out) {
   out->shared_bytes = p.sharedMemPerBlockOptin;
   out->overlap = false;
   out->wgmma = ie_cuda_wgmma_loaded(out) ? IE_CUDA_WGMMA_LARGE : IE_CUDA_WGMMA_NEVER;
-  out->wgmma_tall = false;
   return cudaSuccess;
 }
 

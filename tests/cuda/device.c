@@ -29,10 +29,9 @@ const ie_cuda_queue *device_queue(void) {
   return queue_get();
 }
 
-bool device_wgmma(ie_cuda_wgmma wanted, bool tall) {
+bool device_wgmma(ie_cuda_wgmma wanted) {
   ie_cuda_queue *queue = queue_get();
   bool loaded = ie_cuda_wgmma_loaded(queue);
-  queue->wgmma_tall = tall;
   queue->wgmma = loaded ? wanted : IE_CUDA_WGMMA_NEVER;
   return loaded;
 }

@@ -1,5 +1,5 @@
 /* Prefill with what can be switched while the program runs, one JSON object a line: products by mma.sync, by wgmma where
- * they are large or always, in blocks of 128 or 192 rows; whole prompts and prompts in chunks. Which id is the largest may depend on it, since
+ * they are large or always; whole prompts and prompts in chunks. Which id is the largest may depend on it, since
  * sums are taken in another order. Run by scripts/gpu_check.sh, stage speed.
  *
  *   gpu_prefill MODEL_DIR [--small]     --small: a prompt of 40 tokens, to try it over the emulator */
@@ -48,12 +48,11 @@ static ie_status prompt_run(ie_model *model, int64_t count, int64_t chunk, int r
   }
   free(ids);
   if (status == IE_OK) {
-    printf("{\"bench\":\"prefill\",\"tokens\":%lld,\"chunk\":%lld,\"wgmma\":\"%s\",\"rows\":%d,\"ms\":%.2f,"
+    printf("{\"bench\":\"prefill\",\"tokens\":%lld,\"chunk\":%lld,\"wgmma\":\"%s\",\"ms\":%.2f,"
            "\"tok_s\":%.0f,"
            "\"largest\":%lld}\n",
-           (long long)count, (long long)chunk, wgmma_name[device->queue.wgmma],
-           device->queue.wgmma_tall ? 192 : 128, 1e3 * best, (double)count / best,
-           (long long)largest_of(ie_state_logits(state), V));
+           (long long)count, (long long)chunk, wgmma_name[device->queue.wgmma], 1e3 * best,
+           (double)count / best, (long long)largest_of(ie_state_logits(state), V));
     fflush(stdout);
   }
   ie_state_free(state);
@@ -71,11 +70,9 @@ int main(int argc, char **argv) {
   ie_status status = ie_model_open(device, argv[1], &(ie_model_options){0}, &model, &error);
   int64_t count = small ? SMALL_PROMPT : PROMPT;
   for (int64_t chunk = count; chunk >= (small ? count : count / 4) && status == IE_OK; chunk /= 2)
-    for (int i = 0; i < 5 && status == IE_OK; i++) {
-      static const ie_cuda_wgmma wanted[] = {IE_CUDA_WGMMA_NEVER, IE_CUDA_WGMMA_LARGE, IE_CUDA_WGMMA_LARGE,
-                                             IE_CUDA_WGMMA_ALWAYS, IE_CUDA_WGMMA_ALWAYS};
-      cuda_wgmma(cuda_of(device), wanted[i], i > 0 && i % 2 == 0);
-      if (cuda_of(device)->queue.wgmma == wanted[i])
+    for (int wgmma = IE_CUDA_WGMMA_NEVER; wgmma <= IE_CUDA_WGMMA_ALWAYS && status == IE_OK; wgmma++) {
+      cuda_wgmma(cuda_of(device), (ie_cuda_wgmma)wgmma);
+      if ((int)cuda_of(device)->queue.wgmma == wgmma)
         status = prompt_run(model, count, chunk, small ? 2 : RUNS, &error);
     }
   if (status != IE_OK) fail("prefill", &error);

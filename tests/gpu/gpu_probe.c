@@ -100,9 +100,9 @@ int main(int argc, char **argv) {
       device->memory->probe_matrix(device, &ceilings, &error) != IE_OK)
     return fail("ceilings", error.message);
   ie_cuda_wgmma wgmma = cuda->queue.wgmma;
-  cuda_wgmma(cuda, IE_CUDA_WGMMA_NEVER, cuda->queue.wgmma_tall);
+  cuda_wgmma(cuda, IE_CUDA_WGMMA_NEVER);
   if (device->memory->probe_matrix(device, &sync, &error) != IE_OK) return fail("ceilings", error.message);
-  cuda_wgmma(cuda, wgmma, cuda->queue.wgmma_tall);
+  cuda_wgmma(cuda, wgmma);
   double eager = gap_eager(cuda), graph = gap_graph(cuda), barrier = barrier_us(cuda);
   cuda_overlap(cuda, true);
   double eager_overlap = gap_eager(cuda), graph_overlap = gap_graph(cuda);

@@ -189,11 +189,11 @@ static void bf16_as_on_the_cpu(void **state) {
 static void bf16_by_wgmma(void **state) {
   const subject *s = *state;
   cuda_device *device = cuda_of(s->cuda);
-  ie_cuda_queue before = device->queue;
-  cuda_wgmma(device, IE_CUDA_WGMMA_ALWAYS, !before.wgmma_tall);
+  ie_cuda_wgmma before = device->queue.wgmma;
+  cuda_wgmma(device, IE_CUDA_WGMMA_ALWAYS);
   if (EMULATED) assert_int_equal(device->queue.wgmma, IE_CUDA_WGMMA_ALWAYS);
   devices_agree(s, IE_PRECISION_BF16, IE_WEIGHTS_PUBLISHED, /*chunk=*/0, 1e-2);
-  cuda_wgmma(device, before.wgmma, before.wgmma_tall);
+  cuda_wgmma(device, before);
 }
 static void int8_as_on_the_cpu(void **state) {
   devices_agree(*state, IE_PRECISION_INT8, IE_WEIGHTS_PUBLISHED, /*chunk=*/0, 2e-2);
