@@ -77,7 +77,7 @@ static void fail(const ie_error *error) {
 
 static ie_state *model_start(ie_model *model, int64_t tokens, size_t limit) {
   ie_error error = {0};
-  ie_plan_options plan = {.context_tok = tokens + 1, .memory_bytes = limit};
+  ie_plan_options plan = {.state = {.context_tok = tokens + 1}, .memory_bytes = limit};
   if (ie_model_place(model, &plan, &error) != IE_OK) fail(&error);
   ie_state_options options = {.context_tok = tokens + 1};
   ie_state *state;

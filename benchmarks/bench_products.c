@@ -2,7 +2,10 @@
  * (four streams a thread, prefetch 1 KB ahead) for one to four tokens, chains of f32 FMA and of VNNI from registers
  * for many (of the width of the instruction set under test). Time is the CPU time of the slowest thread, so that a busy machine disturbs it less.
  *
- *   bench_products [ISA] [threads] [few|many|all] [format] */
+ * "cached": one to four tokens by weights that fit the second-level cache, beside what the memory gives: above 100% is
+ * what a kernel could read faster than that.
+ *
+ *   bench_products [ISA] [threads] [few|cached|many|all] [format] */
 #include "base/rng.h"
 #include "kernels/kern.h"
 
@@ -20,7 +23,8 @@ enum { MAX_THREADS = 8, ROUNDS = 5, K = 2880, MANY_ROWS = 5760 };
 
 static const size_t weight_bytes = (size_t)1280 << 20;
 static uint8_t *weights;
-static int isa; /* level of the kernels under test */
+static int isa;        /* level of the kernels under test */
+static int passes = 1; /* over the weights, for a time that can be measured */
 
 static double cpu_s(void) {
   struct timespec t;
@@ -121,10 +125,11 @@ static void product_body(job *j) {
   int64_t rows = j->args->w.rows, unit = j->product->row_multiple;
   int64_t block = 96 / unit * unit, blocks = (rows + block - 1) / block;
   int64_t b0 = blocks * j->thread / j->threads, b1 = blocks * (j->thread + 1) / j->threads;
-  for (int64_t b = b0; b < b1; b++) {
-    int64_t r1 = (b + 1) * block < rows ? (b + 1) * block : rows;
-    j->product->run(j->args, b * block, r1, j->scratch);
-  }
+  for (int pass = 0; pass < passes; pass++)
+    for (int64_t b = b0; b < b1; b++) {
+      int64_t r1 = (b + 1) * block < rows ? (b + 1) * block : rows;
+      j->product->run(j->args, b * block, r1, j->scratch);
+    }
 }
 
 static void *aligned(size_t bytes) {
@@ -197,8 +202,8 @@ static void bench(const ie_product *p, const char *kind, ie_class class, ie_wfor
                            : isa < IE_ISA_AVX512 ? fma_256_body
                            : integers            ? vnni_body
                                                  : fma_body};
-  double bytes = (double)(w.row_bytes[0] + w.row_bytes[1]) * (double)rows;
-  double flop = 2.0 * (double)T * (double)rows * K;
+  double bytes = (double)(w.row_bytes[0] + w.row_bytes[1]) * (double)rows * passes;
+  double flop = 2.0 * (double)T * (double)rows * K * passes;
   double limit_flop = (limit_job.body == vnni_body  ? 128.0
                        : limit_job.body == fma_body ? 32.0
                                                     : 16.0) *
@@ -234,9 +239,14 @@ int main(int argc, char **argv) {
   for (int format = 0; format < IE_W_COUNT; format++) {
     if (only && strcmp(only, ie_wformat_describe((ie_wformat)format)->name) != 0) continue;
     ie_wview one = view_of((ie_wformat)format, 1);
-    int64_t rows = (int64_t)((weight_bytes - 4096) / (one.row_bytes[0] + one.row_bytes[1]));
+    bool cached = strcmp(what, "cached") == 0;
+    passes = cached ? 512 : 1;
+    size_t size = cached ? (size_t)threads << 20 : weight_bytes - 4096;
+    int64_t rows = (int64_t)(size / (one.row_bytes[0] + one.row_bytes[1])) / 96 * 96;
     ie_wview all = view_of((ie_wformat)format, rows), some = view_of((ie_wformat)format, MANY_ROWS);
     if (strcmp(what, "many") != 0) {
+      if (cached)
+        memset(weights, 1, weight_bytes); /* pages of its own, so that the ceiling is the memory's */
       fill_weights((ie_wformat)format, &all);
       for (int class = 0; class < IE_CLASS_COUNT; class ++)
         for (int i = 0; i < 3; i++)
@@ -244,7 +254,7 @@ int main(int argc, char **argv) {
             bench(&kernels.few[class][format], "few", (ie_class) class, (ie_wformat)format, few_tok[i],
                   threads, rows);
     }
-    if (strcmp(what, "few") == 0) continue;
+    if (cached || strcmp(what, "few") == 0) continue;
     fill_weights((ie_wformat)format, &some);
     for (int class = 0; class < IE_CLASS_COUNT; class ++)
       for (int i = 0; i < 5; i++) {

@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Under a memory limit: still more than the caches of most processors. */
-enum { LIMITED_PROBE_BYTES = 256 << 20 };
+enum { LIMITED_PROBE_BYTES = 256 << 20, ROLLBACK_TOK = 4096 };
 
 typedef struct bench {
   cli_context *context;
@@ -193,8 +193,10 @@ static ie_state_options case_options(const bench *b, const bench_case *c) {
   return (ie_state_options){.context_tok = c->depth + more,
                             .sequences = c->batch,
                             .chunk_tok = b->s->chunk,
-                            .rollback_tok = more,
-                            .kv = cli_kv_dtype(b->s->kv)};
+                            .rollback_tok =
+                                more <= ROLLBACK_TOK ? 0 : more, /* the state of `run` where it can be */
+                            .kv = cli_kv_dtype(b->s->kv),
+                            .logits_tok = 1};
 }
 
 static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {

@@ -22,11 +22,7 @@ static void date_set(chat_session *session) {
 
 static void plan_log(const cli_context *context, const chat_session *session, const ie_state_options *o) {
   ie_plan plan;
-  ie_plan_options options = {.context_tok = o->context_tok,
-                             .sequences = o->sequences,
-                             .chunk_tok = o->chunk_tok,
-                             .kv = o->kv,
-                             .memory_bytes = (size_t)context->common.memory};
+  ie_plan_options options = cli_plan_options(context, o);
   if (ie_model_plan(session->engine.model, &options, &plan, NULL) != IE_OK) return;
   cli_log(
       context,
@@ -42,8 +38,11 @@ static ie_status state_open(const cli_context *context, const chat_flags *flags,
                             ie_error *error) {
   int64_t own = session->engine.info->context_tok;
   int64_t context_tok = flags->ctx ? flags->ctx : own < DEFAULT_CONTEXT_TOK ? own : DEFAULT_CONTEXT_TOK;
-  ie_state_options o = {
-      .context_tok = context_tok, .sequences = 1, .chunk_tok = flags->chunk, .kv = cli_kv_dtype(flags->kv)};
+  ie_state_options o = {.context_tok = context_tok,
+                        .sequences = 1,
+                        .chunk_tok = flags->chunk,
+                        .kv = cli_kv_dtype(flags->kv),
+                        .logits_tok = 1};
   ie_status status = cli_memory_place(context, &session->engine, &o, error);
   if (status == IE_OK) status = ie_state_new(session->engine.model, &o, &session->state, error);
   if (status == IE_OK) plan_log(context, session, &o);

@@ -209,7 +209,8 @@ static ie_status job_run(job *j, ie_error *error) {
   ie_state_options o = {.context_tok = cli_rows_longest(&j->rows),
                         .chunk_tok = s->chunk,
                         .rollback_tok = -1,
-                        .kv = cli_kv_dtype(s->kv)};
+                        .kv = cli_kv_dtype(s->kv),
+                        .logits_tok = s->last ? 1 : 0};
   if (status == IE_OK) status = cli_batch_choose(j->context, &j->engine, s->batch, j->rows.count, &o, error);
   if (status == IE_OK) status = ie_state_new(j->engine.model, &o, &j->state, error);
   if (status == IE_OK) status = tensors_make(j, error);

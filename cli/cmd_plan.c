@@ -59,11 +59,12 @@ static int plan_run(cli_context *context, void *opaque) {
   cli_engine engine;
   ie_plan plan;
   ie_error error = {0};
-  ie_plan_options o = {.context_tok = s->ctx,
-                       .sequences = s->batch,
-                       .chunk_tok = s->chunk,
-                       .kv = cli_kv_dtype(s->kv),
-                       .memory_bytes = (size_t)context->common.memory};
+  const ie_state_options state = {.context_tok = s->ctx,
+                                  .sequences = s->batch,
+                                  .chunk_tok = s->chunk,
+                                  .kv = cli_kv_dtype(s->kv),
+                                  .logits_tok = 1};
+  const ie_plan_options o = cli_plan_options(context, &state);
   int code = CLI_OK;
   ie_status status = cli_engine_open(context, s->model_dir, /*plan_only=*/true, &engine, &error);
   if (status == IE_OK) status = ie_model_plan(engine.model, &o, &plan, &error);

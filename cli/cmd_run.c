@@ -246,7 +246,7 @@ static ie_status context_choose(run *r, int64_t saved, int64_t *out, ie_error *e
 static ie_status state_open(run *r, ie_error *error) {
   const settings *s = r->s;
   int64_t saved = 0;
-  ie_state_options o = {.chunk_tok = s->chunk, .kv = cli_kv_dtype(s->kv)};
+  ie_state_options o = {.chunk_tok = s->chunk, .kv = cli_kv_dtype(s->kv), .logits_tok = 1};
   if (s->save_state && r->rows.count > 1)
     return ie_error_set(error, IE_INVALID_ARGUMENT, "--save-state: one row can be saved, %zu are given",
                         r->rows.count);

@@ -156,12 +156,7 @@ ie_status cli_tokens_fit(int64_t longest, int64_t max_new, int64_t context_tok, 
 }
 
 ie_plan_options cli_plan_options(const cli_context *context, const ie_state_options *state) {
-  return (ie_plan_options){.context_tok = state->context_tok,
-                           .sequences = state->sequences,
-                           .chunk_tok = state->chunk_tok,
-                           .rollback_tok = state->rollback_tok,
-                           .kv = state->kv,
-                           .memory_bytes = (size_t)context->common.memory};
+  return (ie_plan_options){.state = *state, .memory_bytes = (size_t)context->common.memory};
 }
 
 ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,

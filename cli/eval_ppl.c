@@ -278,12 +278,7 @@ static ie_status memory_split(job *j, ie_error *error) {
   ie_plan plan[SIDES] = {0};
   uint64_t least = own;
   for (int i = 0; i < j->sides; i++) {
-    const ie_state_options *o = &j->side[i].options;
-    ie_plan_options how = {.context_tok = o->context_tok,
-                           .sequences = 1,
-                           .chunk_tok = o->chunk_tok,
-                           .rollback_tok = o->rollback_tok,
-                           .kv = o->kv};
+    const ie_plan_options how = {.state = j->side[i].options};
     ie_status status = ie_model_plan(j->side[i].engine.model, &how, &plan[i], error);
     if (status != IE_OK) return status;
     least += plan[i].minimum_bytes;

@@ -122,7 +122,8 @@ static ie_status state_open(infer_job *job, ie_error *error) {
   if (more < warmup_tokens(job)) more = warmup_tokens(job);
   ie_state_options o = {.context_tok = more < limit - longest ? longest + more : limit,
                         .chunk_tok = CHUNK_TOK,
-                        .rollback_tok = -1};
+                        .rollback_tok = -1,
+                        .logits_tok = 1};
   int64_t batch = job->setup.flags->batch < 1 ? 1 : job->setup.flags->batch;
   ie_status status = first_fits(job, error);
   if (status == IE_OK)

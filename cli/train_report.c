@@ -182,7 +182,8 @@ ie_status train_report_sample(train_report *r, ie_model *model, const ie_tokeniz
     status =
         ie_error_set(error, IE_INVALID_ARGUMENT,
                      "--sample-prompt: %" PRId64 " tokens, the model's context is %" PRId64, count, most);
-  const ie_state_options o = {.context_tok = count + SAMPLE_TOK < most ? count + SAMPLE_TOK : most};
+  const ie_state_options o = {.context_tok = count + SAMPLE_TOK < most ? count + SAMPLE_TOK : most,
+                              .logits_tok = 1};
   if (status == IE_OK) status = ie_state_new(model, &o, &state, error);
   const ie_generate_options g = {.prompt = ids.ids,
                                  .prompt_count = count,

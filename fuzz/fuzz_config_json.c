@@ -106,7 +106,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const ie_model_info *info = ie_model_describe(model);
     if (info->layers < 1 || info->width < 1 || info->vocab < 1 || info->context_tok < 1) abort();
     ie_plan plan;
-    const ie_plan_options wanted = {.context_tok = 0};
+    const ie_plan_options wanted = {.memory_bytes = 0};
     (void)ie_model_plan(model, &wanted, &plan, &error);
   } else if (!error.message[0]) {
     abort();

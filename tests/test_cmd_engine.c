@@ -425,13 +425,12 @@ static int64_t bench_slots(const char *dir, const char *cases, int64_t limit) {
   return slots;
 }
 
-/* The limit holds every case. A prefill is taken back whole, so that its windows are as long as its prompt: its state is
- * larger here than that of three sequences with windows of their own length. */
+/* The limit holds every case: the prefill's one context is longer here than those of two sequences together. */
 static void bench_limits_the_largest_case(void **state) {
   (void)state;
-  static const char decode[] = "--phase decode --depth 150 --batch 3",
+  static const char decode[] = "--phase decode --depth 150 --batch 2",
                     prefill[] = "--phase prefill --depth 150 --prompt 350",
-                    both[] = "--phase decode,prefill --depth 150 --batch 3 --prompt 350";
+                    both[] = "--phase decode,prefill --depth 150 --batch 2 --prompt 350";
   char *dir = tempdir_make();
   random_model_write(&(random_model){.arch = RANDOM_GPT_OSS,
                                      .layers = 4,

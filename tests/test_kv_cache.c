@@ -392,12 +392,10 @@ static void plan_is_what_is_taken(void **state) {
     for (int64_t sequences = 1; sequences <= 3; sequences += 2) {
       ie_plan plan;
       const ie_plan_options options = {
-          .context_tok = context, .sequences = sequences, .chunk_tok = 40, .rollback_tok = -1, .kv = kv};
+          .state = {
+              .context_tok = context, .sequences = sequences, .chunk_tok = 40, .rollback_tok = -1, .kv = kv}};
       if (ie_model_plan(s->model, &options, &plan, &error) != IE_OK) fail_msg("%s", error.message);
-      ie_state *st = open_state(
-          s->model,
-          (ie_state_options){
-              .context_tok = context, .sequences = sequences, .chunk_tok = 40, .rollback_tok = -1, .kv = kv});
+      ie_state *st = open_state(s->model, options.state);
       assert_int_equal(plan.kv_bytes, ie_state_kv_bytes(st));
       assert_int_equal(ie_state_kv(st), kv);
       assert_true(plan.scratch_bytes >= ie_state_scratch_bytes(st));
@@ -407,6 +405,25 @@ static void plan_is_what_is_taken(void **state) {
   }
   if (context >= 2048) assert_true((double)bytes[1] < 0.65 * (double)bytes[0]);
   assert_true(bytes[1] > bytes[0] / 2);
+}
+
+/* A state that wants fewer logits at a time takes no more memory. */
+static void few_logits_at_a_time(void **state) {
+  const subject *s = *state;
+  ie_error error = {0};
+  ie_plan plan[2];
+  for (int64_t logits = 0; logits <= 1; logits++) {
+    const ie_plan_options options = {.state = {.context_tok = LENGTH, .logits_tok = logits}};
+    if (ie_model_plan(s->model, &options, &plan[logits], &error) != IE_OK) fail_msg("%s", error.message);
+    ie_state *st = open_state(s->model, options.state);
+    assert_int_equal(ie_state_forward_logits(st), logits == 1 ? 1 : LENGTH);
+    assert_true(plan[logits].scratch_bytes >= ie_state_scratch_bytes(st));
+    ie_state_free(st);
+  }
+  assert_true(plan[1].scratch_bytes <= plan[0].scratch_bytes);
+  const ie_state_options negative = {.context_tok = LENGTH, .logits_tok = -1};
+  ie_state *st = NULL;
+  assert_int_equal(ie_state_new(s->model, &negative, &st, &error), IE_INVALID_ARGUMENT);
 }
 
 /* A decode step reads every position once: the counter knows what each takes. */
@@ -450,6 +467,7 @@ static const struct {
     {"restored_state_continues_to_the_bit", restored_state_continues_to_the_bit},
     {"damaged_states_are_refused", damaged_states_are_refused},
     {"plan_is_what_is_taken", plan_is_what_is_taken},
+    {"few_logits_at_a_time", few_logits_at_a_time},
     {"bytes_are_counted", bytes_are_counted},
 };
 enum { CHECKS = sizeof checks / sizeof checks[0] };

@@ -373,7 +373,7 @@ static void bytes_are_planned(void **state) {
   assert_non_null(strstr(opened->weights, ie_wformat_describe(formats[s->weights])->name));
   assert_true(opened->weights_copied_bytes > 0 && opened->weights_replaced_bytes > 0);
   ie_plan a, b;
-  ie_plan_options o = {.context_tok = 64};
+  ie_plan_options o = {.state = {.context_tok = 64}};
   assert_int_equal(ie_model_plan(models[0], &o, &a, &error), IE_OK);
   assert_int_equal(ie_model_plan(models[1], &o, &b, &error), IE_OK);
   assert_int_equal(a.peak_bytes, b.peak_bytes);

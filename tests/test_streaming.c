@@ -619,6 +619,45 @@ static void plans(void **state) {
   ie_device_free(device);
 }
 
+/* Bytes of a plan's place; 0 when it has none of that name. */
+static size_t place_bytes(const ie_plan *plan, const char *tensors) {
+  for (int i = 0; i < plan->places; i++)
+    if (strcmp(plan->place[i].tensors, tensors) == 0) return plan->place[i].bytes;
+  return 0;
+}
+
+/* Of an embedding that is not the head, a plan counts what a context can look up, and the whole at most. */
+static void rows_are_planned(void **state) {
+  (void)state;
+  static const char *const name = "rows of the embedding that are looked up";
+  ie_error error = {0};
+  ie_device *device;
+  ie_model *model;
+  ie_plan few, most;
+  assert_int_equal(ie_device_open(&(ie_device_options){.threads = 1}, &device, &error), IE_OK);
+  assert_int_equal(ie_model_open(device, HF, NULL, &model, &error), IE_OK);
+  size_t lookup = ie_model_lookup_bytes(model);
+  assert_true(lookup > 8192);
+  ie_plan_options o = {.state = {.context_tok = 2}};
+  assert_int_equal(ie_model_plan(model, &o, &few, &error), IE_OK);
+  assert_int_equal(few.resident_weights_bytes, few.weights_bytes - lookup + place_bytes(&few, name));
+  assert_int_equal(place_bytes(&few, name), 8192); /* a row within two pages */
+  o.state.context_tok = ie_model_describe(model)->context_tok;
+  assert_int_equal(ie_model_plan(model, &o, &most, &error), IE_OK);
+  assert_int_equal(place_bytes(&most, name), lookup);
+  assert_int_equal(most.resident_weights_bytes, most.weights_bytes);
+  ie_model_free(model);
+  /* the head too: all of it is read */
+  o.state.context_tok = 2;
+  assert_int_equal(ie_model_open(device, "tests/data/models/qwen3", NULL, &model, &error), IE_OK);
+  assert_int_equal(ie_model_lookup_bytes(model), 0);
+  assert_int_equal(ie_model_plan(model, &o, &few, &error), IE_OK);
+  assert_int_equal(few.resident_weights_bytes, few.weights_bytes);
+  assert_int_equal(place_bytes(&few, name), 0);
+  ie_model_free(model);
+  ie_device_free(device);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(hugging_face),   cmocka_unit_test(original),
@@ -627,7 +666,7 @@ int main(void) {
       cmocka_unit_test(shrunk_file),    cmocka_unit_test(guesses_in_vain),
       cmocka_unit_test(failed_guesses), cmocka_unit_test(cancelled_while_reading),
       cmocka_unit_test(quantised),      cmocka_unit_test(quantised_is_not_read_again),
-      cmocka_unit_test(plans),
+      cmocka_unit_test(plans),          cmocka_unit_test(rows_are_planned),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

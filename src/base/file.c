@@ -57,10 +57,19 @@ ie_status ie_map_open(const char *path, ie_map *out, ie_error *error) {
   return IE_OK;
 }
 
-void ie_map_release(const void *data, size_t bytes) {
+/* Of the whole pages within a range. */
+static void pages_advise(const void *data, size_t bytes, int advice) {
   uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = (uintptr_t)data;
   uintptr_t first = (start + page - 1) / page * page, end = (start + bytes) / page * page;
-  if (end > first) madvise((void *)first, end - first, MADV_DONTNEED);
+  if (end > first) (void)madvise((void *)first, end - first, advice);
+}
+
+void ie_map_scattered(const void *data, size_t bytes) {
+  pages_advise(data, bytes, MADV_RANDOM);
+}
+
+void ie_map_release(const void *data, size_t bytes) {
+  pages_advise(data, bytes, MADV_DONTNEED);
 }
 
 void ie_map_forget(const ie_map *map, const void *data, size_t bytes) {

@@ -22,6 +22,8 @@ typedef struct ie_map {
 /* Maps a regular file. IE_IO when it is missing, a folder or unreadable. On failure *out is all zero. */
 ie_status ie_map_open(const char *path, ie_map *out, ie_error *error);
 void ie_map_close(ie_map *map);
+/* Of a range that is read here and there: the system reads the pages that are touched, and none beside them. */
+void ie_map_scattered(const void *data, size_t bytes);
 /* Whole pages within a range of a map that will not be read soon: they leave the process's resident memory (the page
  * cache may keep them) and are read again when they are touched. Only for memory of an ie_map. */
 void ie_map_release(const void *data, size_t bytes);

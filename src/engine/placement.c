@@ -6,6 +6,8 @@
 #include "base/size.h"
 #include "models/decoder.h"
 
+#include <math.h>
+
 /* The program itself, its stacks and tables, jansson's header objects. */
 static const size_t program_bytes = 8u << 20;
 /* A tokenizer, for each id of the model: what it keeps, and what reading it takes beside its file. Measured with o200k,
@@ -17,6 +19,9 @@ static const size_t reader_bytes = 8u << 20;
 /* Page tables: 8 bytes for each page of 4 KiB. */
 enum { PAGE_TABLE_SHARE = 512, TRANSIT = 8, TRANSIT_LEAST = 2 };
 static const size_t rows_least_bytes = 4u << 20;
+/* Tokens for each different one among them, at least: books and stories in o200k have 1.5 among 128, 3 to 4 among 2,048, 7
+ * to 15 among 32,768. */
+enum { TEXT_REPEATS = 2 };
 
 /* Memory of a device with its own, or what this process may use of the machine's. */
 static size_t most_bytes(ie_device *device) {
@@ -91,18 +96,22 @@ static size_t tokenizer_bytes(const ie_model *model, size_t own) {
   return read > own && read - own > kept ? read - own : kept;
 }
 
+/* A row of the embedding begins in any page. */
+static size_t row_span(const ie_model *model) {
+  const ie_decoder *d = model->net;
+  return ie_size_align(d->embed.row_bytes[0], ie_page_bytes()) + ie_page_bytes();
+}
+
 static size_t with_tables(size_t bytes) {
   return bytes + bytes / PAGE_TABLE_SHARE;
 }
 
 static void streamed_make(const ie_model *model, const ie_state_sizes *sizes, size_t limit, ie_placement *p) {
-  const ie_decoder *d = model->net;
   p->streamed = true;
-  p->embed_streamed = d->embed.part[0] != d->head.part[0] && d->embed.part[1] == NULL;
-  p->embed_disk_bytes = p->embed_streamed ? (size_t)d->embed.rows * d->embed.row_bytes[0] : 0;
-  /* A row begins in any page; three times a forward's rows, so that some are found again. */
-  size_t page = ie_page_bytes(), row_span = ie_size_align(d->embed.row_bytes[0], page) + page;
-  p->rows_bytes = p->embed_streamed ? 3 * (size_t)sizes->batch_max * row_span : 0;
+  p->embed_disk_bytes = ie_model_lookup_bytes(model);
+  p->embed_streamed = p->embed_disk_bytes > 0;
+  /* three times a forward's rows, so that some are found again */
+  p->rows_bytes = p->embed_streamed ? 3 * (size_t)sizes->batch_max * row_span(model) : 0;
   if (p->embed_streamed && p->rows_bytes < rows_least_bytes) p->rows_bytes = rows_least_bytes;
   /* No model with experts ties its head to the embedding, so a matrix is left out once. */
   p->resident_bytes = resident_bytes(model) - p->expert_disk_bytes - p->embed_disk_bytes;
@@ -135,8 +144,12 @@ bool ie_placement_split(const ie_model *model, const ie_state_sizes *sizes, size
 
 void ie_placement_make(const ie_model *model, const ie_state_sizes *sizes, size_t limit, ie_placement *out) {
   ie_placement p = {.kv_bytes = sizes->kv_bytes, .scratch_bytes = scratch_bytes(sizes)};
-  p.resident_bytes = model->device->memory ? held_bytes(model) : resident_bytes(model);
-  size_t own = p.resident_bytes + p.kv_bytes + p.scratch_bytes;
+  p.embed_disk_bytes = ie_model_lookup_bytes(model);
+  double looked_up =
+      (double)sizes->context * (double)sizes->sequences / TEXT_REPEATS * (double)row_span(model);
+  p.rows_bytes = (size_t)fmin(looked_up, (double)p.embed_disk_bytes);
+  p.resident_bytes = (model->device->memory ? held_bytes(model) : resident_bytes(model)) - p.embed_disk_bytes;
+  size_t own = p.resident_bytes + p.rows_bytes + p.kv_bytes + p.scratch_bytes;
   p.other_bytes = program_bytes + tokenizer_bytes(model, own) + own / PAGE_TABLE_SHARE;
   p.peak_bytes = p.minimum_bytes = own + p.other_bytes;
   p.limit_bytes = limit ? limit : most_bytes(model->device);

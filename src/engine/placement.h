@@ -17,9 +17,9 @@ typedef struct ie_placement {
   bool embed_streamed;      /* false where the embedding is also the head */
   size_t resident_bytes;    /* of weights, mapped or copied; slots and rows not included */
   size_t expert_disk_bytes; /* of experts that are read when they are needed */
-  size_t embed_disk_bytes;
-  size_t rows_bytes; /* of memory for rows of the embedding */
-  size_t slot_bytes; /* of one expert */
+  size_t embed_disk_bytes;  /* of an embedding of which only rows are read */
+  size_t rows_bytes;        /* of memory for them: of a map, those that the sequences may look up */
+  size_t slot_bytes;        /* of one expert */
   int64_t slots, transit;
   size_t part_at[IE_PART_COUNT]; /* where the parts of an expert begin in a slot */
   size_t kv_bytes, scratch_bytes, other_bytes;

@@ -13,16 +13,21 @@ static void place_add(ie_plan *plan, const char *tensors, const char *where, siz
   place->bytes = bytes;
 }
 
-static void places_mapped(ie_plan *plan, const ie_model *model) {
+static void places_mapped(ie_plan *plan, const ie_model *model, const ie_placement *p) {
   size_t experts = model->expert_bytes, quantised = model->quantised_bytes;
   size_t transposed = model->info.weights_copied_bytes - quantised;
   const char *map = model->device->memory ? ie_device_kind(model->device) : "map";
   const char *ram = model->device->memory ? map : "ram";
-  size_t elsewhere = experts + model->info.weights_replaced_bytes;
+  size_t elsewhere = experts + model->info.weights_replaced_bytes + p->embed_disk_bytes;
+  bool apart = p->embed_disk_bytes > 0;
   place_add(plan, transposed ? "experts as stored" : "experts", map, experts);
   place_add(plan, "experts transposed at load", ram, transposed);
-  place_add(plan, quantised ? "norms, router and embedding" : "attention, norms, router, embedding and head",
+  place_add(plan,
+            quantised ? apart ? "norms and router" : "norms, router and embedding"
+            : apart   ? "attention, norms, router and head"
+                      : "attention, norms, router, embedding and head",
             map, plan->weights_bytes > elsewhere ? plan->weights_bytes - elsewhere : 0);
+  place_add(plan, "rows of the embedding that are looked up", map, p->rows_bytes);
   place_add(plan, "dense weights quantised at load", ram, quantised);
 }
 
@@ -54,12 +59,7 @@ static size_t streamed_per_token(const ie_model *model, const ie_placement *p) {
 static ie_status placement_for(const ie_model *model, const ie_plan_options *options, ie_placement *out,
                                ie_error *error) {
   ie_state_sizes s;
-  ie_state_options state = {.context_tok = options->context_tok,
-                            .sequences = options->sequences,
-                            .chunk_tok = options->chunk_tok,
-                            .rollback_tok = options->rollback_tok,
-                            .kv = options->kv};
-  ie_status status = ie_state_size(model, &state, &s, error);
+  ie_status status = ie_state_size(model, &options->state, &s, error);
   if (status == IE_OK) ie_placement_make(model, &s, options->memory_bytes, out);
   return status;
 }
@@ -83,7 +83,7 @@ ie_status ie_model_plan(const ie_model *model, const ie_plan_options *options, i
   if (p.streamed)
     places_streamed(&plan, &p);
   else
-    places_mapped(&plan, model);
+    places_mapped(&plan, model, &p);
   const char *where = model->device->memory ? ie_device_kind(model->device) : "ram";
   place_add(&plan, "keys and values", where, plan.kv_bytes);
   place_add(&plan, "activations", where, plan.scratch_bytes);

@@ -77,9 +77,9 @@ static ie_status scratch_measure(const ie_model *model, ie_state_sizes *s, ie_er
 }
 
 static ie_status options_check(const ie_model *model, const ie_state_options *o, ie_error *error) {
-  if (o->context_tok < 0 || o->sequences < 0 || o->chunk_tok < 0 || o->rollback_tok < -1)
+  if (o->context_tok < 0 || o->sequences < 0 || o->chunk_tok < 0 || o->rollback_tok < -1 || o->logits_tok < 0)
     return ie_error_set(error, IE_INVALID_ARGUMENT,
-                        "a state's context, sequences and chunk cannot be negative");
+                        "a state's context, sequences, chunk and logits cannot be negative");
   if (o->context_tok > model->info.context_tok)
     return ie_error_set(error, IE_INVALID_ARGUMENT,
                         "a context of %lld tokens was asked for, the model has %lld",
@@ -129,8 +129,8 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
   int64_t together = s.context > INT64_MAX / s.sequences ? INT64_MAX : s.context * s.sequences;
   s.batch_max = ie_min_i64(options->chunk_tok ? options->chunk_tok : CHUNK_DEFAULT, together);
   s.batch_max = ie_max_i64(s.batch_max, s.sequences);
-  s.wanted_max = ie_max_i64(s.sequences, ie_min_i64(s.batch_max, logits_bytes_max / (4 * model->info.vocab)));
-  s.wanted_max = ie_max_i64(s.wanted_max, 1);
+  int64_t logits = options->logits_tok ? options->logits_tok : logits_bytes_max / (4 * model->info.vocab);
+  s.wanted_max = ie_max_i64(s.sequences, ie_min_i64(s.batch_max, logits));
   ie_cache_options cache = cache_options(model, &s);
   for (int64_t i = 0; i < model->info.layers; i++) {
     ie_kv_layer layer, recent;

@@ -61,6 +61,10 @@ struct ie_model {
   ie_model_info info;
 };
 
+/* Bytes of an embedding of which only rows are read: one that is a matrix of its own, computed where it is mapped. 0:
+ * none. */
+size_t ie_model_lookup_bytes(const ie_model *model);
+
 /* All architectures, ends with NULL. registry.c. */
 extern const ie_arch *const ie_archs[];
 

@@ -149,6 +149,23 @@ static ie_status tokenizer_look(ie_model *model, const char *dir, ie_error *erro
   return status;
 }
 
+size_t ie_model_lookup_bytes(const ie_model *model) {
+  const ie_decoder *d = model->net;
+  size_t file;
+  uint64_t offset;
+  if (model->device->memory || d->embed.part[0] == d->head.part[0] || d->embed.part[1] ||
+      !ie_checkpoint_locate(model->checkpoint, d->embed.part[0], &file, &offset))
+    return 0;
+  return (size_t)d->embed.rows * d->embed.row_bytes[0];
+}
+
+/* How the system is to read what is mapped. In training all of it becomes the process's own. */
+static void maps_advise(const ie_model *model, const ie_model_options *options) {
+  const ie_decoder *d = model->net;
+  size_t lookup = options->train ? 0 : ie_model_lookup_bytes(model);
+  if (lookup > 0) ie_map_scattered(d->embed.part[0], lookup);
+}
+
 ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_options *options, ie_model **out,
                         ie_error *error) {
   static const ie_model_options defaults = {0};
@@ -183,6 +200,7 @@ ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_optio
   if (status == IE_OK) status = stop_ids_read(model, config, path, error);
   if (status == IE_OK) status = tokenizer_look(model, dir, error);
   if (status == IE_OK) status = ie_model_hold(model, error);
+  if (status == IE_OK) maps_advise(model, options);
   json_decref(config);
   free(path);
   if (status != IE_OK) {

@@ -104,7 +104,7 @@ static void training_and_limits_are_refused(void **opaque) {
   ie_model_options options = {.precision = IE_PRECISION_FP32, .train = true};
   expect(ie_model_open(device, dense_dir, &options, &model, &error), IE_UNSUPPORTED, &error, "training");
   model = model_open(device, moe_dir);
-  const ie_plan_options plan = {.context_tok = 96, .memory_bytes = (size_t)64 << 20};
+  const ie_plan_options plan = {.state = {.context_tok = 96}, .memory_bytes = (size_t)64 << 20};
   expect(ie_model_place(model, &plan, &error), IE_UNSUPPORTED, &error, "--memory");
   ie_model_free(model);
   ie_device_free(device);
