@@ -35,6 +35,7 @@ typedef struct linear_case {
   int64_t R[3];
   int n;
   bool add, bias;
+  uint8_t scale; /* MXFP4: of all blocks; 0: any */
 } linear_case;
 
 /* Of the largest number. Tensor cores cut sums off where others round them: up to 2^-23 of the sum so far in each step of
@@ -53,6 +54,7 @@ static void case_run_once(const linear_case *c) {
   args.x = device_new(x, (size_t)(c->T * c->K) * 4);
   for (int i = 0; i < c->n; i++) {
     w[i] = test_weight_new((uint64_t)i, c->format, 1, c->R[i], c->K);
+    if (c->scale) test_weight_scale(&w[i], c->scale);
     if (c->bias) test_weight_bias(&w[i], 8, i == 0 ? IE_BF16 : i == 1 ? IE_F32 : IE_F16);
     args.w[i] = w[i].device;
     y[i] = floats_random(3, c->T * c->R[i], 1);
@@ -162,6 +164,23 @@ static void tiles_of_wgmma(void **state) {
   }
 }
 
+/* Scales whose weights are bf16 in one multiplication or two, or hardly at all. */
+static void scales_of_mxfp4(void **state) {
+  (void)state;
+  static const uint8_t scales[] = {60, 127, 128, 129, 130, 200};
+  for (int i = 0; i < 6; i++)
+    for (int64_t T = 3; T <= 65; T += 31) {
+      linear_case c = {.format = IE_W_MXFP4,
+                       .cls = IE_CLASS_BF16,
+                       .T = T,
+                       .K = 192,
+                       .R = {33},
+                       .n = 1,
+                       .scale = scales[i]};
+      case_run(&c);
+    }
+}
+
 /* Large enough by itself, or not: the answer is the same. */
 static void large_products_choose(void **state) {
   (void)state;
@@ -173,8 +192,11 @@ static void large_products_choose(void **state) {
 }
 
 static int group(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(every_format_and_class), cmocka_unit_test(odd_widths),
-                                     cmocka_unit_test(wide_rows), cmocka_unit_test(tiles_of_wgmma),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_format_and_class),
+                                     cmocka_unit_test(odd_widths),
+                                     cmocka_unit_test(wide_rows),
+                                     cmocka_unit_test(tiles_of_wgmma),
+                                     cmocka_unit_test(scales_of_mxfp4),
                                      cmocka_unit_test(large_products_choose)};
   return cmocka_run_group_tests_name("cuda_linear", tests, NULL, NULL);
 }
