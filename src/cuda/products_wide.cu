@@ -12,6 +12,8 @@
 #include "cuda/mma.cuh"
 #include "cuda/wgmma_tile.cuh"
 
+#pragma nv_diag_suppress 177 /* functions that nobody calls where wgmma is not built */
+
 enum {
   WARPGROUPS =
       3, /* 168 registers a thread, one block a multiprocessor; 2880 and 5760 are multiples of the rows */
