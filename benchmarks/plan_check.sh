@@ -42,6 +42,10 @@ for model in "$@"; do
         peak=$(sed -nE 's/^cgroup: peak ([0-9]+) .*/\1/p' "$err")
         slots=$(sed -nE 's/.*\(([0-9]+) at a time.*/\1/p' "$err")
         rss=$(field peak_rss_bytes <"$out")
+        if [ "$peak" -lt "$rss" ]; then
+          echo "$row | void: $rss bytes were resident, $peak counted (pages that another program had read) | | | | |"
+          continue
+        fi
         echo "$row | $peak | $(share "$predicted" "$peak") | $rss | $(share "$predicted" "$rss") | ${slots:-all} |"
       done
     done

@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Under a memory limit: still more than the caches of most processors. */
-enum { LIMITED_PROBE_BYTES = 256 << 20, ROLLBACK_TOK = 4096 };
+enum { LIMITED_PROBE_BYTES = 256 << 20 };
 
 typedef struct bench {
   cli_context *context;
@@ -190,13 +190,13 @@ static ie_status prefill_once(const bench *b, bench_case *c, bool counts, ie_err
 
 static ie_state_options case_options(const bench *b, const bench_case *c) {
   int64_t more = c->prompt ? c->prompt : b->s->tokens;
-  return (ie_state_options){.context_tok = c->depth + more,
-                            .sequences = c->batch,
-                            .chunk_tok = b->s->chunk,
-                            .rollback_tok =
-                                more <= ROLLBACK_TOK ? 0 : more, /* the state of `run` where it can be */
-                            .kv = cli_kv_dtype(b->s->kv),
-                            .logits_tok = 1};
+  return (ie_state_options){
+      .context_tok = c->depth + more,
+      .sequences = c->batch,
+      .chunk_tok = b->s->chunk,
+      .rollback_tok = more <= IE_ROLLBACK_DEFAULT_TOK ? 0 : more, /* the state of `run` where it can be */
+      .kv = cli_kv_dtype(b->s->kv),
+      .logits_tok = 1};
 }
 
 static ie_status case_measure(bench *b, bench_case *c, ie_error *error) {
@@ -246,7 +246,7 @@ typedef struct figures {
   double floor_tok_s, ratio, p50_ms, p95_ms;
   double disk_gb_s, disk_ceiling_gb_s, ratio_disk; /* 0: nothing is read from disk */
   double ratio_mapped; /* to what the weights' own memory gives; 0: not measured */
-  bool memory_binds, valid;
+  bool memory_binds, disk_binds, valid;
 } figures;
 
 /* Two probes of one ceiling that say the same. */
@@ -254,17 +254,29 @@ static bool probes_agree(double a, double b) {
   return fabs(a - b) <= 0.05 * fmax(a, b);
 }
 
+static double disk_best(const ie_disk_probe *p) {
+  return fmax(p->sequential_gb_s, p->random_gb_s);
+}
+
 /* Nobody disturbed the runs, and the probes of the ceiling that binds agree. */
-static bool case_valid(const bench *b, const bench_case *c, bool memory_binds) {
+static bool case_valid(const bench *b, const bench_case *c, const figures *f) {
   ie_load others = c->load;
   others.foreign_cpu_s = fmax(0, others.foreign_cpu_s - c->neighbour_s);
   if (!bench_quiet(&others)) return false;
-  if (memory_binds || !c->prompt) return probes_agree(c->before.read.read_gb_s, c->after.read.read_gb_s);
+  if (f->disk_binds) return probes_agree(disk_best(&c->before.disk), disk_best(&c->after.disk));
+  if (f->memory_binds || !c->prompt) return probes_agree(c->before.read.read_gb_s, c->after.read.read_gb_s);
   return probes_agree(matrix_probed(b, &c->before.matrix, NULL), matrix_probed(b, &c->after.matrix, NULL));
 }
 
-static double disk_best(const ie_disk_probe *p) {
-  return fmax(p->sequential_gb_s, p->random_gb_s);
+/* What was read from disk over the seconds of the steps; the seconds of a step that its bytes need at least. */
+static double disk_figures(const bench_case *c, figures *f) {
+  double spent = 0;
+  f->disk_ceiling_gb_s = fmax(disk_best(&c->before.disk), disk_best(&c->after.disk));
+  for (size_t i = 0; i < c->steps; i++) spent += c->token_s[i];
+  if (f->disk_ceiling_gb_s <= 0 || spent <= 0) return 0;
+  f->disk_gb_s = 1e-9 * (double)c->disk_bytes / spent;
+  f->ratio_disk = f->disk_gb_s / f->disk_ceiling_gb_s;
+  return 1e-9 * (double)c->disk_bytes / (double)c->steps / f->disk_ceiling_gb_s;
 }
 
 static figures figures_of(const bench *b, const bench_case *c) {
@@ -275,8 +287,9 @@ static figures figures_of(const bench *b, const bench_case *c) {
   f.bytes = (double)(c->work.weight_bytes + c->work.kv_bytes) / (double)c->steps;
   f.flop = (double)c->work.flop / (double)c->steps;
   double read_s = f.bytes / (f.read_gb_s * 1e9), compute_s = f.flop / (f.tera_s * 1e12);
-  double least_s = fmax(read_s, compute_s);
+  double disk_s = disk_figures(c, &f), least_s = fmax(disk_s, fmax(read_s, compute_s));
   f.memory_binds = read_s >= compute_s;
+  f.disk_binds = disk_s > fmax(read_s, compute_s);
   f.floor_tok_s = least_s > 0 ? (double)c->step_tok / least_s : 0;
   f.ratio = f.floor_tok_s > 0 ? f.tok_s.median / f.floor_tok_s : 0;
   if (c->mapped_gb_s > 0 && f.step_s > 0)
@@ -284,14 +297,7 @@ static figures figures_of(const bench *b, const bench_case *c) {
   double scale = c->prompt ? 1e3 / (double)c->prompt : 1e3;
   f.p50_ms = scale * cli_quantile(c->token_s, c->steps, 0.5);
   f.p95_ms = scale * cli_quantile(c->token_s, c->steps, 0.95);
-  f.disk_ceiling_gb_s = fmax(disk_best(&c->before.disk), disk_best(&c->after.disk));
-  double spent = 0;
-  for (size_t i = 0; i < c->steps; i++) spent += c->token_s[i];
-  if (f.disk_ceiling_gb_s > 0 && spent > 0) {
-    f.disk_gb_s = 1e-9 * (double)c->disk_bytes / spent;
-    f.ratio_disk = f.disk_gb_s / f.disk_ceiling_gb_s;
-  }
-  f.valid = case_valid(b, c, f.memory_binds);
+  f.valid = case_valid(b, c, &f);
   return f;
 }
 
@@ -384,11 +390,11 @@ static int case_print(const bench *b, const bench_case *c) {
   cli_out_printf(b->context, " depth %lld batch %lld: %.2f tok/s (%.2f to %.2f), ", (long long)c->depth,
                  (long long)c->batch, f.tok_s.median, f.tok_s.min, f.tok_s.max);
   if (f.memory_binds)
-    cli_out_printf(b->context, "%.2f GB/s, %.0f%% of %.2f", 1e-9 * f.bytes / f.step_s, 100 * f.ratio,
-                   f.read_gb_s);
+    cli_out_printf(b->context, "%.2f GB/s, %.0f%% of %.2f", 1e-9 * f.bytes / f.step_s,
+                   100e-9 * f.bytes / f.step_s / f.read_gb_s, f.read_gb_s);
   else
-    cli_out_printf(b->context, "%.3f TFLOP/s, %.0f%% of %.3f (%s)", 1e-12 * f.flop / f.step_s, 100 * f.ratio,
-                   ceiling, kind);
+    cli_out_printf(b->context, "%.3f TFLOP/s, %.0f%% of %.3f (%s)", 1e-12 * f.flop / f.step_s,
+                   100e-12 * f.flop / f.step_s / ceiling, ceiling, kind);
   if (f.disk_ceiling_gb_s > 0)
     cli_out_printf(b->context, ", disk %.2f GB/s, %.0f%% of %.2f (%.2f before, %.2f after)", f.disk_gb_s,
                    100 * f.ratio_disk, f.disk_ceiling_gb_s, disk_best(&c->before.disk),

@@ -43,7 +43,8 @@ ie_status cli_device_open(const cli_context *context, ie_device **out, ie_error 
                                .threads = (int)context->common.threads,
                                .affinity = cli_affinities[context->common.affinity]};
   ie_status status = ie_device_open(&options, out, error);
-  if (status == IE_DEVICE && context->env.isa) {
+  bool gpu = options.kind && cli_device_is_cuda(options.kind); /* what failed there may be the GPU */
+  if (status == IE_DEVICE && context->env.isa && !gpu) {
     status = IE_INVALID_ARGUMENT; /* asked for by CLOCHER_ISA: exit 2 */
     if (error) error->status = status;
   }

@@ -15,7 +15,7 @@ CUDA_PTX    = $(if $(filter-out 1,$(words $(CUDA_ARCHS))),$(lastword $(CUDA_ARCH
 CUDA_CODE   = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
   $(foreach a,$(CUDA_PTX),-gencode arch=compute_$(a),code=compute_$(a))
 
-# Ten test programs hold all kernels each: 4.0 MB of the largest file become 0.5 (nvcc 12.8 and newer).
+# 4.0 MB of the largest file become 0.5 (nvcc 12.8 and newer).
 CUDA_COMPRESS = $(eval CUDA_COMPRESS := $$(if $$(findstring compress-mode,$$(shell $(NVCC) --help)),-compress-mode=size))$(CUDA_COMPRESS)
 NVCC_FLAGS = -std=c++17 -O3 -lineinfo $(CUDA_COMPRESS) -Iinclude -Isrc $(CUDA_CODE) -ccbin $(CXX) \
   -Xcompiler -fPIC,-Wall,-fno-math-errno,-ffp-contract=off,-pthread
@@ -36,16 +36,18 @@ cuda-probe:
 	@NVCC='$(NVCC)' CUDA_HOME='$(CUDA_HOME)' CUDA_ARCHS='$(CUDA_ARCHS)' scripts/gpu_probe_nvcc.sh
 
 $(CUDA_OBJ)/flags.stamp: FORCE
-	$(call stamp,$(NVCC) $(NVCC_FLAGS) $(CUDA_DEFINES) $(CC) $(BASE_FLAGS) $(CPPFLAGS) $(CFLAGS))
+	$(call stamp,$(NVCC) $(NVCC_FLAGS) $(OBJCOPY) $(CUDA_DEFINES) $(CC) $(BASE_FLAGS) $(CPPFLAGS) $(CFLAGS))
 $(CUDA_OBJ)/%.o: DEFINES = $(CUDA_DEFINES)
 $(CUDA_OBJ)/%.o: %.c $(CUDA_OBJ)/flags.stamp
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$(Q)$(COMPILE) -c -o $@ $<
+# nvcc leaves the name of a temporary file, another one each time.
 $(CUDA_OBJ)/%.cu.o: %.cu $(CUDA_OBJ)/flags.stamp
 	@mkdir -p $(@D)
 	$(call say,NVCC)
 	$(Q)$(NVCC) $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -MT $@ -c -o $@ $<
+	$(Q)$(OBJCOPY) --wildcard --strip-symbol='tmpxft_*' $@
 
 $(B)/clocher.cuda: $(CLI_OBJ) $(CUDA_C) $(CUDA_CU) $(CUDA_HOST_OBJ)
 	$(call say,LINK)
@@ -53,25 +55,14 @@ $(B)/clocher.cuda: $(CLI_OBJ) $(CUDA_C) $(CUDA_CU) $(CUDA_HOST_OBJ)
 $(B)/inference-engine.cuda: $(B)/clocher.cuda
 	$(Q)ln -sf $(<F) $@
 
-# Tests of the device, tests/gpu/test_NAME.c: linked with CUDA here (to be run where there is a GPU), and with the
-# emulator by `make test`.
-# The kernels' own tests, tests/cuda, likewise.
+# Tests of the device, tests/gpu, and of the kernels, tests/cuda: here for the bundle, and over the emulator by `make test`.
 GPU_TESTS    := $(patsubst tests/gpu/%.c,%,$(wildcard tests/gpu/test_*.c))
 GPU_PROGRAMS := $(patsubst tests/gpu/%.c,%,$(wildcard tests/gpu/*.c))
-GPU_BIN      := $(GPU_PROGRAMS:%=$(CUDA_OBJ)/%)
-$(CUDA_OBJ)/tests/%.o: INCLUDES = -Iinclude -Isrc -Itests $(addprefix -include ,stdarg.h stddef.h stdint.h setjmp.h)
-$(GPU_BIN): $(CUDA_OBJ)/%: $(CUDA_OBJ)/tests/gpu/%.o $(B)/tests/libsupport.a $(CUDA_C) $(CUDA_CU) $(CUDA_HOST_OBJ)
-	$(call say,LINK)
-	$(Q)$(LINK) -o $@ $^ -lcmocka $(CUDA_LIBS) $(LDLIBS)
-
 KERNEL_TESTS := $(patsubst tests/cuda/%.c,%,$(wildcard tests/cuda/test_*.c))
-KERNEL_BIN   := $(KERNEL_TESTS:%=$(CUDA_OBJ)/%)
 KERNEL_HELP  := $(patsubst %.c,$(CUDA_OBJ)/%.o,$(filter-out tests/cuda/test_%,$(wildcard tests/cuda/*.c)))
-$(KERNEL_BIN): $(CUDA_OBJ)/%: $(CUDA_OBJ)/tests/cuda/%.o $(KERNEL_HELP) $(CUDA_CU) $(B)/tests/libsupport.a $(INTERNAL_LIB)
-	$(call say,LINK)
-	$(Q)$(LINK) -o $@ $^ -lcmocka $(CUDA_LIBS) $(LDLIBS)
+$(CUDA_OBJ)/tests/%.o: INCLUDES = -Iinclude -Isrc -Itests $(addprefix -include ,stdarg.h stddef.h stdint.h setjmp.h)
 
--include $(wildcard $(CUDA_C:.o=.d) $(CUDA_CU:.o=.d) $(GPU_BIN:$(CUDA_OBJ)/%=$(CUDA_OBJ)/tests/gpu/%.d))
+-include $(wildcard $(CUDA_C:.o=.d) $(CUDA_CU:.o=.d) $(CUDA_OBJ)/tests/gpu/*.d $(CUDA_OBJ)/tests/cuda/*.d)
 
 # --- What a machine with a GPU and nothing else can run ------------------------------------------------------------
 # A build of its own without optional libraries, the others linked statically: the bundle needs the C library, the driver
@@ -84,8 +75,23 @@ GPU_STAGES  ?= smoke,correct,sanitize,speed
 gpu-bundle: cuda-probe ## $(B)/gpu-bundle: program, tests, golden models and gpu_check.sh for a bare machine with a GPU
 	+@$(SUBMAKE) B=$(B)/gpu WITHOUT='uring hwloc edit curl mpi' OPT=-O2 LDLIBS='$(GPU_STATIC)' \
 	  LDFLAGS=-static-libgcc GPU_BUNDLE=$(GPU_BUNDLE) gpu-bundle-inside
-gpu-bundle-inside: $(CUDA_PROGRAMS) $(GPU_BIN) $(KERNEL_BIN)
-	@scripts/gpu_bundle.sh '$(GPU_BUNDLE)' '$(CUDA_ARCHS)' '$(COMMIT)' $(B)/clocher.cuda $(GPU_BIN) $(KERNEL_BIN)
+gpu-bundle-inside: $(CUDA_PROGRAMS) $(CUDA_OBJ)/gpu_tests
+	@scripts/gpu_bundle.sh '$(GPU_BUNDLE)' '$(CUDA_ARCHS)' '$(COMMIT)' $(B)/clocher.cuda $(CUDA_OBJ)/gpu_tests \
+	  $(GPU_PROGRAMS) $(KERNEL_TESTS)
+
+# All test programs in one, or each would have all kernels in it: the name that it is called by says which one it is.
+GPU_PART := $(GPU_PROGRAMS:%=$(CUDA_OBJ)/part/gpu/%.o) $(KERNEL_TESTS:%=$(CUDA_OBJ)/part/cuda/%.o)
+$(GPU_PART): $(CUDA_OBJ)/part/%.o: $(CUDA_OBJ)/tests/%.o
+	@mkdir -p $(@D)
+	$(Q)$(OBJCOPY) --redefine-sym main=main_$(*F) $< $@
+$(CUDA_OBJ)/part/parts.h: FORCE
+	$(call stamp,${GPU_PROGRAMS:%=PART(%)} ${KERNEL_TESTS:%=PART(%)})
+$(CUDA_OBJ)/part/main.o: tests/gpu/bundle/main.c $(CUDA_OBJ)/part/parts.h $(CUDA_OBJ)/flags.stamp
+	$(Q)$(COMPILE) -I. -DPARTS='"$(CUDA_OBJ)/part/parts.h"' -c -o $@ $<
+$(CUDA_OBJ)/gpu_tests: $(CUDA_OBJ)/part/main.o $(GPU_PART) $(KERNEL_HELP) $(B)/tests/libsupport.a $(CUDA_C) $(CUDA_CU) \
+  $(CUDA_HOST_OBJ)
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $^ -lcmocka $(CUDA_LIBS) $(LDLIBS)
 
 gpu-check: ## runs gpu_check.sh of the bundle (STAGES=smoke,correct,sanitize,speed); results in docs/gpu/results
 	@test -x $(GPU_BUNDLE)/gpu_check.sh || { echo "gpu-check: there is no bundle in $(GPU_BUNDLE): make gpu-bundle" >&2; exit 1; }
@@ -110,8 +116,8 @@ $(EMU_GPU_BIN): $(B)/emulated/gpu/%: $(B)/emulated/tests/gpu/%.c.o $(B)/tests/li
 # The device in emulation, gpu_check.sh with it, and where nvcc is found the real build for one architecture.
 GPU_FOUND := $(shell command -v $(CXX) 2>/dev/null)
 .PHONY: test-gpu
-test-gpu: build $(if $(GPU_FOUND),$(EMU_GPU_BIN) $(B)/clocher.emulated)
-	@$(TEST_SH) run gpu $(if $(GPU_FOUND),$(GPU_TESTS:%=$(B)/emulated/gpu/%)) tests/gpu/check_script.sh tests/gpu/check_build.sh
+test-gpu: build $(if $(GPU_FOUND),$(EMU_GPU_BIN) $(B)/clocher.emulated $(B)/emulated/test_cuda_rows)
+	@$(TEST_SH) run gpu $(if $(GPU_FOUND),$(GPU_TESTS:%=$(B)/emulated/gpu/%)) tests/gpu/check_devices.sh tests/gpu/check_script.sh tests/gpu/check_build.sh
 
 # The device's host code and every kernel under AddressSanitizer and UndefinedBehaviorSanitizer: a load of 16 bytes that is
 # not aligned, a shift too far, memory that a failure leaves behind. Threads of a block change stacks behind the
@@ -120,5 +126,5 @@ test-gpu: build $(if $(GPU_FOUND),$(EMU_GPU_BIN) $(B)/clocher.emulated)
 test-gpu-asan: ## the emulated device and its kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 	+@ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=0:allocator_may_return_null=1 \
 	  $(SUBMAKE) B=$(B)/asan SAN=asan OPT='-O1 -g' RESULTS=$(B)/results test-san-gpu
-test-san-gpu: $(if $(GPU_FOUND),$(EMU_TEST_BIN) $(addprefix $(B)/emulated/gpu/,test_gpu_device test_gpu_sample))
+test-san-gpu: $(if $(GPU_FOUND),$(addprefix $(B)/emulated/,$(KERNEL_TESTS) $(addprefix gpu/,$(filter-out %_golden,$(GPU_TESTS)))))
 	@$(TEST_SH) run gpu-asan $(if $(GPU_FOUND),$^,tests/cuda/no_compiler.sh)

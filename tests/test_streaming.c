@@ -636,8 +636,9 @@ static void rows_are_planned(void **state) {
   ie_plan few, most;
   assert_int_equal(ie_device_open(&(ie_device_options){.threads = 1}, &device, &error), IE_OK);
   assert_int_equal(ie_model_open(device, HF, NULL, &model, &error), IE_OK);
-  size_t lookup = ie_model_lookup_bytes(model);
-  assert_true(lookup > 8192);
+  bool replaced;
+  size_t lookup = ie_model_lookup_bytes(model, &replaced);
+  assert_true(lookup > 8192 && !replaced);
   ie_plan_options o = {.state = {.context_tok = 2}};
   assert_int_equal(ie_model_plan(model, &o, &few, &error), IE_OK);
   assert_int_equal(few.resident_weights_bytes, few.weights_bytes - lookup + place_bytes(&few, name));
@@ -650,7 +651,7 @@ static void rows_are_planned(void **state) {
   /* the head too: all of it is read */
   o.state.context_tok = 2;
   assert_int_equal(ie_model_open(device, "tests/data/models/qwen3", NULL, &model, &error), IE_OK);
-  assert_int_equal(ie_model_lookup_bytes(model), 0);
+  assert_int_equal(ie_model_lookup_bytes(model, &replaced), 0);
   assert_int_equal(ie_model_plan(model, &o, &few, &error), IE_OK);
   assert_int_equal(few.resident_weights_bytes, few.weights_bytes);
   assert_int_equal(place_bytes(&few, name), 0);

@@ -118,12 +118,14 @@ const ie_problem *ie_inspect_problem(const ie_inspection *inspection, size_t i);
 
 /* --- Planning memory ------------------------------------------------------------------------------------- */
 
+enum { IE_ROLLBACK_DEFAULT_TOK = 4096 };
+
 /* What a state (clocher/generate.h) is to hold; its memory follows from it. */
 typedef struct ie_state_options {
   int64_t context_tok;  /* positions per sequence; 0: the model's own context, at most 4096 */
   int64_t sequences;    /* 0: 1 */
   int64_t chunk_tok;    /* prompt tokens per forward, of all sequences together; 0: 512 */
-  int64_t rollback_tok; /* how far windowed layers can go back; 0: 4096; -1: not at all */
+  int64_t rollback_tok; /* how far windowed layers can go back; 0: IE_ROLLBACK_DEFAULT_TOK; -1: not at all */
   /* IE_F32, IE_F16, IE_BF16, IE_I8; IE_DTYPE_NONE: f32 for class fp32, else f16. In int8, keys are quantised per channel
    * over groups of 64 positions and values per position once their group is whole; a query reads its own group, and layers
    * with a window all of theirs, in the type that IE_DTYPE_NONE means (docs/DESIGN.md). */

@@ -82,7 +82,8 @@ typedef struct cuda_device {
   ie_cuda_fault *fault; /* device memory */
   cuda_trace *trace;    /* of the forward that is being launched; NULL: none */
   cuda_pending pending;
-  bool lost;           /* it has not answered for a minute: what it holds is left to the end of the process */
+  double wait_s;       /* how long an answer may take: a minute, but for tests */
+  bool lost;           /* it has not answered for so long: what it holds is left to the end of the process */
   uint64_t generation; /* grows when copies come or go: what was recorded before is void */
 } cuda_device;
 
@@ -100,8 +101,10 @@ static inline cuda_device *cuda_of_ctx(ie_ctx *ctx) {
 
 /* IE_OK, IE_OUT_OF_MEMORY or IE_DEVICE with what was done and what the runtime said. */
 ie_status cuda_status(const cuda_device *device, cudaError_t result, const char *what, ie_error *error);
-/* Waits until everything launched so far is done, at most a minute without an answer. */
+/* Waits until everything launched so far is done, at most a minute without an answer: then the device is lost. */
 ie_status cuda_wait(cuda_device *device, const char *what, ie_error *error);
+/* The same for what stands before an event that was recorded. */
+ie_status cuda_wait_for(cuda_device *device, cudaEvent_t event, const char *what, ie_error *error);
 
 /* Makes it the calling thread's device (the runtime keeps one for each thread); an error when it is lost. */
 ie_status cuda_enter(const cuda_device *device, ie_error *error);

@@ -21,21 +21,27 @@ ie_status cuda_status(const cuda_device *device, cudaError_t result, const char 
 
 static const double wait_limit_s = 60, spin_s = 2e-3; /* a forward takes milliseconds */
 
-ie_status cuda_wait(cuda_device *device, const char *what, ie_error *error) {
-  cudaError_t result = cudaEventRecord(device->done, device->queue.stream);
+ie_status cuda_wait_for(cuda_device *device, cudaEvent_t event, const char *what, ie_error *error) {
+  cudaError_t result;
   double begin = ie_clock_s();
-  while (result == cudaSuccess && (result = cudaEventQuery(device->done)) == cudaErrorNotReady) {
+  while ((result = cudaEventQuery(event)) == cudaErrorNotReady) {
     double waited = ie_clock_s() - begin;
-    if (waited > wait_limit_s) {
+    if (waited > device->wait_s) {
       device->lost = true; /* giving back memory would wait for it, too */
+      cudaGetLastError();
       return ie_error_set(error, IE_DEVICE, "%s: %s: no answer for %.0f s", device->base.name, what,
-                          wait_limit_s);
+                          device->wait_s);
     }
     if (waited > spin_s) nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
-    result = cudaSuccess;
   }
   cudaGetLastError(); /* "not ready" is kept there */
   return cuda_status(device, result, what, error);
+}
+
+ie_status cuda_wait(cuda_device *device, const char *what, ie_error *error) {
+  cudaError_t result = cudaEventRecord(device->done, device->queue.stream);
+  if (result != cudaSuccess) return cuda_status(device, result, what, error);
+  return cuda_wait_for(device, device->done, what, error);
 }
 
 bool cuda_choose(const cuda_device *device) {
@@ -46,7 +52,7 @@ bool cuda_choose(const cuda_device *device) {
 ie_status cuda_enter(const cuda_device *device, ie_error *error) {
   if (device->lost)
     return ie_error_set(error, IE_DEVICE, "%s: it was lost: it had not answered for %.0f s",
-                        device->base.name, wait_limit_s);
+                        device->base.name, device->wait_s);
   return cuda_status(device, cudaSetDevice(device->index), "choosing it", error);
 }
 
@@ -54,7 +60,7 @@ ie_status cuda_enter(const cuda_device *device, ie_error *error) {
 
 static void cuda_room(ie_device *device, size_t *free_bytes, size_t *total_bytes) {
   *free_bytes = *total_bytes = 0;
-  cuda_choose(cuda_of(device));
+  if (!cuda_choose(cuda_of(device))) return;
   if (cudaMemGetInfo(free_bytes, total_bytes) != cudaSuccess) cudaGetLastError();
 }
 
@@ -237,6 +243,7 @@ ie_status ie_cuda_device_open(const ie_device_options *options, int index, ie_de
   if (!device) return ie_error_set(error, IE_OUT_OF_MEMORY, "out of memory for a device");
   device->base.kind = "cuda";
   device->base.memory = &memory_calls;
+  device->wait_s = wait_limit_s;
   ie_status status = ie_device_host_open(&device->base, options, error);
   if (status != IE_OK) {
     free(device);

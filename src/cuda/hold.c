@@ -122,27 +122,37 @@ static ie_status staging_open(cuda_device *device, size_t most, staging *s, ie_e
   return status == IE_OK ? cuda_status(device, result, "copying weights", error) : status;
 }
 
+/* One buffer's worth of the block, from byte `at`: filled when the copy before it from there has gone. */
+static ie_status slot_send(cuda_device *device, const cuda_held *held, const staging *s, size_t at,
+                           ie_error *error) {
+  size_t i = at / s->bytes, slot = i % RING, n = held->bytes - at < s->bytes ? held->bytes - at : s->bytes;
+  fill_job job = {.held = held, .to = s->memory + slot * s->bytes, .first = at};
+  if (i >= RING) {
+    ie_status status = cuda_wait_for(device, s->sent[slot], "copying weights", error);
+    if (status != IE_OK) return status;
+  }
+  ie_team_for(device->base.team, (int64_t)n, FILL_CHUNK, fill_part, &job);
+  cudaError_t result =
+      cudaMemcpyAsync(held->base + at, job.to, n, cudaMemcpyHostToDevice, device->queue.stream);
+  if (result == cudaSuccess) result = cudaEventRecord(s->sent[slot], device->queue.stream);
+  return cuda_status(device, result, "copying weights", error);
+}
+
 static ie_status held_copy(cuda_device *device, const cuda_held *held, ie_error *error) {
   staging s;
-  cudaError_t result = cudaSuccess;
   ie_status status = staging_open(device, held->bytes, &s, error);
   if (status != IE_OK) {
     staging_close(&s);
     return status;
   }
-  for (size_t at = 0, i = 0; at < held->bytes && result == cudaSuccess; at += s.bytes, i++) {
-    size_t slot = i % RING, n = held->bytes - at < s.bytes ? held->bytes - at : s.bytes;
-    fill_job job = {.held = held, .to = s.memory + slot * s.bytes, .first = at};
-    if (i >= RING) result = cudaEventSynchronize(s.sent[slot]);
-    if (result != cudaSuccess) break;
-    ie_team_for(device->base.team, (int64_t)n, FILL_CHUNK, fill_part, &job);
-    result = cudaMemcpyAsync(held->base + at, job.to, n, cudaMemcpyHostToDevice, device->queue.stream);
-    if (result == cudaSuccess) result = cudaEventRecord(s.sent[slot], device->queue.stream);
+  for (size_t at = 0; at < held->bytes && status == IE_OK; at += s.bytes)
+    status = slot_send(device, held, &s, at, error);
+  if (!device->lost) { /* also after a failure: nothing may be under way when the buffers go */
+    ie_status done = cuda_wait(device, "copying weights", status == IE_OK ? error : NULL);
+    if (status == IE_OK) status = done;
   }
-  status = cuda_status(device, result, "copying weights", error);
-  ie_status done = cuda_wait(device, "copying weights", status == IE_OK ? error : NULL);
   if (!device->lost) staging_close(&s);
-  return status == IE_OK ? done : status;
+  return status;
 }
 
 ie_status cuda_hold(ie_device *base, const void *owner, const ie_host_range *range, size_t n,

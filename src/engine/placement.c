@@ -19,8 +19,8 @@ static const size_t reader_bytes = 8u << 20;
 /* Page tables: 8 bytes for each page of 4 KiB. */
 enum { PAGE_TABLE_SHARE = 512, TRANSIT = 8, TRANSIT_LEAST = 2 };
 static const size_t rows_least_bytes = 4u << 20;
-/* Tokens for each different one among them, at least: books and stories in o200k have 1.5 among 128, 3 to 4 among 2,048, 7
- * to 15 among 32,768. */
+/* Tokens of a context for each row that is looked up, as texts repeat theirs: books and stories in o200k have 3 to 4 tokens
+ * for a different one among 2,048, 7 to 15 among 32,768 (docs/SPEED.md). Random ids need more than this plans. */
 enum { TEXT_REPEATS = 2 };
 
 /* Memory of a device with its own, or what this process may use of the machine's. */
@@ -108,7 +108,9 @@ static size_t with_tables(size_t bytes) {
 
 static void streamed_make(const ie_model *model, const ie_state_sizes *sizes, size_t limit, ie_placement *p) {
   p->streamed = true;
-  p->embed_disk_bytes = ie_model_lookup_bytes(model);
+  bool replaced;
+  size_t lookup = ie_model_lookup_bytes(model, &replaced);
+  p->embed_disk_bytes = replaced ? 0 : lookup;
   p->embed_streamed = p->embed_disk_bytes > 0;
   /* three times a forward's rows, so that some are found again */
   p->rows_bytes = p->embed_streamed ? 3 * (size_t)sizes->batch_max * row_span(model) : 0;
@@ -144,10 +146,12 @@ bool ie_placement_split(const ie_model *model, const ie_state_sizes *sizes, size
 
 void ie_placement_make(const ie_model *model, const ie_state_sizes *sizes, size_t limit, ie_placement *out) {
   ie_placement p = {.kv_bytes = sizes->kv_bytes, .scratch_bytes = scratch_bytes(sizes)};
-  p.embed_disk_bytes = ie_model_lookup_bytes(model);
+  bool replaced;
+  size_t lookup = ie_model_lookup_bytes(model, &replaced);
+  p.embed_disk_bytes = replaced ? 0 : lookup;
   double looked_up =
       (double)sizes->context * (double)sizes->sequences / TEXT_REPEATS * (double)row_span(model);
-  p.rows_bytes = (size_t)fmin(looked_up, (double)p.embed_disk_bytes);
+  p.rows_bytes = (size_t)fmin(looked_up, (double)lookup);
   p.resident_bytes = (model->device->memory ? held_bytes(model) : resident_bytes(model)) - p.embed_disk_bytes;
   size_t own = p.resident_bytes + p.rows_bytes + p.kv_bytes + p.scratch_bytes;
   p.other_bytes = program_bytes + tokenizer_bytes(model, own) + own / PAGE_TABLE_SHARE;

@@ -17,7 +17,7 @@ typedef struct ie_placement {
   bool embed_streamed;      /* false where the embedding is also the head */
   size_t resident_bytes;    /* of weights, mapped or copied; slots and rows not included */
   size_t expert_disk_bytes; /* of experts that are read when they are needed */
-  size_t embed_disk_bytes;  /* of an embedding of which only rows are read */
+  size_t embed_disk_bytes;  /* of an embedding of which only rows are read, and that nothing has replaced */
   size_t rows_bytes;        /* of memory for them: of a map, those that the sequences may look up */
   size_t slot_bytes;        /* of one expert */
   int64_t slots, transit;

@@ -19,7 +19,7 @@ static void places_mapped(ie_plan *plan, const ie_model *model, const ie_placeme
   const char *map = model->device->memory ? ie_device_kind(model->device) : "map";
   const char *ram = model->device->memory ? map : "ram";
   size_t elsewhere = experts + model->info.weights_replaced_bytes + p->embed_disk_bytes;
-  bool apart = p->embed_disk_bytes > 0;
+  bool apart = p->rows_bytes > 0;
   place_add(plan, transposed ? "experts as stored" : "experts", map, experts);
   place_add(plan, "experts transposed at load", ram, transposed);
   place_add(plan,

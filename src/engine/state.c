@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { CONTEXT_DEFAULT = 4096, CHUNK_DEFAULT = 512, ROLLBACK_DEFAULT = 4096 };
+enum { CONTEXT_DEFAULT = 4096, CHUNK_DEFAULT = 512 };
 static const int64_t logits_bytes_max = 64 << 20; /* of one forward that wants every position */
 
 /* --- Sizes ----------------------------------------------------------------------------------------------- */
@@ -122,7 +122,7 @@ ie_status ie_state_size(const ie_model *model, const ie_state_options *options, 
   s.context =
       options->context_tok ? options->context_tok : ie_min_i64(model->info.context_tok, CONTEXT_DEFAULT);
   s.chunk = ie_min_i64(options->chunk_tok ? options->chunk_tok : CHUNK_DEFAULT, s.context);
-  s.rollback = options->rollback_tok == 0 ? ROLLBACK_DEFAULT : ie_max_i64(options->rollback_tok, 0);
+  s.rollback = options->rollback_tok == 0 ? IE_ROLLBACK_DEFAULT_TOK : ie_max_i64(options->rollback_tok, 0);
   s.rollback = ie_min_i64(s.rollback, s.context);
   s.kv_dtype = options->kv ? options->kv : kv_default(model->info.precision);
   /* Several short sequences fill a forward together. */
@@ -178,21 +178,35 @@ static size_t room_of(const ie_device *device) {
   return room;
 }
 
-/* The longest context whose caches and activations fit `room`, in units of 64; 0: none. */
-static int64_t context_that_fits(const ie_model *model, const ie_state_options *options, int64_t context,
-                                 size_t room) {
+/* Whether caches, activations and what a runner takes fit. Devices hand out large blocks in whole pages. */
+static bool sizes_fit(const ie_state_sizes *s, size_t room) {
+  static const size_t page = (size_t)2 << 20;
+  const size_t block[] = {s->kv_bytes, s->scratch_bytes, s->runner_bytes};
+  for (size_t i = 0; i < sizeof block / sizeof *block; i++) {
+    size_t more = block[i] < page || block[i] % page == 0 ? 0 : page - block[i] % page;
+    if (block[i] > room || more > room - block[i]) return false;
+    room -= block[i] + more;
+  }
+  return true;
+}
+
+/* The most units of 64 tokens of context (batch: the most sequences) up to `most` whose state fits `room`; 0: none. */
+static int64_t most_that_fits(const ie_model *model, const ie_state_options *options, bool batch,
+                              int64_t most, size_t room) {
   ie_state_options o = options ? *options : (ie_state_options){0};
-  int64_t fits = 0, units = context / IE_CACHE_SLOT_UNIT;
-  for (int64_t low = 1; low <= units;) {
-    int64_t middle = low + (units - low) / 2;
+  int64_t fits = 0;
+  for (int64_t low = 1; low <= most;) {
+    int64_t middle = low + (most - low) / 2;
     ie_state_sizes s;
-    o.context_tok = middle * IE_CACHE_SLOT_UNIT;
-    if (ie_state_size(model, &o, &s, NULL) == IE_OK && s.kv_bytes <= room &&
-        s.scratch_bytes + s.runner_bytes <= room - s.kv_bytes) {
-      fits = o.context_tok;
+    if (batch)
+      o.sequences = middle;
+    else
+      o.context_tok = middle * IE_CACHE_SLOT_UNIT;
+    if (ie_state_size(model, &o, &s, NULL) == IE_OK && sizes_fit(&s, room)) {
+      fits = middle;
       low = middle + 1;
     } else {
-      units = middle - 1;
+      most = middle - 1;
     }
   }
   return fits;
@@ -202,16 +216,19 @@ static int64_t context_that_fits(const ie_model *model, const ie_state_options *
 static void memory_hint(const ie_model *model, const ie_state_options *options, const ie_state_sizes *s,
                         ie_error *error) {
   if (!error || !model->device->memory || error->status != IE_OUT_OF_MEMORY) return;
-  size_t room = room_of(model->device);
-  if (s->kv_bytes <= room && s->scratch_bytes + s->runner_bytes <= room - s->kv_bytes)
-    return; /* it is the host that lacks memory */
-  int64_t context = context_that_fits(model, options, s->context, room);
-  size_t at = strlen(error->message);
-  if (context > 0)
-    snprintf(error->message + at, sizeof error->message - at, "; --context %lld would fit",
-             (long long)context);
+  size_t room = room_of(model->device), at = strlen(error->message), left = sizeof error->message - at;
+  if (sizes_fit(s, room)) return; /* it is the host that lacks memory */
+  int64_t units = most_that_fits(model, options, /*batch=*/false, s->context / IE_CACHE_SLOT_UNIT, room);
+  long long context = units * IE_CACHE_SLOT_UNIT,
+            batch = most_that_fits(model, options, /*batch=*/true, s->sequences - 1, room);
+  char *end = error->message + at;
+  if (context > 0 && batch > 0)
+    snprintf(end, left, "; --ctx %lld or --batch %lld would fit", context, batch);
+  else if (context > 0 || batch > 0)
+    snprintf(end, left, "; --%s %lld would fit", context > 0 ? "ctx" : "batch",
+             context > 0 ? context : batch);
   else
-    snprintf(error->message + at, sizeof error->message - at, "; --device cpu would fit");
+    snprintf(end, left, "; --device cpu would fit");
 }
 
 /* Keys and values, the arena, and where a device of its own runs forwards. */

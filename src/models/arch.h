@@ -61,9 +61,9 @@ struct ie_model {
   ie_model_info info;
 };
 
-/* Bytes of an embedding of which only rows are read: one that is a matrix of its own, computed where it is mapped. 0:
- * none. */
-size_t ie_model_lookup_bytes(const ie_model *model);
+/* Bytes of an embedding of which only rows are read, where it is mapped; 0: none, as with one that is the head too.
+ * *replaced: info.weights_replaced_bytes has them, as a quantised head was made of it. */
+size_t ie_model_lookup_bytes(const ie_model *model, bool *replaced);
 
 /* All architectures, ends with NULL. registry.c. */
 extern const ie_arch *const ie_archs[];

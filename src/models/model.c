@@ -149,11 +149,13 @@ static ie_status tokenizer_look(ie_model *model, const char *dir, ie_error *erro
   return status;
 }
 
-size_t ie_model_lookup_bytes(const ie_model *model) {
+size_t ie_model_lookup_bytes(const ie_model *model, bool *replaced) {
   const ie_decoder *d = model->net;
+  bool tied = d->head.name == d->embed.name, quantised = d->head.format != d->embed.format;
   size_t file;
   uint64_t offset;
-  if (model->device->memory || d->embed.part[0] == d->head.part[0] || d->embed.part[1] ||
+  *replaced = tied && quantised;
+  if (model->device->memory || (tied && !quantised) || d->embed.part[1] ||
       !ie_checkpoint_locate(model->checkpoint, d->embed.part[0], &file, &offset))
     return 0;
   return (size_t)d->embed.rows * d->embed.row_bytes[0];
@@ -162,7 +164,8 @@ size_t ie_model_lookup_bytes(const ie_model *model) {
 /* How the system is to read what is mapped. In training all of it becomes the process's own. */
 static void maps_advise(const ie_model *model, const ie_model_options *options) {
   const ie_decoder *d = model->net;
-  size_t lookup = options->train ? 0 : ie_model_lookup_bytes(model);
+  bool replaced;
+  size_t lookup = options->train ? 0 : ie_model_lookup_bytes(model, &replaced);
   if (lookup > 0) ie_map_scattered(d->embed.part[0], lookup);
 }
 

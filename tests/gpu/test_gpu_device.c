@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -205,6 +207,55 @@ static void random_caches_and_rollback(void **opaque) {
   }
 }
 
+/* Takes the device's memory until not a mebibyte is left; returns how many blocks. */
+static int memory_eat(ie_device *device, void *block[], int most) {
+  size_t bytes = (size_t)1 << 40;
+  int n = 0;
+  while (bytes >= (size_t)1 << 20 && n < most) {
+    if (cudaMalloc(&block[n], bytes) == cudaSuccess) {
+      n++;
+      continue;
+    }
+    cudaGetLastError();
+    bytes /= 2;
+  }
+  size_t room, total;
+  device->memory->room(device, &room, &total);
+  print_message("%zu of %zu bytes are free\n", room, total);
+  return n;
+}
+
+/* A device that is really full: a status that says so, and everything goes on when there is room again. */
+static void full_device_is_a_status(void **opaque) {
+  (void)opaque;
+  enum { BLOCKS = 256 };
+#ifdef CLOCHER_CUDA_EMULATED
+  ie_emulate_memory((size_t)64 << 20);
+#endif
+  ie_device *device = device_open("cuda");
+  ie_model *model = model_open(device, moe_dir);
+  ie_state *state;
+  ie_error error = {0};
+  void *block[BLOCKS];
+  const ie_state_options deep = {.context_tok = 2048, .sequences = 64};
+  int n = memory_eat(device, block, BLOCKS);
+  assert_true(n > 0);
+  ie_status status = ie_state_new(model, &deep, &state, &error);
+  print_message("%s\n", error.message);
+  expect(status, IE_OUT_OF_MEMORY, &error, "keys and values (64 sequences of 2048 tokens)");
+  expect(status, IE_OUT_OF_MEMORY, &error, "bytes are wanted");
+  expect(status, IE_OUT_OF_MEMORY, &error, " would fit");
+  while (n > 0) assert_int_equal(cudaFree(block[--n]), cudaSuccess);
+  state = state_open(model);
+  if (prompt_append(state, &error) != IE_OK) fail_msg("%s", error.message);
+  ie_state_free(state);
+  ie_model_free(model);
+  ie_device_free(device);
+#ifdef CLOCHER_CUDA_EMULATED
+  ie_emulate_memory((size_t)4 << 30);
+#endif
+}
+
 /* --- Failures of the runtime, which only the emulator can bring about -------------------------------------------- */
 
 #ifdef CLOCHER_CUDA_EMULATED
@@ -216,16 +267,20 @@ static void full_memory_names_what_would_fit(void **opaque) {
   ie_error error = {0};
   size_t room, total;
   device->memory->room(device, &room, &total);
-  ie_emulate_memory(total - room + (1 << 20));
+  ie_emulate_memory(total - room + (6 << 20));
   const ie_state_options deep = {.context_tok = 2048, .sequences = 8};
   ie_status status = ie_state_new(model, &deep, &state, &error);
   expect(status, IE_OUT_OF_MEMORY, &error, "keys and values (8 sequences of 2048 tokens)");
   expect(status, IE_OUT_OF_MEMORY, &error, "bytes are wanted");
   expect(status, IE_OUT_OF_MEMORY, &error, "would fit");
-  const char *flag = strstr(error.message, "--context ");
-  if (flag) { /* what it says must be true */
-    ie_state_options less = {.context_tok = atoll(flag + 10), .sequences = 8};
-    if (ie_state_new(model, &less, &state, &error) != IE_OK) fail_msg("%s", error.message);
+  /* What it says must be true. */
+  const char *context = strstr(error.message, "--ctx "), *batch = strstr(error.message, "--batch ");
+  assert_true(context && batch);
+  const ie_state_options less[] = {{.context_tok = atoll(context + 6), .sequences = 8},
+                                   {.context_tok = 2048, .sequences = atoll(batch + 8)}};
+  for (int i = 0; i < 2; i++) {
+    ie_error none = {0};
+    if (ie_state_new(model, &less[i], &state, &none) != IE_OK) fail_msg("%s", none.message);
     ie_state_free(state);
   }
   ie_emulate_memory(total - room + 4096);
@@ -329,10 +384,84 @@ static void full_memory_for_sampling_is_named(void **opaque) {
   ie_emulate_memory(total - room + sizes.kv_bytes + sizes.scratch_bytes + sizes.runner_bytes - 300);
   ie_status status = ie_state_new(model, &options, &state, &error);
   expect(status, IE_OUT_OF_MEMORY, &error, "out of memory for sampling: ");
-  expect(status, IE_OUT_OF_MEMORY, &error, "--context ");
+  expect(status, IE_OUT_OF_MEMORY, &error, "--ctx ");
   ie_emulate_memory((size_t)4 << 30);
   ie_model_free(model);
   ie_device_free(device);
+}
+
+/* What is said when there is no device to open: by name, and by `auto`, which computes on the CPU and notes why. */
+static void missing_devices_are_explained(void **opaque) {
+  (void)opaque;
+  static const struct {
+    int driver, devices;
+    const char *why;
+  } cases[] = {{0, 1, "no NVIDIA driver is installed"},
+               {12040, 1, "the NVIDIA driver is too old: it has CUDA 12.4, this program needs 13.0"},
+               {12090, 0, "the NVIDIA driver is too old: it has CUDA 12.9, this program needs 13.0"},
+               {CUDART_VERSION, 0, "there is no NVIDIA GPU that CUDA can use"}};
+  static const char *const kinds[] = {"cuda", "cuda:0", "cuda:1"};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    ie_device *device;
+    ie_error error = {0};
+    char expected[200];
+    ie_emulate_driver(cases[i].driver, cases[i].devices);
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+      ie_status status = ie_device_open(&(ie_device_options){.kind = kinds[k]}, &device, &error);
+      snprintf(expected, sizeof expected, "device '%s': %s", kinds[k], cases[i].why);
+      expect(status, IE_DEVICE, &error, expected);
+    }
+    device = device_open("auto");
+    assert_string_equal(ie_device_kind(device), "cpu");
+    assert_string_equal(ie_device_note(device), cases[i].why);
+    ie_device_free(device);
+  }
+  ie_emulate_driver(CUDART_VERSION, 2);
+  ie_device *second = device_open("cuda:1");
+  assert_non_null(strstr(ie_device_name(second), "cuda:1 "));
+  ie_device_free(second);
+  ie_emulate_driver(CUDART_VERSION + 10, 1); /* a newer driver is no fault */
+  ie_device_free(device_open("cuda"));
+  ie_emulate_driver(CUDART_VERSION, 1);
+}
+
+/* A device that stops answering, in the middle of what `part` does: a status after the limit, at once from then on, and
+ * nothing that gives memory back waits for it (the emulator ends a process that would). */
+static int hangs_in(int part) {
+  ie_device *device = device_open("cuda");
+  cuda_of(device)->wait_s = 0.05;
+  ie_model *model = model_open(device, moe_dir), *second;
+  ie_state *state = state_open(model);
+  ie_ceilings ceilings;
+  ie_error error = {0};
+  const ie_model_options options = {.precision = IE_PRECISION_FP32};
+  ie_emulate_hang(1);
+  ie_status status = IE_OK;
+  if (part == 0) status = prompt_append(state, &error);
+  if (part == 1) status = ie_model_open(device, dense_dir, &options, &second, &error);
+  if (part == 2) status = device->memory->probe_read(device, 1 << 16, &ceilings, &error);
+  if (part == 3) status = device->memory->probe_matrix(device, &ceilings, &error);
+  if (status != IE_DEVICE || !strstr(error.message, "no answer for ")) return 1;
+  if (prompt_append(state, &error) != IE_DEVICE || !strstr(error.message, "it was lost")) return 2;
+  if (ie_model_open(device, dense_dir, &options, &second, &error) != IE_DEVICE) return 3;
+  ie_state_free(state);
+  ie_model_free(model);
+  ie_device_free(device);
+  return 0;
+}
+
+/* In a process of its own: what a lost device holds is never given back. */
+static void hanging_device_is_a_status(void **opaque) {
+  (void)opaque;
+  for (int part = 0; part < 4; part++) {
+    int status;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) _exit(hangs_in(part));
+    assert_true(child > 0);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    if (status != 0) fail_msg("part %d: status %d", part, status);
+  }
 }
 
 static void lost_device_is_a_status(void **opaque) {
@@ -361,9 +490,12 @@ int main(void) {
       cmocka_unit_test(nan_is_named),
       cmocka_unit_test(saved_states_move_between_devices),
       cmocka_unit_test(random_caches_and_rollback),
+      cmocka_unit_test(full_device_is_a_status),
 #ifdef CLOCHER_CUDA_EMULATED
       cmocka_unit_test(full_memory_names_what_would_fit),
       cmocka_unit_test(lost_device_is_a_status),
+      cmocka_unit_test(missing_devices_are_explained),
+      cmocka_unit_test(hanging_device_is_a_status),
       cmocka_unit_test(each_call_may_fail),
       cmocka_unit_test(full_host_is_not_a_full_device),
       cmocka_unit_test(full_memory_for_sampling_is_named),

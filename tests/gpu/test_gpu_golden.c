@@ -14,6 +14,7 @@
 #include "engine/state.h"
 #include "support/golden.h"
 
+#include <fnmatch.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -361,7 +362,7 @@ static const struct {
 };
 enum { CHECKS = sizeof checks / sizeof checks[0] };
 
-/* test_gpu_golden [FILTER]: names of tests, with * and ? */
+/* test_gpu_golden [FILTER]: names of tests ("CHECK MODEL"), with * and ?; --list: names of the models, one a line. */
 int main(int argc, char **argv) {
   static golden_model models[GOLDEN_MODELS_MAX];
   static subject subjects[GOLDEN_MODELS_MAX];
@@ -370,6 +371,13 @@ int main(int argc, char **argv) {
   ie_device *cpu, *cuda;
   ie_error error = {0};
   int count = golden_open_all("tests/data/models", models, GOLDEN_MODELS_MAX), t = 0;
+  if (argc > 1 && !strcmp(argv[1], "--list")) {
+    for (int m = 0; m < count; m++) {
+      printf("%s\n", models[m].name);
+      golden_close(&models[m]);
+    }
+    return count == 0;
+  }
   if (ie_device_open(&(ie_device_options){.kind = "cpu"}, &cpu, &error) != IE_OK ||
       ie_device_open(&(ie_device_options){.kind = "cuda", .threads = 1}, &cuda, &error) != IE_OK) {
     fprintf(stderr, "%s\n", error.message);
@@ -385,8 +393,11 @@ int main(int argc, char **argv) {
           .name = names[t], .test_func = checks[c].function, .initial_state = &subjects[m]};
       t++;
     }
+  bool some = argc == 1 && count > 0;
+  for (int i = 0; i < t && !some; i++) some = argc > 1 && !fnmatch(argv[1], names[i], 0);
   if (argc > 1) cmocka_set_test_filter(argv[1]);
-  int failed = count == 0 ? 1 : _cmocka_run_group_tests("gpu golden", tests, (size_t)t, NULL, NULL);
+  if (!some) fprintf(stderr, "test_gpu_golden: no test is called so\n");
+  int failed = !some ? 1 : _cmocka_run_group_tests("gpu golden", tests, (size_t)t, NULL, NULL);
   for (int m = 0; m < count; m++) golden_close(&models[m]);
   ie_device_free(cuda);
   ie_device_free(cpu);

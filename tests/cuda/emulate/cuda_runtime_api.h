@@ -160,6 +160,8 @@ void ie_emulate_memory(size_t bytes);
 void ie_emulate_order(unsigned int order);
 /* Kernels run so far, replays included. */
 uint64_t ie_emulate_launches(void);
+/* Calls so far that waited for the device, or asked whether it is done. */
+uint64_t ie_emulate_waits(void);
 /* From the n-th launch on (counted from now, from 1) every call fails with `error`, as after a lost device; n = 0: none. */
 void ie_emulate_fail(uint64_t n, cudaError_t error);
 /* The n-th call from now (from 1) fails with `error`, and no other; what gives something back is not counted. n = 0: none.
@@ -168,6 +170,12 @@ void ie_emulate_refuse(uint64_t n, cudaError_t error);
 uint64_t ie_emulate_refuse_left(void);
 /* Blocks of memory, streams, events and graphs that were taken and not given back. */
 int64_t ie_emulate_held(void);
+/* The driver's version as cudaDriverGetVersion tells it, 0 for none, and how many devices there are (all of them one). */
+void ie_emulate_driver(int version, int devices);
+/* 1: what is launched from now on never ends. A call that would wait for it without a limit ends the process. */
+void ie_emulate_hang(int hangs);
+/* Programs may be told the same by the environment variable CLOCHER_EMULATE, words with spaces between them: driver=N
+ * devices=N memory=BYTES fail=N (ie_emulate_fail, a launch failure) refuse=N (ie_emulate_refuse, out of memory). */
 
 #ifdef __cplusplus
 }

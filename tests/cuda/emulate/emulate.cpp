@@ -32,10 +32,12 @@ static CUstream_st stream_zero;
 static std::mutex guard;
 static std::map<void *, size_t> blocks_held;
 static size_t memory_total = (size_t)4 << 30, memory_held;
-static std::atomic<uint64_t> launches, fail_after, refuse_after;
+static std::atomic<uint64_t> launches, waits, fail_after, refuse_after;
 static cudaError_t fail_with, refuse_with;
 static std::atomic<int64_t> things_held; /* blocks, streams, events, graphs */
 static thread_local cudaError_t error_last;
+static std::atomic<int> driver_version(CUDART_VERSION), device_count(1);
+static std::atomic<bool> hanging;
 
 /* Device memory is a mapping of its own for each block: the block ends at the last page, so that what reads or writes
  * beyond it dies, and the host cannot touch it: it is open while a kernel or a copy runs only. */
@@ -78,6 +80,14 @@ static cudaError_t result(cudaError_t error) {
 }
 static CUstream_st *stream_of(cudaStream_t stream) {
   return stream ? stream : &stream_zero;
+}
+
+/* What a call does that waits for the device. */
+static void wait_for_device(const char *call) {
+  waits++;
+  if (!hanging.load()) return;
+  fprintf(stderr, "emulator: %s would wait for ever\n", call);
+  abort();
 }
 
 /* Now, or into the graph that the stream captures. */
@@ -124,6 +134,9 @@ void ie_emulate_order(unsigned int order) {
 uint64_t ie_emulate_launches(void) {
   return launches.load();
 }
+uint64_t ie_emulate_waits(void) {
+  return waits.load();
+}
 void ie_emulate_fail(uint64_t n, cudaError_t error) {
   fail_with = error;
   fail_after = n == 0 ? 0 : n + 1;
@@ -139,6 +152,29 @@ uint64_t ie_emulate_refuse_left(void) {
 }
 int64_t ie_emulate_held(void) {
   return things_held.load();
+}
+void ie_emulate_driver(int version, int devices) {
+  driver_version = version;
+  device_count = devices;
+}
+void ie_emulate_hang(int hangs) {
+  hanging = hangs != 0;
+}
+
+/* CLOCHER_EMULATE, once. */
+static void environment_read() {
+  static std::once_flag once;
+  std::call_once(once, []() {
+    const char *words = getenv("CLOCHER_EMULATE");
+    long long n;
+    for (const char *at = words; at && *at; at = strchr(at, ' ') ? strchr(at, ' ') + 1 : nullptr) {
+      if (sscanf(at, "driver=%lld", &n) == 1) driver_version = (int)n;
+      if (sscanf(at, "devices=%lld", &n) == 1) device_count = (int)n;
+      if (sscanf(at, "memory=%lld", &n) == 1) ie_emulate_memory((size_t)n);
+      if (sscanf(at, "fail=%lld", &n) == 1) ie_emulate_fail((uint64_t)n, cudaErrorLaunchFailure);
+      if (sscanf(at, "refuse=%lld", &n) == 1) ie_emulate_refuse((uint64_t)n, cudaErrorMemoryAllocation);
+    }
+  });
 }
 
 /* A handle, or the error of a call that fails. */
@@ -190,7 +226,7 @@ cudaError_t cudaPeekAtLastError(void) {
   return error_last;
 }
 cudaError_t cudaDriverGetVersion(int *version) {
-  *version = CUDART_VERSION;
+  *version = driver_version.load();
   return result(cudaSuccess);
 }
 cudaError_t cudaRuntimeGetVersion(int *version) {
@@ -198,7 +234,11 @@ cudaError_t cudaRuntimeGetVersion(int *version) {
   return result(cudaSuccess);
 }
 cudaError_t cudaGetDeviceCount(int *count) {
-  *count = 1;
+  environment_read();
+  *count = 0;
+  if (driver_version.load() / 1000 < CUDART_VERSION / 1000) return result(cudaErrorInsufficientDriver);
+  if (device_count.load() == 0) return result(cudaErrorNoDevice);
+  *count = device_count.load();
   return result(cudaSuccess);
 }
 cudaError_t cudaGetDevice(int *device) {
@@ -206,7 +246,7 @@ cudaError_t cudaGetDevice(int *device) {
   return result(cudaSuccess);
 }
 cudaError_t cudaSetDevice(int device) {
-  return result(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+  return result(device >= 0 && device < device_count.load() ? cudaSuccess : cudaErrorInvalidDevice);
 }
 cudaError_t cudaSetDeviceFlags(unsigned int) {
   return result(cudaSuccess);
@@ -215,7 +255,7 @@ cudaError_t cudaInitDevice(int device, unsigned int, unsigned int) {
   return cudaSetDevice(device);
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int device) {
-  if (device != 0) return result(cudaErrorInvalidDevice);
+  if (device < 0 || device >= device_count.load()) return result(cudaErrorInvalidDevice);
   *out = cudaDeviceProp{};
   strcpy(out->name, "emulated");
   out->totalGlobalMem = memory_total;
@@ -247,6 +287,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize(void) {
+  wait_for_device("cudaDeviceSynchronize");
   return result(cudaSuccess);
 }
 cudaError_t cudaDeviceReset(void) {
@@ -279,6 +320,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaFree(void *memory) {
+  wait_for_device("cudaFree");
   if (!memory) return given_back(cudaSuccess);
   std::lock_guard<std::mutex> lock(guard);
   auto at = blocks_held.find(memory);
@@ -308,6 +350,7 @@ cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned int) {
   return cudaMallocHost(out, bytes);
 }
 cudaError_t cudaFreeHost(void *memory) {
+  wait_for_device("cudaFreeHost");
   if (memory) things_held--;
   free(memory);
   return given_back(cudaSuccess);
@@ -319,6 +362,7 @@ cudaError_t cudaHostUnregister(void *) {
   return result(cudaSuccess);
 }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind) {
+  wait_for_device("cudaMemcpy");
   memory_open open;
   if (bytes) memcpy(to, from, bytes);
   return result(cudaSuccess);
@@ -352,10 +396,14 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return handle_free(stream);
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  wait_for_device("cudaStreamSynchronize");
   return result(stream_of(stream)->capture ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  return cudaStreamSynchronize(stream);
+  waits++;
+  return result(stream_of(stream)->capture ? cudaErrorStreamCaptureUnsupported
+                : hanging.load()           ? cudaErrorNotReady
+                                           : cudaSuccess);
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned int) {
   return result(cudaSuccess);
@@ -376,9 +424,11 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return submit(stream, [=]() { clock_gettime(CLOCK_MONOTONIC, &event->at); });
 }
 cudaError_t cudaEventQuery(cudaEvent_t) {
-  return result(cudaSuccess);
+  waits++;
+  return result(hanging.load() ? cudaErrorNotReady : cudaSuccess);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t) {
+  wait_for_device("cudaEventSynchronize");
   return result(cudaSuccess);
 }
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end) {
