@@ -1,4 +1,5 @@
-/* Attention of many tokens on the tensor cores (FlashAttention-2, Dao 2023, algorithm 1), class bf16, bf16 caches.
+/* Attention of many tokens on the tensor cores (FlashAttention-2, Dao 2023, algorithm 1), class bf16, caches of bf16 and
+ * f16: q and the softmax's numerators are rounded to what the cache has.
  *
  * A block has 64 query rows that share a KV head: the group's query heads of 64 / group neighbouring tokens; a warp has
  * 16 of them. Tiles of 64 keys and values come by asynchronous copies, one tile ahead. Where the block's tokens belong to
@@ -6,6 +7,20 @@
 #include "cuda/attention.cuh"
 
 enum { WARPS = 4, THREADS = WARPS * WARP, ROWS = 64, KEYS = 64, PAD = 8, RUN_LEAST = 8 };
+
+/* The cache's numbers: two of them in a register, and their product. */
+struct of_bf16 {
+  static __device__ __forceinline__ uint32_t pair(float low, float high) { return bf16x2_of(low, high); }
+  static __device__ __forceinline__ void mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    mma_bf16(d, a, b);
+  }
+};
+struct of_f16 {
+  static __device__ __forceinline__ uint32_t pair(float low, float high) { return f16x2_of(low, high); }
+  static __device__ __forceinline__ void mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    mma_f16(d, a, b);
+  }
+};
 
 struct tiled_job {
   ie_cuda_attention_args args;
@@ -65,7 +80,7 @@ static __device__ lane_queries queries_of(const tiled_job &job, int64_t first, i
 }
 
 /* The rows' numbers as operand A, in steps of 16 dimensions. */
-template <int D>
+template <int D, class E>
 static __device__ __forceinline__ void queries_load(uint32_t a[D / 16][4], const tiled_job &job,
                                                     const lane_queries &q) {
   int t = (int)(threadIdx.x % 4);
@@ -75,12 +90,12 @@ static __device__ __forceinline__ void queries_load(uint32_t a[D / 16][4], const
     for (int i = 0; i < 4; i++) {
       const float *x =
           job.args.q + (q.token[i % 2] * job.args.heads + q.head[i % 2]) * D + 16 * k + 2 * t + i / 2 * 8;
-      a[k][i] = q.real[i % 2] ? bf16x2_of(x[0], x[1]) : 0;
+      a[k][i] = q.real[i % 2] ? E::pair(x[0], x[1]) : 0;
     }
 }
 
 /* s (16, 64) = q k^T of a tile */
-template <int D>
+template <int D, class E>
 static __device__ __forceinline__ void tile_scores(float s[KEYS / 8][4], const uint32_t a[D / 16][4],
                                                    const uint16_t *keys) {
   int m = (int)(threadIdx.x % WARP) / 8, r = (int)(threadIdx.x % 8);
@@ -92,8 +107,8 @@ static __device__ __forceinline__ void tile_scores(float s[KEYS / 8][4], const u
     for (int k = 0; k < D / 16; k++) {
       uint32_t b[4];
       matrix_load(b, keys + (n * 8 + m / 2 * 8 + r) * (D + PAD) + 16 * k + m % 2 * 8);
-      mma_bf16(s[n], a[k], b);
-      mma_bf16(s[n + 1], a[k], b + 2);
+      E::mma(s[n], a[k], b);
+      E::mma(s[n + 1], a[k], b + 2);
     }
   }
 }
@@ -137,26 +152,26 @@ static __device__ __forceinline__ void tile_softmax(float s[KEYS / 8][4], float 
 }
 
 /* acc (16, D) += p v of a tile */
-template <int D>
+template <int D, class E>
 static __device__ __forceinline__ void tile_values(float acc[D / 8][4], const float p[KEYS / 8][4],
                                                    const uint16_t *values) {
   int m = (int)(threadIdx.x % WARP) / 8, r = (int)(threadIdx.x % 8);
 #pragma unroll
   for (int k = 0; k < KEYS / 16; k++) {
     const float *low = p[2 * k], *high = p[2 * k + 1];
-    const uint32_t a[4] = {bf16x2_of(low[0], low[1]), bf16x2_of(low[2], low[3]), bf16x2_of(high[0], high[1]),
-                           bf16x2_of(high[2], high[3])};
+    const uint32_t a[4] = {E::pair(low[0], low[1]), E::pair(low[2], low[3]), E::pair(high[0], high[1]),
+                           E::pair(high[2], high[3])};
 #pragma unroll
     for (int n = 0; n < D / 8; n += 2) {
       uint32_t b[4];
       matrix_load_transposed(b, values + (16 * k + m % 2 * 8 + r) * (D + PAD) + n * 8 + m / 2 * 8);
-      mma_bf16(acc[n], a, b);
-      mma_bf16(acc[n + 1], a, b + 2);
+      E::mma(acc[n], a, b);
+      E::mma(acc[n + 1], a, b + 2);
     }
   }
 }
 
-template <int D>
+template <int D, class E>
 static __global__ void __launch_bounds__(THREADS) tiled_kernel(const __grid_constant__ tiled_job job) {
   enum { STAGE = 2 * KEYS * (D + PAD) };
   DYNAMIC_SHARED(memory);
@@ -170,7 +185,7 @@ static __global__ void __launch_bounds__(THREADS) tiled_kernel(const __grid_cons
           end = least_of(first + job.tokens, args.tokens);
   lane_queries q = queries_of(job, first, h);
   uint32_t a[D / 16][4];
-  queries_load<D>(a, job, q);
+  queries_load<D, E>(a, job, q);
   float acc[D / 8][4] = {};
   for (int64_t at = first; at < end;) {
     token_run run = run_at(job, at, end);
@@ -184,13 +199,13 @@ static __global__ void __launch_bounds__(THREADS) tiled_kernel(const __grid_cons
       __syncthreads();
       float s[KEYS / 8][4], keep[2];
       const uint16_t *keys = stage + n % 2 * STAGE;
-      tile_scores<D>(s, a, keys);
+      tile_scores<D, E>(s, a, keys);
       tile_softmax(s, keep, q, job, run, p0);
 #pragma unroll
       for (int i = 0; i < D / 8; i++)
 #pragma unroll
         for (int j = 0; j < 4; j++) acc[i][j] *= keep[j / 2];
-      tile_values<D>(acc, s, keys + KEYS * (D + PAD));
+      tile_values<D, E>(acc, s, keys + KEYS * (D + PAD));
       __syncthreads();
     }
   }
@@ -212,16 +227,21 @@ static __global__ void __launch_bounds__(THREADS) tiled_kernel(const __grid_cons
 
 bool attention_tiled_takes(const ie_cuda_queue *queue, const ie_cuda_attention_args *args) {
   int64_t D = args->kv.dim, group = args->heads / args->kv.heads;
-  return args->cls == IE_CLASS_BF16 && args->kv.dtype == IE_BF16 && queue->major >= 8 && group <= ROWS &&
-         (D == 16 || D == 32 || D == 64 || D == 128) && args->longest_run >= RUN_LEAST &&
-         (uintptr_t)args->kv.k % 16 == 0 && (uintptr_t)args->kv.v % 16 == 0;
+  return args->cls == IE_CLASS_BF16 && (args->kv.dtype == IE_BF16 || args->kv.dtype == IE_F16) &&
+         queue->major >= 8 && group <= ROWS && (D == 16 || D == 32 || D == 64 || D == 128) &&
+         args->longest_run >= RUN_LEAST && (uintptr_t)args->kv.k % 16 == 0 && (uintptr_t)args->kv.v % 16 == 0;
 }
 
-template <int D> static cudaError_t tiled_launch(const ie_cuda_queue *queue, const tiled_job *job) {
+template <int D, class E>
+static cudaError_t tiled_launch_of(const ie_cuda_queue *queue, const tiled_job *job) {
   int64_t blocks = blocks_for(job->args.tokens, job->tokens) * job->args.kv.heads;
   if (!grid_fits(blocks)) return cudaErrorInvalidValue;
   return launch(queue, {grid_of(blocks), dim3(THREADS), (size_t)(4 * KEYS * (D + PAD)) * sizeof(uint16_t)},
-                tiled_kernel<D>, *job);
+                tiled_kernel<D, E>, *job);
+}
+template <int D> static cudaError_t tiled_launch(const ie_cuda_queue *queue, const tiled_job *job) {
+  return job->args.kv.dtype == IE_F16 ? tiled_launch_of<D, of_f16>(queue, job)
+                                      : tiled_launch_of<D, of_bf16>(queue, job);
 }
 
 cudaError_t attention_tiled(const ie_cuda_queue *queue, const ie_cuda_attention_args *args) {

@@ -114,6 +114,8 @@ bool cuda_choose(const cuda_device *device);
 /* Whether launches from now on overlap the end of the kernel before (programmatic dependent launch, 9.0 on). Off until it
  * was measured. */
 void cuda_overlap(cuda_device *device, bool overlap);
+/* Which products take wgmma from now on; never where the chip or the program lacks it. */
+void cuda_wgmma(cuda_device *device, ie_cuda_wgmma wanted);
 /* Pinned memory of the host, to be freed by cudaFreeHost. IE_OUT_OF_MEMORY names `what` and the bytes. */
 ie_status cuda_pinned(cuda_device *device, size_t bytes, const char *what, void **out, ie_error *error);
 

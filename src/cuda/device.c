@@ -99,6 +99,11 @@ void cuda_overlap(cuda_device *device, bool overlap) {
   device->generation++; /* what was recorded, was so the other way */
 }
 
+void cuda_wgmma(cuda_device *device, ie_cuda_wgmma wanted) {
+  device->queue.wgmma = ie_cuda_wgmma_loaded(&device->queue) ? wanted : IE_CUDA_WGMMA_NEVER;
+  device->generation++;
+}
+
 ie_status cuda_pinned(cuda_device *device, size_t bytes, const char *what, void **out, ie_error *error) {
   cudaError_t result = cudaHostAlloc(out, bytes ? bytes : 1, cudaHostAllocDefault);
   if (result == cudaSuccess) return IE_OK;

@@ -16,8 +16,8 @@
  *
  * Numbers: sums are f32. Class bf16: x is rounded to bf16 at the input of a product; class f16 to f16; class int8:
  * x = q s as kernels/kern.h says; weights are exact in all of them. Norms, RoPE, softmax, router, sampling: f32.
- * Attention: f32 products, but in class bf16, where a sequence has many tokens and the cache is bf16, its products are
- * those of the matrix units: q and the softmax's numerators rounded to bf16.
+ * Attention: f32 products, but in class bf16, where a sequence has many tokens and the cache is bf16 or f16, its products are
+ * those of the matrix units: q and the softmax's numerators rounded to the cache's type.
  * Results are the same to the bit for equal arguments (the host's sizes among them): no float atomics.
  *
  * A token whose position is negative is padding (of a shape bucket): it is in no cache and its attention is zero.
@@ -38,6 +38,10 @@
 extern "C" {
 #endif
 
+/* Which products of class bf16 with many rows of x take wgmma, where the chip and the program have it: those that are
+ * large enough to fill the chip, or all that it has a kernel for. */
+typedef enum ie_cuda_wgmma { IE_CUDA_WGMMA_NEVER, IE_CUDA_WGMMA_LARGE, IE_CUDA_WGMMA_ALWAYS } ie_cuda_wgmma;
+
 /* Where to launch, and what launches depend on. One a thread. */
 typedef struct ie_cuda_queue {
   cudaStream_t stream;
@@ -47,10 +51,14 @@ typedef struct ie_cuda_queue {
   bool
       overlap; /* programmatic dependent launch: a kernel's start overlaps the end of the one before (9.0 on).
                           Right with any order of these functions, copies and memsets on one stream */
+  ie_cuda_wgmma wgmma; /* may be changed between calls, to anything where ie_cuda_wgmma_loaded */
 } ie_cuda_queue;
 
-/* Fills everything but the stream from the properties of a device; overlap = false. */
+/* Fills everything but the stream from the properties of a device; overlap = false, wgmma for what is
+ * large where there is any. */
 cudaError_t ie_cuda_queue_prepare(int device, ie_cuda_queue *out);
+/* Whether the chip is of compute capability 9.0 and the code that was loaded for it is that of sm_90a. */
+bool ie_cuda_wgmma_loaded(const ie_cuda_queue *queue);
 
 /* --- Operands ---------------------------------------------------------------------------------------------- */
 
@@ -323,7 +331,8 @@ cudaError_t ie_cuda_advance(const ie_cuda_queue *queue, const ie_cuda_advance_ar
 cudaError_t ie_cuda_probe_empty(const ie_cuda_queue *queue);
 /* Reads `bytes` (a multiple of 16) once with 16-byte loads; writes to sink (1) never, or once. */
 cudaError_t ie_cuda_probe_read(const ie_cuda_queue *queue, const void *data, size_t bytes, float *sink);
-/* bf16 mma.sync from registers, `rounds` on every warp; *flop (host) = what one launch computes. */
+/* The tensor cores in bf16 with nothing else to do, `rounds` on every warp: wgmma of the largest shape (A in registers, B in
+ * shared memory) unless queue->wgmma is IE_CUDA_WGMMA_NEVER, else mma.sync; *flop (host) = what one launch computes. */
 cudaError_t ie_cuda_probe_matrix(const ie_cuda_queue *queue, int64_t rounds, float *sink, double *flop);
 /* `rounds` barriers over one block a multiprocessor, a cooperative launch; counter (1) must be 0 before each launch.
  * cudaErrorNotSupported where blocks do not run at once (the emulator). */

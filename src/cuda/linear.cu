@@ -31,17 +31,22 @@ static cudaError_t linear_some(const ie_cuda_queue *queue, const ie_cuda_linear_
   job.add = args->add;
   job.end = END_STORE;
   cudaError_t status = cudaSuccess;
-  if (mma && products_few_takes(args->x, job.K) && args->tokens <= FEW_MOST &&
+  int64_t rows = 0;
+  for (int i = 0; i < n; i++) rows += job.w[i].rows;
+  bool wide = mma && products_wide_takes(queue, job.w[0].format, rows, args->tokens,
+                                         blocks_for(args->tokens, WIDE_TOKENS));
+  if (mma && !wide && products_few_takes(args->x, job.K) && args->tokens <= FEW_MOST &&
       products_few_fits(queue, job.K, least_of(args->tokens, FEW_TOKENS)))
     return products_few(queue, &job);
   if (!args->scratch) return cudaErrorInvalidValue;
   if (mma) {
     uint16_t *x16 = (uint16_t *)args->scratch +
                     aligned((size_t)args->tokens * (size_t)job.K * sizeof(float)) / sizeof(uint16_t);
+    job.order = x16_order_of(job.w[0].format, wide);
     status = x16_prepare(queue, &job, x16, args->tokens);
-    return status == cudaSuccess
-               ? products_many(queue, &job, args->tokens <= MID_TOKENS ? MID_TOKENS : MANY_TOKENS)
-               : status;
+    if (status != cudaSuccess) return status;
+    return wide ? products_wide(queue, &job)
+                : products_many(queue, &job, args->tokens <= MID_TOKENS ? MID_TOKENS : MANY_TOKENS);
   }
   if (args->cls != IE_CLASS_F32) {
     float *x = (float *)args->scratch;

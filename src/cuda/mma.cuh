@@ -78,8 +78,9 @@ static __device__ __forceinline__ uint32_t word_of(const uint4 &v, int i) {
 struct mxfp4_factor {
   uint32_t first, rest;
 };
+enum { MXFP4_FIRST_MOST = 128 }; /* scales up to that have no rest */
 static __device__ __forceinline__ mxfp4_factor mxfp4_factor_of(uint32_t scale) {
-  uint32_t fits = scale < 128 ? scale : 128;
+  uint32_t most = MXFP4_FIRST_MOST, fits = scale < most ? scale : most;
   mxfp4_factor f = {(fits + 126) << 7, (scale - fits + 127) << 7};
   if (scale == 255) f.first = 0x7FC0;
   f.first |= f.first << 16;
@@ -87,12 +88,14 @@ static __device__ __forceinline__ mxfp4_factor mxfp4_factor_of(uint32_t scale) {
   return f;
 }
 
-/* Nibbles i and i + 4 of a word (i of 0 .. 3), decoded to both halves of a bf16x2. */
-static __device__ __forceinline__ uint32_t mxfp4_pair(uint32_t word, int i, const mxfp4_factor &f) {
-  /* sign to bit 15, the other three to bits 6 .. 8: E2M1 as bf16 whose exponent lacks 126 */
+/* Nibbles i and i + 4 of a word (i of 0 .. 3) as both halves of a bf16x2 whose exponents lack 126: the sign to bit 15, the
+ * other three bits to 6 .. 8. */
+static __device__ __forceinline__ uint32_t mxfp4_bits(uint32_t word, int i) {
   uint32_t top = word << 4 * (3 - i);
-  uint32_t v = (top & 0x80008000u) | (top >> 6 & 0x01C001C0u);
-  v = bf16x2_mul(v, f.first);
+  return (top & 0x80008000u) | (top >> 6 & 0x01C001C0u);
+}
+static __device__ __forceinline__ uint32_t mxfp4_pair(uint32_t word, int i, const mxfp4_factor &f) {
+  uint32_t v = bf16x2_mul(mxfp4_bits(word, i), f.first);
   return f.rest == 0x3F803F80u ? v : bf16x2_mul(v, f.rest);
 }
 /* nibble - 8: 128 + nibble is an integer of bf16's 8 bits. */

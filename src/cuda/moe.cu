@@ -93,7 +93,7 @@ struct sort_args {
 /* How many pairs have expert e; with `to`, their numbers in order. A warp; a lane has DEEP neighbouring pairs, whose loads
  * are under way together. */
 static __device__ int32_t pairs_of(const sort_args &args, int32_t e, int32_t *to) {
-  enum { DEEP = 4 };
+  enum { DEEP = 16 };
   int32_t count = 0;
   uint32_t lane = threadIdx.x % WARP, before = (1u << lane) - 1;
   for (int64_t p0 = 0; p0 < args.P; p0 += DEEP * WARP) {
@@ -250,21 +250,34 @@ static cudaError_t moe_combine(const ie_cuda_queue *queue, const ie_cuda_moe_arg
   return launch(queue, {grid_of(args->tokens), dim3(256), 0}, moe_combine_kernel, (const float *)m.d, *args);
 }
 
-static cudaError_t moe_many(const ie_cuda_queue *queue, const ie_cuda_moe_args *args, const moe_memory &m) {
+/* With wgmma both products or none: they share the tiles. */
+static bool moe_is_wide(const ie_cuda_queue *queue, const ie_cuda_moe_args *args) {
+  const ie_cuda_weight *up = &args->gate_up, *down = &args->down;
+  int64_t pairs = args->tokens * args->top_k,
+          tiles = blocks_for(pairs, WIDE_TOKENS) + least_of(up->experts, pairs);
+  return products_wide_takes(queue, up->format, up->rows, pairs, tiles) &&
+         products_wide_takes(queue, down->format, down->rows, pairs, tiles);
+}
+
+static cudaError_t moe_many(const ie_cuda_queue *queue, const ie_cuda_moe_args *args, const moe_memory &m,
+                            bool wide) {
   product_job jobs[2] = {job_of(args, false), job_of(args, true)};
   product_job *up = &jobs[0], *down = &jobs[1];
-  int tile = up->rows.count <= MID_TOKENS * args->gate_up.experts ? MID_TOKENS : MANY_TOKENS;
+  bool mid = up->rows.count <= MID_TOKENS * args->gate_up.experts;
+  int tile = wide ? (int)WIDE_TOKENS : mid ? (int)MID_TOKENS : (int)MANY_TOKENS;
   cudaError_t status = pairs_sort(queue, args, m, tile, jobs);
   up->x = args->x;
-  if (status == cudaSuccess) status = x16_prepare(queue, up, m.x16, args->tokens);
+  up->order = x16_order_of(up->w[0].format, wide);
   up->end = END_SWIGLU;
   up->y16 = m.a16;
-  up->y16_stride = down->x16_stride = x16_columns(down->K);
-  up->y16_format = down->w[0].format;
-  if (status == cudaSuccess) status = products_many(queue, up, tile);
+  up->y16_order = down->order = x16_order_of(down->w[0].format, wide);
+  up->y16_cols = down->K;
+  up->y16_stride = down->x16_stride = x16_stride_of(down->order, down->K);
+  if (status == cudaSuccess) status = x16_prepare(queue, up, m.x16, args->tokens);
+  if (status == cudaSuccess) status = wide ? products_wide(queue, up) : products_many(queue, up, tile);
   down->x16 = m.a16;
   down->y[0] = m.d;
-  if (status == cudaSuccess) status = products_many(queue, down, tile);
+  if (status == cudaSuccess) status = wide ? products_wide(queue, down) : products_many(queue, down, tile);
   return status == cudaSuccess ? moe_combine(queue, args, m) : status;
 }
 
@@ -303,8 +316,9 @@ cudaError_t ie_cuda_moe(const ie_cuda_queue *queue, const ie_cuda_moe_args *args
   moe_memory m = memory_place(args, (uint8_t *)args->scratch);
   if (!products_mma_takes(queue, up, args->cls) || !products_mma_takes(queue, down, args->cls))
     return moe_plain(queue, args, m);
-  bool few = args->tokens <= FEW_MOE_TOKENS && args->top_k <= FOLD_MOST &&
+  bool wide = moe_is_wide(queue, args);
+  bool few = !wide && args->tokens <= FEW_MOE_TOKENS && args->top_k <= FOLD_MOST &&
              products_few_takes(args->x, up->cols) && products_few_takes(m.a, down->cols) &&
              products_few_fits(queue, up->cols, 1) && products_few_fits(queue, down->cols, args->top_k);
-  return few ? moe_few(queue, args, m) : moe_many(queue, args, m);
+  return few ? moe_few(queue, args, m) : moe_many(queue, args, m, wide);
 }

@@ -104,7 +104,8 @@ ie_status cuda_probe_matrix(ie_device *base, ie_ceilings *out, ie_error *error) 
     status = best_ms(device, matrix_launch, &job, "the matrix probe", &ms, error);
   }
   out->matrix_tflop_s = rate(job.flop, ms, 1e12);
-  snprintf(out->matrix_kind, sizeof out->matrix_kind, "mma-bf16");
+  snprintf(out->matrix_kind, sizeof out->matrix_kind, "%s",
+           device->queue.wgmma != IE_CUDA_WGMMA_NEVER ? "wgmma-bf16" : "mma-bf16");
   base->memory->give(base, sink, sizeof(float));
   return status;
 }

@@ -21,6 +21,14 @@ struct product_rows {
   int divide;            /* row p of y is computed from row p / divide of x */
 };
 
+/* The order of columns in x16, so that the tensor cores' k of a lane are the columns whose weights it has (mma.cuh). */
+enum x16_order {
+  X16_PLAIN,        /* mma.sync: as they are */
+  X16_NIBBLES,      /* mma.sync, of nibbles: within 8 */
+  X16_WIDE,         /* wgmma: within 32 */
+  X16_WIDE_NIBBLES, /* wgmma, of nibbles: within 128 */
+};
+
 enum product_end {
   END_STORE, /* y = or += sum + bias */
   END_SWIGLU /* rows 2i and 2i + 1 become number i of y */
@@ -34,6 +42,7 @@ struct product_job {
   const float *x;      /* (.., K) */
   const uint16_t *x16; /* the same in bf16, columns in the order of x16_place, rows x16_stride apart */
   int64_t x16_stride;
+  x16_order order; /* of x16 */
   int64_t K;
   product_rows rows;
   bool add;
@@ -42,8 +51,8 @@ struct product_job {
   product_end end;
   float alpha, limit;
   uint16_t *y16; /* END_SWIGLU: y in bf16 for the next product, or NULL */
-  int64_t y16_stride;
-  ie_wformat y16_format; /* whose order of columns */
+  int64_t y16_cols, y16_stride;
+  x16_order y16_order;
   ie_cuda_check check;
 };
 
@@ -93,11 +102,53 @@ static __device__ __forceinline__ void product_store(const product_job &job, int
   *y = job.add ? *y + sum : sum;
 }
 
-/* Within 8 columns: where a column stands in x16, so that 16 bytes are the operands of two steps of the tensor cores. Of
- * nibbles, a 32-bit word gives columns (0, 4), (1, 5), (2, 6), (3, 7). */
-static __device__ __forceinline__ int x16_place(ie_wformat format, int column) {
+static inline x16_order x16_order_of(ie_wformat format, bool wgmma) {
   bool nibbles = format == IE_W_MXFP4 || format == IE_W_INT4;
-  return !nibbles ? column : column < 4 ? 2 * column : 2 * column - 7;
+  return wgmma ? (nibbles ? X16_WIDE_NIBBLES : X16_WIDE) : (nibbles ? X16_NIBBLES : X16_PLAIN);
+}
+/* Rows of x16 are whole periods, zero from column K on. */
+static __host__ __device__ __forceinline__ int64_t x16_period(x16_order order) {
+  return order == X16_WIDE || order == X16_WIDE_NIBBLES ? 128 : 8;
+}
+static __host__ __device__ __forceinline__ int64_t x16_stride_of(x16_order order, int64_t K) {
+  return blocks_for(K, x16_period(order)) * x16_period(order);
+}
+
+/* Where column k of K stands in a row of x16. Lane t of four owns the columns 8 t .. 8 t + 7 of 32 (nibbles: 32 t .. 32 t +
+ * 31 of 128), in steps s of 16 columns, of which a lane's are the k 2 t, 2 t + 1, 2 t + 8 and 2 t + 9. mma.sync: 16 bytes of
+ * x16 are a lane's B of two steps. wgmma: x16 is in the order of k. Of nibbles, a 32-bit word gives columns (0, 4), (1, 5),
+ * (2, 6), (3, 7). Where no more than 64 columns are left for the last 128 of wgmma, a lane owns 16 of 64 there. */
+static __host__ __device__ __forceinline__ bool x16_is_half(int64_t k, int64_t K) {
+  return (k | 127) > K && (K & 127) != 0 && (K & 127) <= 64;
+}
+static __device__ __forceinline__ int64_t x16_place(x16_order order, int64_t k, int64_t K) {
+  int c = (int)(k & 127), r = c & 7;
+  switch (order) {
+  case X16_PLAIN: return k;
+  case X16_NIBBLES: return k - r + (r < 4 ? 2 * r : 2 * r - 7);
+  case X16_WIDE: return k - (c & 31) + (r >> 1) * 8 + (c >> 3 & 3) * 2 + (r & 1);
+  case X16_WIDE_NIBBLES: {
+    bool half = x16_is_half(k, K);
+    int t = half ? c >> 4 : c >> 5, q = half ? c >> 3 & 1 : c >> 3 & 3;
+    return k - c + q * 32 + (r & 3) * 8 + t * 2 + (r >> 2);
+  }
+  }
+  return k;
+}
+/* The column that stands at place p, K or more where none does: x16_place backwards. */
+static __device__ __forceinline__ int64_t x16_column(x16_order order, int64_t p, int64_t K) {
+  int c = (int)(p & 127), r = c & 7;
+  switch (order) {
+  case X16_PLAIN: return p;
+  case X16_NIBBLES: return p - r + r / 2 + r % 2 * 4;
+  case X16_WIDE: return p - (c & 31) + (r >> 1) * 8 + (c >> 3 & 3) * 2 + (r & 1);
+  case X16_WIDE_NIBBLES: {
+    bool half = x16_is_half(p, K);
+    if (half && c >= 64) return K;
+    return p - c + (r >> 1) * (half ? 16 : 32) + (c >> 5) * 8 + (c >> 3 & 3) + (r & 1) * 4;
+  }
+  }
+  return p;
 }
 
 /* (u + 1) g sigmoid(alpha g) of clamped g and u; comparisons let NaN pass. */
@@ -106,6 +157,15 @@ static __device__ __forceinline__ float swiglu_clamped(float g, float u, float a
   if (u > limit) u = limit;
   if (u < -limit) u = -limit;
   return (u + 1.0f) * swish(g, alpha);
+}
+
+/* The same with the chip's own exponential and reciprocal, a quarter of the instructions: for results that are rounded to
+ * bf16. */
+static __device__ __forceinline__ float swiglu_quick(float g, float u, float alpha, float limit) {
+  if (g > limit) g = limit;
+  if (u > limit) u = limit;
+  if (u < -limit) u = -limit;
+  return quick_divide((u + 1.0f) * g, 1.0f + quick_exp(-alpha * g));
 }
 
 /* Gate and up, sums without bias, of number i: rows 2i and 2i + 1 of an expert. */
@@ -118,8 +178,7 @@ static __device__ __forceinline__ void swiglu_store(const product_job &job, int6
   finite_check(job.check, y_row * w.rows + 2 * i + 1, up);
   float y = swiglu_clamped(gate, up, job.alpha, job.limit);
   if (job.y16)
-    job.y16[y_row * job.y16_stride + (i & ~(int64_t)7) + x16_place(job.y16_format, (int)(i & 7))] =
-        f32_to_bf16(y);
+    job.y16[y_row * job.y16_stride + x16_place(job.y16_order, i, job.y16_cols)] = f32_to_bf16(y);
   else
     job.y[0][y_row * (w.rows / 2) + i] = y;
 }
@@ -131,10 +190,12 @@ cudaError_t products_plain(const ie_cuda_queue *queue, product_job *job);
 /* out (rows, K) = x rounded or quantised as class cls says. */
 cudaError_t x_prepare(const ie_cuda_queue *queue, float *out, const float *x, int64_t rows, int64_t K,
                       ie_class cls);
-/* job->x16 = bf16 of x (rows, K) for weights of a format, in `out`: rows * x16_columns(K) numbers. */
+/* job->x16 = bf16 of x (rows, K) in job->order, in `out`: room for rows * x16_columns(K) numbers. Of job->y16 (if any;
+ * rows.count rows) the places from y16_cols on become zero, which nobody writes. */
 cudaError_t x16_prepare(const ie_cuda_queue *queue, product_job *job, uint16_t *out, int64_t rows);
+/* At least x16_stride_of any order. */
 static inline int64_t x16_columns(int64_t K) {
-  return blocks_for(K, 8) * 8;
+  return blocks_for(K, 128) * 128;
 }
 
 /* products_few.cu, products_many.cu: class bf16 on the tensor cores; weights that products_mma_takes. */
@@ -152,5 +213,13 @@ cudaError_t products_fold(const ie_cuda_queue *queue, product_job *job, const fl
 /* Tiles of MANY_TOKENS rows, of few ones MID_TOKENS. */
 enum { FEW_TOKENS = 8, MID_TOKENS = 16, MANY_TOKENS = 64 };
 cudaError_t products_many(const ie_cuda_queue *queue, product_job *job, int tile);
+
+/* products_wide.cu: the same with wgmma, in tiles of WIDE_TOKENS rows of x; x16 in wgmma's order. `takes` is the one place
+ * that decides, by queue->wgmma: whether weights of a format that products_mma_takes, so many rows together, go there
+ * when x has x_rows rows in so many tiles. */
+enum { WIDE_TOKENS = 128 };
+bool products_wide_takes(const ie_cuda_queue *queue, ie_wformat format, int64_t rows, int64_t x_rows,
+                         int64_t tiles);
+cudaError_t products_wide(const ie_cuda_queue *queue, product_job *job);
 
 #endif

@@ -1,7 +1,15 @@
 /* Products in f32 with weights of every format: what the arithmetic classes other than bf16 take, and odd sizes. */
 #include "cuda/products.cuh"
 
-enum { FEW_WARPS = 8, FEW_N = 8, TILE_ROWS = 64, TILE_TOK = 64, TILE_K = 16, TILE_PAD = 4 };
+enum {
+  FEW_WARPS = 8,
+  FEW_N = 8,
+  TILE_ROWS = 64,
+  TILE_TOK = 64,
+  TILE_K = 16,
+  TILE_PAD = 4,
+  X16_THREADS = 128
+};
 
 /* Numbers k .. k + 3 of a row; zero from K on. k is a multiple of 4. */
 template <ie_wformat F>
@@ -198,20 +206,42 @@ cudaError_t x_prepare(const ie_cuda_queue *queue, float *out, const float *x, in
   return launch(queue, {grid_of(blocks), dim3(8 * WARP), 0}, x_prepare_kernel, out, x, rows, K, cls);
 }
 
-static __global__ void x16_kernel(product_job job, uint16_t *out, int64_t rows) {
+/* A thread makes 8 places, which are 16 bytes. The first `rows` blocks a row of x each; the others, of all rows of y16, what
+ * nobody else writes. */
+static __global__ void __launch_bounds__(X16_THREADS)
+    x16_kernel(const __grid_constant__ product_job job, uint16_t *out, int64_t rows) {
   launch_wait();
   launch_next();
-  int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, columns = job.x16_stride;
-  if (i >= rows * columns) return;
-  int64_t row = i / columns, k = i % columns;
-  float v = k < job.K ? job.x[row * job.K + k] : 0.0f;
-  out[row * columns + (k & ~(int64_t)7) + x16_place(job.w[0].format, (int)(k & 7))] = f32_to_bf16(v);
+  if (blockIdx.x >= rows) {
+    int64_t first = job.y16_cols / x16_period(job.y16_order) * x16_period(job.y16_order);
+    int64_t eights = (job.y16_stride - first) / 8,
+            i = ((int64_t)blockIdx.x - rows) * X16_THREADS + threadIdx.x;
+    if (i < job.rows.count * eights)
+      *(uint4 *)(job.y16 + i / eights * job.y16_stride + first + i % eights * 8) = make_uint4(0, 0, 0, 0);
+    return;
+  }
+  const float *x = job.x + (int64_t)blockIdx.x * job.K;
+  for (int64_t p = 8 * threadIdx.x; p < job.x16_stride; p += 8 * X16_THREADS) {
+    float v[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      int64_t k = x16_column(job.order, p + i, job.K);
+      v[i] = k < job.K ? x[k] : 0.0f;
+    }
+    *(uint4 *)(out + (int64_t)blockIdx.x * job.x16_stride + p) = make_uint4(
+        bf16x2_of(v[0], v[1]), bf16x2_of(v[2], v[3]), bf16x2_of(v[4], v[5]), bf16x2_of(v[6], v[7]));
+  }
 }
 
 cudaError_t x16_prepare(const ie_cuda_queue *queue, product_job *job, uint16_t *out, int64_t rows) {
   job->x16 = out;
-  job->x16_stride = x16_columns(job->K);
-  int64_t blocks = blocks_for(rows * job->x16_stride, 256);
+  job->x16_stride = x16_stride_of(job->order, job->K);
+  int64_t blocks = rows;
+  if (job->y16) {
+    int64_t period = x16_period(job->y16_order);
+    blocks +=
+        blocks_for(job->rows.count * ((job->y16_stride - job->y16_cols / period * period) / 8), X16_THREADS);
+  }
   if (!grid_fits(blocks)) return cudaErrorInvalidValue;
-  return launch(queue, {grid_of(blocks), dim3(256), 0}, x16_kernel, *job, out, rows);
+  return launch(queue, {grid_of(blocks), dim3(X16_THREADS), 0}, x16_kernel, *job, out, rows);
 }

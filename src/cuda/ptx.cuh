@@ -28,6 +28,16 @@ static __device__ __forceinline__ uint16_t f32_to_bf16(float x) {
 static __device__ __forceinline__ uint32_t bf16x2_of(float low, float high) {
   return (uint32_t)f32_to_bf16(high) << 16 | f32_to_bf16(low);
 }
+static __device__ __forceinline__ uint32_t f16x2_of(float low, float high) {
+  return (uint32_t)f32_to_f16(high) << 16 | f32_to_f16(low);
+}
+/* The chip's own: the last bits are wrong. a / b is 0 where b is beyond 2^126. */
+static __device__ __forceinline__ float quick_exp(float x) {
+  return __expf(x);
+}
+static __device__ __forceinline__ float quick_divide(float a, float b) {
+  return __fdividef(a, b);
+}
 /* Both halves: a b. Subnormal operands count. */
 static __device__ __forceinline__ uint32_t bf16x2_mul(uint32_t a, uint32_t b) {
   uint32_t d;
@@ -54,7 +64,7 @@ static __device__ __forceinline__ uint32_t bf16x2_add(uint32_t a, uint32_t b) {
   return d;
 }
 
-/* --- Tensor cores: d (16, 8) += a (16, 16) b (16, 8), bf16 with f32 sums -------------------------------------------- */
+/* --- Tensor cores: d (16, 8) += a (16, 16) b (16, 8), 16-bit numbers with f32 sums -------------------------------------------- */
 
 /* Lane 4 g + t: a[0] = A[g][2t, 2t + 1], a[1] = A[g + 8][same], a[2] = A[g][2t + 8, 2t + 9], a[3] = A[g + 8][same];
  * b[0] = B[2t, 2t + 1][g], b[1] = B[2t + 8, 2t + 9][g]; d[0..1] = D[g][2t, 2t + 1], d[2..3] = D[g + 8][same]. */
@@ -62,6 +72,19 @@ static __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4],
 #if __CUDA_ARCH__ >= 800
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  __trap();
+#endif
+}
+
+/* The same of f16. */
+static __device__ __forceinline__ void mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

@@ -13,6 +13,7 @@ cudaError_t ie_cuda_queue_prepare(int device, ie_cuda_queue *out) {
   out->minor = p.minor;
   out->shared_bytes = p.sharedMemPerBlockOptin;
   out->overlap = false;
+  out->wgmma = ie_cuda_wgmma_loaded(out) ? IE_CUDA_WGMMA_LARGE : IE_CUDA_WGMMA_NEVER;
   return cudaSuccess;
 }
 

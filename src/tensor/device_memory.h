@@ -56,7 +56,7 @@ typedef struct ie_ceilings {
   double read_gb_s; /* 1e9 bytes a second from its memory */
   size_t buffer_bytes;
   double matrix_tflop_s; /* 1e12 a second, 2 per multiply-add */
-  char matrix_kind[32];  /* "mma-bf16" */
+  char matrix_kind[32];  /* "mma-bf16", "wgmma-bf16" */
 } ie_ceilings;
 
 typedef struct ie_device_memory {

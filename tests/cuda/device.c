@@ -18,12 +18,22 @@ typedef struct held {
 static held all[HELD_MAX];
 static int count;
 
-const ie_cuda_queue *device_queue(void) {
+static ie_cuda_queue *queue_get(void) {
   static ie_cuda_queue queue;
   static bool ready;
   if (!ready) device_ok(ie_cuda_queue_prepare(0, &queue), "ie_cuda_queue_prepare");
   ready = true;
   return &queue;
+}
+const ie_cuda_queue *device_queue(void) {
+  return queue_get();
+}
+
+bool device_wgmma(ie_cuda_wgmma wanted) {
+  ie_cuda_queue *queue = queue_get();
+  bool loaded = ie_cuda_wgmma_loaded(queue);
+  queue->wgmma = loaded ? wanted : IE_CUDA_WGMMA_NEVER;
+  return loaded;
 }
 
 void device_ok(cudaError_t status, const char *what) {

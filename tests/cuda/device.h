@@ -6,6 +6,8 @@
 
 /* The queue of device 0; the test fails when there is none. */
 const ie_cuda_queue *device_queue(void);
+/* Which products take wgmma from now on. False: there is none here, and it stays off. */
+bool device_wgmma(ie_cuda_wgmma wanted);
 /* `bytes` of device memory, 256-byte aligned, between guards: a copy of `from`, or NaNs for NULL. */
 void *device_new(const void *from, size_t bytes);
 /* Waits for the queue and copies back. */

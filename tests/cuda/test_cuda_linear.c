@@ -35,6 +35,7 @@ typedef struct linear_case {
   int64_t R[3];
   int n;
   bool add, bias;
+  uint8_t scale; /* MXFP4: of all blocks; 0: any */
 } linear_case;
 
 /* Of the largest number. Tensor cores cut sums off where others round them: up to 2^-23 of the sum so far in each step of
@@ -43,7 +44,7 @@ static double tolerance_of(const linear_case *c) {
   return 3e-6 + (c->cls == IE_CLASS_BF16 ? (double)c->K / 16 * 0x1p-23 : 0);
 }
 
-static void case_run(const linear_case *c) {
+static void case_run_once(const linear_case *c) {
   ie_cuda_linear_args args = {.n = c->n, .tokens = c->T, .cls = c->cls, .add = c->add};
   float *x = floats_random((uint64_t)(c->T + c->K), c->T * c->K, 1),
         *rounded = x_rounded(x, c->T, c->K, c->cls);
@@ -53,6 +54,7 @@ static void case_run(const linear_case *c) {
   args.x = device_new(x, (size_t)(c->T * c->K) * 4);
   for (int i = 0; i < c->n; i++) {
     w[i] = test_weight_new((uint64_t)i, c->format, 1, c->R[i], c->K);
+    if (c->scale) test_weight_scale(&w[i], c->scale);
     if (c->bias) test_weight_bias(&w[i], 8, i == 0 ? IE_BF16 : i == 1 ? IE_F32 : IE_F16);
     args.w[i] = w[i].device;
     y[i] = floats_random(3, c->T * c->R[i], 1);
@@ -80,6 +82,15 @@ static void case_run(const linear_case *c) {
   }
   free(x), free(rounded);
   device_free_all();
+}
+
+/* Both ways where there are two. */
+static void case_run(const linear_case *c) {
+  device_wgmma(IE_CUDA_WGMMA_NEVER);
+  case_run_once(c);
+  if ((c->format == IE_W_BF16 || c->format == IE_W_MXFP4) && c->cls == IE_CLASS_BF16 &&
+      device_wgmma(IE_CUDA_WGMMA_ALWAYS))
+    case_run_once(c);
 }
 
 static const int64_t tokens[] = {1, 2, 7, 8, 9, 16, 17, 65};
@@ -132,9 +143,61 @@ static void wide_rows(void **state) {
   case_run(&c);
 }
 
+/* Tiles of 192 rows and 128 or 64 tokens, turns of 128 columns and a ring of five of them: one less, one more, several. */
+static void tiles_of_wgmma(void **state) {
+  (void)state;
+#ifdef CLOCHER_CUDA_EMULATED
+  assert_true(device_wgmma(IE_CUDA_WGMMA_ALWAYS));
+#endif
+  static const int64_t T[] = {1, 63, 64, 65, 127, 128, 129, 257}, R[] = {191, 1, 193, 64, 385, 192, 17, 65},
+                       K[] = {32, 192, 96, 640, 128, 160, 64, 544};
+  for (int i = 0; i < 24; i++) {
+    linear_case c = {.format = i % 3 ? IE_W_MXFP4 : IE_W_BF16,
+                     .cls = IE_CLASS_BF16,
+                     .T = T[i % 8],
+                     .K = i == 3 ? 72 : K[i / 3],
+                     .R = {R[(i + i / 8) % 8], 5, 200},
+                     .n = 1 + i % 3,
+                     .add = i % 2,
+                     .bias = i % 4 != 0};
+    case_run(&c);
+  }
+}
+
+/* Scales whose weights are bf16 in one multiplication or two, or hardly at all. */
+static void scales_of_mxfp4(void **state) {
+  (void)state;
+  static const uint8_t scales[] = {60, 127, 128, 129, 130, 200};
+  for (int i = 0; i < 6; i++)
+    for (int64_t T = 3; T <= 65; T += 31) {
+      linear_case c = {.format = IE_W_MXFP4,
+                       .cls = IE_CLASS_BF16,
+                       .T = T,
+                       .K = 192,
+                       .R = {33},
+                       .n = 1,
+                       .scale = scales[i]};
+      case_run(&c);
+    }
+}
+
+/* Large enough by itself, or not: the answer is the same. */
+static void large_products_choose(void **state) {
+  (void)state;
+  device_wgmma(IE_CUDA_WGMMA_LARGE);
+  for (int64_t T = 16; T <= 144; T += 64) {
+    linear_case c = {.format = IE_W_MXFP4, .cls = IE_CLASS_BF16, .T = T, .K = 64, .R = {400}, .n = 1};
+    case_run_once(&c);
+  }
+}
+
 static int group(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(every_format_and_class), cmocka_unit_test(odd_widths),
-                                     cmocka_unit_test(wide_rows)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_format_and_class),
+                                     cmocka_unit_test(odd_widths),
+                                     cmocka_unit_test(wide_rows),
+                                     cmocka_unit_test(tiles_of_wgmma),
+                                     cmocka_unit_test(scales_of_mxfp4),
+                                     cmocka_unit_test(large_products_choose)};
   return cmocka_run_group_tests_name("cuda_linear", tests, NULL, NULL);
 }
 

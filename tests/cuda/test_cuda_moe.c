@@ -98,7 +98,7 @@ static void moe_row(const moe_case *c, float *y, const float *x, const test_weig
   free(row), free(a);
 }
 
-static void case_run(const moe_case *c) {
+static void case_run_once(const moe_case *c) {
   const int64_t P = c->T * c->k;
   float *x = floats_random(1, c->T * c->C, 1), *y = floats_random(2, c->T * c->C, 1);
   float *weight = floats_random(3, P, 1);
@@ -146,6 +146,15 @@ static void case_run(const moe_case *c) {
   device_free_all();
 }
 
+/* Both ways where there are two. */
+static void case_run(const moe_case *c) {
+  device_wgmma(IE_CUDA_WGMMA_NEVER);
+  case_run_once(c);
+  if ((c->format == IE_W_BF16 || c->format == IE_W_MXFP4) && c->cls == IE_CLASS_BF16 &&
+      device_wgmma(IE_CUDA_WGMMA_ALWAYS))
+    case_run_once(c);
+}
+
 static void mixtures_of_every_format(void **state) {
   (void)state;
   static const int64_t tokens[] = {1, 4, 5, 33};
@@ -175,6 +184,21 @@ static void mixtures_of_many_tokens(void **state) {
   case_run(&c);
 }
 
+/* Tiles of 128 pairs, one or two of an expert, and an expert without any; widths that end in a turn of 128 columns. */
+static void mixtures_by_wgmma(void **state) {
+  (void)state;
+  for (int i = 0; i < 4; i++) {
+    moe_case c = {.format = i % 2 ? IE_W_BF16 : IE_W_MXFP4,
+                  .cls = IE_CLASS_BF16,
+                  .T = i < 2 ? 420 : 60,
+                  .k = i < 2 ? 1 : 3,
+                  .E = i < 2 ? 4 : 10,
+                  .C = i < 2 ? 32 : 224,
+                  .F = i < 2 ? 96 : 160};
+    case_run(&c);
+  }
+}
+
 static void an_infinite_gate_is_named(void **state) {
   (void)state;
   moe_case c = {.format = IE_W_MXFP4, .T = 2, .k = 2, .E = 4, .C = 64, .F = 32, .infinite = true};
@@ -188,7 +212,8 @@ static void an_infinite_gate_is_named(void **state) {
 static int group(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(routing_is_the_cpus), cmocka_unit_test(mixtures_of_every_format),
-      cmocka_unit_test(mixtures_of_many_tokens), cmocka_unit_test(an_infinite_gate_is_named)};
+      cmocka_unit_test(mixtures_of_many_tokens), cmocka_unit_test(mixtures_by_wgmma),
+      cmocka_unit_test(an_infinite_gate_is_named)};
   return cmocka_run_group_tests_name("cuda_moe", tests, NULL, NULL);
 }
 

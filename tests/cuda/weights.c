@@ -68,6 +68,13 @@ test_weight test_weight_new(uint64_t seed, ie_wformat format, int64_t E, int64_t
   return w;
 }
 
+void test_weight_scale(test_weight *w, uint8_t scale) {
+  size_t bytes = w->device.expert_bytes[1] * (size_t)w->device.experts;
+  memset(w->part[1], scale, bytes);
+  device_ok(cudaMemcpy((void *)(uintptr_t)w->device.part[1], w->part[1], bytes, cudaMemcpyHostToDevice),
+            "cudaMemcpy");
+}
+
 void test_weight_bias(test_weight *w, uint64_t seed, ie_dtype dtype) {
   int64_t n = w->device.experts * w->device.rows;
   w->bias = floats_random(seed, n, 1);

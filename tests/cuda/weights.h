@@ -12,6 +12,8 @@ typedef struct test_weight {
 
 /* (E, R, K) with any codes and numbers of about one; bias none. K a multiple of 32 for MXFP4. */
 test_weight test_weight_new(uint64_t seed, ie_wformat format, int64_t E, int64_t R, int64_t K);
+/* MXFP4: every block has this scale. */
+void test_weight_scale(test_weight *w, uint8_t scale);
 /* Adds a bias of `dtype`. */
 void test_weight_bias(test_weight *w, uint64_t seed, ie_dtype dtype);
 /* All numbers of a row (K). */

@@ -1,6 +1,6 @@
 /* Measures what decisions need and benchmarks are compared with, and prints one JSON object: the device, the gap between
- * launches (alone and in a graph, each also with overlap), the cost of a barrier over the whole chip, read and matrix ceilings, and host to device
- * copies. Run by scripts/gpu_check.sh, stage smoke. */
+ * launches (alone and in a graph, each also with overlap), the cost of a barrier over the whole chip, read and matrix ceilings (also that of
+ * mma.sync, where wgmma's is higher), and host to device copies. Run by scripts/gpu_check.sh, stage smoke. */
 #include "cuda/cuda.h"
 
 #include "base/clock.h"
@@ -88,7 +88,7 @@ static double upload_gb_s(ie_device *device, size_t bytes) {
 int main(int argc, char **argv) {
   bool small = argc > 1 && !strcmp(argv[1], "--small"); /* where a read of gigabytes would take minutes */
   ie_device *device;
-  ie_ceilings ceilings = {0};
+  ie_ceilings ceilings = {0}, sync = {0};
   ie_error error = {0};
   int driver = 0, runtime = 0;
   if (ie_device_open(&(ie_device_options){.kind = "cuda"}, &device, &error) != IE_OK)
@@ -99,6 +99,10 @@ int main(int argc, char **argv) {
   if (device->memory->probe_read(device, small ? (size_t)1 << 16 : 0, &ceilings, &error) != IE_OK ||
       device->memory->probe_matrix(device, &ceilings, &error) != IE_OK)
     return fail("ceilings", error.message);
+  ie_cuda_wgmma wgmma = cuda->queue.wgmma;
+  cuda_wgmma(cuda, IE_CUDA_WGMMA_NEVER);
+  if (device->memory->probe_matrix(device, &sync, &error) != IE_OK) return fail("ceilings", error.message);
+  cuda_wgmma(cuda, wgmma);
   double eager = gap_eager(cuda), graph = gap_graph(cuda), barrier = barrier_us(cuda);
   cuda_overlap(cuda, true);
   double eager_overlap = gap_eager(cuda), graph_overlap = gap_graph(cuda);
@@ -108,12 +112,12 @@ int main(int argc, char **argv) {
   device->memory->room(device, &room, &total);
   printf("{\"device\":\"%s\",\"compute\":\"%d.%d\",\"sms\":%d,\"memory_bytes\":%zu,\"free_bytes\":%zu,"
          "\"driver_cuda\":%d,\"runtime_cuda\":%d,\"read_gb_s\":%.1f,\"matrix_tflop_s\":%.1f,\"matrix_kind\":"
-         "\"%s\","
+         "\"%s\",\"mma_sync_tflop_s\":%.1f,"
          "\"launch_us\":%.3f,\"graph_launch_us\":%.3f,\"launch_overlap_us\":%.3f,\"graph_overlap_us\":%.3f,"
          "\"barrier_us\":%.3f,\"upload_gb_s\":%.2f}\n",
          device->name, cuda->queue.major, cuda->queue.minor, cuda->queue.sms, total, room, driver, runtime,
-         ceilings.read_gb_s, ceilings.matrix_tflop_s, ceilings.matrix_kind, eager, graph, eager_overlap,
-         graph_overlap, barrier, upload);
+         ceilings.read_gb_s, ceilings.matrix_tflop_s, ceilings.matrix_kind, sync.matrix_tflop_s, eager, graph,
+         eager_overlap, graph_overlap, barrier, upload);
   ie_device_free(device);
   return 0;
 }

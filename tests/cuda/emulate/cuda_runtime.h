@@ -33,6 +33,9 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+struct alignas(8) int2 {
+  int x, y;
+};
 struct alignas(8) uint2 {
   unsigned int x, y;
 };
@@ -75,7 +78,7 @@ static inline void __syncthreads() {
   emu_barrier();
 }
 
-enum emu_op { EMU_SYNC, EMU_SHUFFLE, EMU_BALLOT, EMU_MMA, EMU_MATRIX };
+enum emu_op { EMU_SYNC, EMU_SHUFFLE, EMU_BALLOT, EMU_MMA, EMU_MATRIX, EMU_WGMMA, EMU_WARPGROUP };
 void emu_mask_check(unsigned int mask);
 
 static inline void __syncwarp(unsigned int mask = 0xFFFFFFFFu) {

@@ -51,7 +51,11 @@ void emu_order_set(unsigned int order) {
   order_now = order;
 }
 
-[[noreturn]] static void die(const char *what) {
+unsigned int emu_order() {
+  return order_now;
+}
+
+void emu_die(const char *what) {
   fprintf(stderr, "emulator: %s (block %u %u %u, thread %u)\n", what, emu_here.block.x, emu_here.block.y,
           emu_here.block.z, emu_here.thread.x);
   abort();
@@ -104,9 +108,10 @@ static void fiber_main() {
   (*m->body)();
   emu_copy_commit();
   emu_copy_wait(0);
+  emu_wgmma_thread_end();
   m->fibers[(size_t)m->current].state = DONE;
   fiber_yield();
-  die("a thread went on after its end");
+  emu_die("a thread went on after its end");
 }
 
 /* --- What kernels call ----------------------------------------------------------------------------------------- */
@@ -129,7 +134,7 @@ const unsigned char *emu_exchange(int op, const void *mine, size_t bytes) {
 }
 
 void emu_mask_check(unsigned int mask) {
-  if (mask != 0xFFFFFFFFu) die("a warp operation of some lanes");
+  if (mask != 0xFFFFFFFFu) emu_die("a warp operation of some lanes");
 }
 
 unsigned char *emu_shared() {
@@ -137,8 +142,10 @@ unsigned char *emu_shared() {
 }
 
 void emu_copy_async(void *to, const void *from, bool valid) {
-  if ((uintptr_t)to % 16 || (valid && (uintptr_t)from % 16)) die("an asynchronous copy that is not aligned");
+  if ((uintptr_t)to % 16 || (valid && (uintptr_t)from % 16))
+    emu_die("an asynchronous copy that is not aligned");
   memset(to, 0xFF, 16);
+  emu_wgmma_overwritten(to);
   m->fibers[(size_t)m->current].open_copies.push_back({to, from, valid});
 }
 
@@ -157,6 +164,7 @@ void emu_copy_wait(int groups) {
         memcpy(c.to, c.from, 16);
       else
         memset(c.to, 0, 16);
+      emu_wgmma_arrived(c.to);
     }
   f->copies.erase(f->copies.begin(), f->copies.begin() + (ptrdiff_t)done);
 }
@@ -194,7 +202,7 @@ static bool warp_turn(int at) {
   if (w->waiting < LANES) return moved;
   fiber *f = &m->fibers[(size_t)at * LANES];
   for (int i = 0; i < LANES; i++) {
-    if (f[i].op != f->op) die("lanes of a warp meet in different operations");
+    if (f[i].op != f->op) emu_die("lanes of a warp meet in different operations");
     f[i].state = RUNNABLE;
   }
   w->waiting = 0;
@@ -221,7 +229,7 @@ static void block_run() {
     if (waiting == m->threads) {
       for (int t = 0; t < m->threads; t++) m->fibers[(size_t)t].state = RUNNABLE;
     } else if (!moved) {
-      die("some threads wait at a barrier or warp operation that others do not reach");
+      emu_die("some threads wait at a barrier or warp operation that others do not reach");
     }
   }
 }
@@ -231,7 +239,7 @@ static machine *machine_get() {
   while (own.fibers.size() < THREADS) {
     fiber f = {};
     void *stack = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (stack == MAP_FAILED) die("no memory for fibers");
+    if (stack == MAP_FAILED) emu_die("no memory for fibers");
     f.stack = (unsigned char *)stack;
     own.fibers.push_back(f);
   }
@@ -250,10 +258,11 @@ cudaError_t emu_run(const dim3 &blocks, const dim3 &threads, size_t shared,
   m->threads = (int)n;
   m->body = &body;
   uint64_t count = (uint64_t)blocks.x * blocks.y * blocks.z;
-  if (count > UINT32_MAX) die("too many blocks");
+  if (count > UINT32_MAX) emu_die("too many blocks");
   for (uint64_t b = 0; b < count; b++) {
     unsigned int at = ordered((unsigned int)b, (unsigned int)count);
     memset(m->shared.data(), 0xFF, shared);
+    emu_wgmma_begin(n, shared);
     for (unsigned int t = 0; t < n; t++) {
       fiber *f = &m->fibers[t];
       f->state = RUNNABLE;
@@ -264,6 +273,7 @@ cudaError_t emu_run(const dim3 &blocks, const dim3 &threads, size_t shared,
     }
     for (warp &w : m->warps) w.waiting = 0;
     block_run();
+    emu_wgmma_end();
   }
   return cudaSuccess;
 }

@@ -24,6 +24,15 @@ static inline uint16_t f32_to_bf16(float x) {
 static inline uint32_t bf16x2_of(float low, float high) {
   return (uint32_t)ie_f32_to_bf16(high) << 16 | ie_f32_to_bf16(low);
 }
+static inline float quick_exp(float x) {
+  return expf(x);
+}
+static inline float quick_divide(float a, float b) {
+  return a / b;
+}
+static inline uint32_t f16x2_of(float low, float high) {
+  return (uint32_t)ie_f32_to_f16(high) << 16 | ie_f32_to_f16(low);
+}
 static inline uint32_t bf16x2_mul(uint32_t a, uint32_t b) {
   return bf16x2_of(ie_bf16_to_f32((uint16_t)a) * ie_bf16_to_f32((uint16_t)b),
                    ie_bf16_to_f32((uint16_t)(a >> 16)) * ie_bf16_to_f32((uint16_t)(b >> 16)));
@@ -34,13 +43,14 @@ static inline uint32_t bf16x2_add(uint32_t a, uint32_t b) {
                    ie_bf16_to_f32((uint16_t)(a >> 16)) + ie_bf16_to_f32((uint16_t)(b >> 16)));
 }
 
-static inline float emu_half(const unsigned char *fragment, int half) {
+template <float FLOAT(uint16_t)> static inline float emu_half(const unsigned char *fragment, int half) {
   uint16_t h;
   memcpy(&h, fragment + 2 * half, 2);
-  return ie_bf16_to_f32(h);
+  return FLOAT(h);
 }
 /* Fragments as PTX ISA section "Matrix Fragments for mma.m16n8k16" places them. */
-static inline void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+template <float FLOAT(uint16_t)>
+static inline void emu_mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
   unsigned char mine[24];
   memcpy(mine, a, 16);
   memcpy(mine + 16, b, 8);
@@ -53,11 +63,18 @@ static inline void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]
       /* A: register 2 (k / 8) + row / 8 of lane row % 8 * 4 + k % 8 / 2; B: register k / 8 of lane col * 4 + k % 8 / 2 */
       const unsigned char *at_a = all + 64 * (row % 8 * 4 + k % 8 / 2),
                           *at_b = all + 64 * (col * 4 + k % 8 / 2);
-      sum += (double)emu_half(at_a, 2 * (2 * (k / 8) + row / 8) + k % 2) *
-             (double)emu_half(at_b + 16, 2 * (k / 8) + k % 2);
+      sum += (double)emu_half<FLOAT>(at_a, 2 * (2 * (k / 8) + row / 8) + k % 2) *
+             (double)emu_half<FLOAT>(at_b + 16, 2 * (k / 8) + k % 2);
     }
     d[i] = (float)((double)d[i] + sum);
   }
+}
+
+static inline void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+  emu_mma<bf16_to_f32>(d, a, b);
+}
+static inline void mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+  emu_mma<f16_to_f32>(d, a, b);
 }
 
 /* ldmatrix .x4: matrix m of 8 x 8 halves has its row r where lane 8 m + r says; a lane gets row lane / 4, halves
