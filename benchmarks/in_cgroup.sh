@@ -6,6 +6,8 @@
 # are counted here and not where they were read before. Needs the right to make cgroups (root).
 # Prints: cgroup: peak N bytes, failures N (times that the limit was hit and pages were taken back), killed N.
 set -u
+usage() { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || usage
 limit=$1
 shift
 cold=()
@@ -14,7 +16,10 @@ if [ "${1:-}" = --cold ]; then
   while [ $# -gt 0 ] && [ "$1" != -- ]; do cold+=("$1"); shift; done
 fi
 [ "${1:-}" = -- ] && shift
-[ $# -gt 0 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || usage
+for file in ${cold[@]+"${cold[@]}"}; do
+  [ -r "$file" ] || { echo "in_cgroup: --cold: $file cannot be read" >&2; exit 2; }
+done
 
 bytes() {
   case $1 in
@@ -24,18 +29,19 @@ bytes() {
   esac
 }
 limit=$(bytes "$limit") || exit 2
+case $limit in none) ;; '' | *[!0-9]*) echo "in_cgroup: $limit: expected bytes, or with K, M or G, or none" >&2; exit 2 ;; esac
 
 if [ -d /sys/fs/cgroup/memory ] && [ -e /sys/fs/cgroup/memory/memory.limit_in_bytes ]; then
   group=/sys/fs/cgroup/memory/clocher.$$
   mkdir "$group" || exit 77
-  [ "$limit" = none ] || echo "$limit" >"$group/memory.limit_in_bytes" || exit 77
+  [ "$limit" = none ] || echo "$limit" >"$group/memory.limit_in_bytes" || { rmdir "$group"; exit 77; }
   peak=memory.max_usage_in_bytes
   failures() { cat "$group/memory.failcnt"; }
   killed() { awk '$1 == "oom_kill" { print $2 }' "$group/memory.oom_control"; }
 elif grep -qw memory /sys/fs/cgroup/cgroup.controllers 2>/dev/null; then
   group=/sys/fs/cgroup/clocher.$$
   mkdir "$group" || exit 77
-  [ "$limit" = none ] || echo "$limit" >"$group/memory.max" || exit 77
+  [ "$limit" = none ] || echo "$limit" >"$group/memory.max" || { rmdir "$group"; exit 77; }
   [ ! -e "$group/memory.swap.max" ] || echo 0 >"$group/memory.swap.max"
   peak=memory.peak
   failures() { awk '$1 == "max" { print $2 }' "$group/memory.events"; }
@@ -49,8 +55,13 @@ for file in ${cold[@]+"${cold[@]}"}; do dd if="$file" iflag=nocache count=0 stat
 (
   echo "$BASHPID" >"$group/cgroup.procs" || exit 77
   exec "$@"
-)
+) &
+child=$!
+trap 'kill -TERM $child 2>/dev/null' TERM
+trap 'kill -INT $child 2>/dev/null' INT
+wait $child
 code=$?
+while kill -0 $child 2>/dev/null; do wait $child; code=$?; done # a signal ends a wait
 echo "cgroup: peak $(cat "$group/$peak") bytes, failures $(failures), killed $(killed)" >&2
 rmdir "$group"
 exit $code

@@ -8,6 +8,7 @@
 # that another program has mapped stay there, and are counted where they were read. The peak of the resident set (RSS)
 # counts them here, but not the kernel's memory. Needs the right to make cgroups.
 set -u
+[ $# -gt 0 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(dirname "$0")
 clocher=${CLOCHER:-build/clocher}
 err=$(mktemp)
@@ -24,7 +25,7 @@ for model in "$@"; do
   for context in ${CONTEXTS:-128 8192 32768}; do
     for kv in ${KV:-f16 int8}; do
       for limit in ${LIMITS:-none 4G}; do
-        size=${limit/G/GiB} memory=()
+        size=$(sed 's/[KMG]$/&iB/' <<<"$limit") memory=()
         [ "$limit" = none ] || memory=(--memory "$size")
         plan=$("$clocher" plan --model-dir "$model" --ctx "$context" --kv "$kv" ${memory[@]+"${memory[@]}"} --json) || exit 1
         predicted=$(field peak_bytes <<<"$plan")

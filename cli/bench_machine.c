@@ -110,6 +110,7 @@ int bench_disk(cli_context *context, const bench_settings *s) {
   const char *path = s->path ? s->path : s->model_dir;
   if (!path)
     return cli_usage(context, "disk needs --path or --model-dir: a file or folder on the disk to measure");
+  if (s->path && s->model_dir) cli_log(context, "clocher: --model-dir is ignored: --path names the disk");
   ie_disk_probe p;
   ie_error error = {0};
   ie_status status = ie_probe_disk(path, NULL, &p, &error);

@@ -98,14 +98,14 @@ typedef struct part {
 } part;
 
 static const part parts[] = {
-    {"the engine's bench",
+    {"a bench of a model",
      bench_engine,
      CLI_USES_MODEL,
      {"--model-dir", "--phase", "--prompt", "--depth", "--fill", "--batch", "--neighbour", "--pretranspose",
       "--runs", "--tokens", "--chunk", "--kv", "--probe-buffer", "--probe-read"}},
     {"memory", bench_memory, CLI_USES_TEAM, {"--probe-buffer", "--probe-read"}},
     {"matrix", bench_matrix, CLI_USES_TEAM, {NULL}},
-    {"disk", bench_disk, 0, {"--path"}},
+    {"disk", bench_disk, 0, {"--path", "--model-dir"}},
     {"tokenizer",
      bench_tokenizer,
      CLI_USES_CACHE,

@@ -167,6 +167,12 @@ ie_status cli_memory_check(const cli_context *context, const cli_engine *engine,
   ie_plan_options options = cli_plan_options(context, state);
   ie_status status = ie_model_plan(engine->model, &options, &plan, error);
   if (status != IE_OK || plan.fits) return status;
+  if (plan.limit_bytes < context->common.memory)
+    return ie_error_set(
+        error, IE_LIMIT,
+        "the machine or its control group has %zu bytes, less than --memory %llu, which does not "
+        "hold this run: at least %zu are needed",
+        plan.limit_bytes, (unsigned long long)context->common.memory, plan.minimum_bytes);
   return ie_error_set(
       error, IE_LIMIT,
       "--memory %llu bytes does not hold this run: at least %zu are needed (keys and values %zu, "

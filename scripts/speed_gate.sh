@@ -13,6 +13,9 @@ set -u
 program=$1 models=$2 update=${3:-}
 tries=${TRIES:-3}
 rows=benchmarks/speed_gate.txt
+case $update in '' | 1 | update) ;; *) echo "speed_gate: UPDATE=$update: expected 1" >&2; exit 2 ;; esac
+case $tries in '' | *[!0-9]* | 0) echo "speed_gate: TRIES=$tries: expected a number from 1 on" >&2; exit 2 ;; esac
+[ -r $rows ] || { echo "speed_gate: $rows is missing: run it from the repository's root" >&2; exit 2; }
 
 value() { sed -n "s/.*\"$1\":\"\{0,1\}\([^\",}]*\).*/\1/p" <<<"$2"; }
 
@@ -23,7 +26,7 @@ measure() {
   case " $* " in *' --weights int'*) share=ratio ;; esac
   best=void
   for ((i = 0; i < 3 * tries && valid < tries; i++)); do
-    line=$("$program" bench --model-dir "$models/$model" --json --quiet "$@") || exit 1
+    line=$("$program" bench --model-dir "$models/$model" --json --quiet "$@") || { echo "speed_gate: $name: bench failed" >&2; exit 1; }
     kind=$(value isa "$line")_$(value threads "$line")
     ratio=$(value $share "$line")
     if [ "$(value valid "$line")" != true ] && [ -z "${DISTURBED:-}" ]; then continue; fi
@@ -61,5 +64,7 @@ while read -r name model flags; do
 done <"$rows"
 if [ -n "$update" ] && [ $status = 0 ]; then
   { echo "# Shares of the ceiling, written by: make speed-gate UPDATE=1" && printf '%s' "$fresh"; } >"$baseline"
+elif [ -n "$update" ]; then
+  echo "speed_gate: the baseline is not written: a row has no result" >&2
 fi
 exit $status

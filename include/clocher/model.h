@@ -152,7 +152,7 @@ typedef struct ie_plan {
   size_t weights_bytes, resident_weights_bytes, kv_bytes, scratch_bytes, other_bytes, peak_bytes,
       minimum_bytes;
   size_t
-      limit_bytes; /* memory_bytes, or without it the machine's memory, or less where a control group has a limit */
+      limit_bytes; /* memory_bytes, at most the machine's memory, or less where a control group has a limit */
   bool fits;       /* peak <= limit_bytes */
   /* Of experts and embedding that are read from disk for each token when the cache finds nothing; 0 while all weights
    * are resident. */

@@ -156,16 +156,18 @@ void ie_placement_make(const ie_model *model, const ie_state_sizes *sizes, size_
   size_t own = p.resident_bytes + p.rows_bytes + p.kv_bytes + p.scratch_bytes;
   p.other_bytes = program_bytes + tokenizer_bytes(model, own) + own / PAGE_TABLE_SHARE;
   p.peak_bytes = p.minimum_bytes = own + p.other_bytes;
-  p.limit_bytes = limit ? limit : most_bytes(model->device);
+  size_t most = most_bytes(model->device);
+  if (limit > most && limit - most >= ie_page_bytes()) limit = most; /* control groups cut pages off */
+  p.limit_bytes = limit ? limit : most;
   p.fits = p.peak_bytes <= p.limit_bytes;
   ie_placement split;
   if (ie_placement_split(model, sizes, limit, &split)) {
-    if (split.minimum_bytes < p.minimum_bytes) p.minimum_bytes = split.minimum_bytes;
-    if (limit && !p.fits) {
-      size_t least = p.minimum_bytes; /* that of a small model is the whole of it */
+    bool less = split.minimum_bytes < p.minimum_bytes; /* a small model takes least as a whole */
+    if (less && limit && !p.fits) {
       p = split;
       p.limit_bytes = limit;
-      p.minimum_bytes = least;
+    } else if (less) {
+      p.minimum_bytes = split.minimum_bytes;
     }
   }
   *out = p;

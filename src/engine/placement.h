@@ -24,7 +24,7 @@ typedef struct ie_placement {
   size_t part_at[IE_PART_COUNT]; /* where the parts of an expert begin in a slot */
   size_t kv_bytes, scratch_bytes, other_bytes;
   size_t peak_bytes, minimum_bytes;
-  size_t limit_bytes; /* that was given; without one, of the machine or its control group (base/memory.h) */
+  size_t limit_bytes; /* that was given, at most what the machine or its control group has (base/memory.h) */
   bool fits;          /* in that */
 } ie_placement;
 

@@ -303,6 +303,7 @@ static void row_take(ie_scheduler *s, request *q, const ie_advance *row) {
   if (q->read < g->options.prompt_count) {
     q->read += row->count;
     g->result.computed_prompt_tok += row->count;
+    s->work.prompt_tok += row->count;
     if (row->wanted == 0) return;
     g->result.prefill_s = ie_clock_s() - g->started;
   }
@@ -399,7 +400,6 @@ size_t ie_scheduler_step(ie_scheduler *s, bool (*cancelled)(void *arg), void *ar
   double seconds = ie_clock_s() - start;
   if (prompts > 0) {
     s->work.prefill_s += seconds;
-    s->work.prompt_tok += prompts;
   } else {
     s->work.decode_s += seconds;
     s->work.decode_tok += tokens;

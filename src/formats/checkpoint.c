@@ -512,6 +512,11 @@ void ie_checkpoint_forget(const ie_checkpoint *checkpoint, const void *data, siz
     ie_map_forget(&checkpoint->maps[file], data, bytes);
 }
 
+void ie_checkpoint_scattered(const ie_checkpoint *checkpoint) {
+  for (size_t i = 0; i < checkpoint->map_count; i++)
+    ie_map_scattered(checkpoint->maps[i].data, checkpoint->maps[i].size);
+}
+
 void ie_checkpoint_forget_all(const ie_checkpoint *checkpoint) {
   for (size_t i = 0; i < checkpoint->map_count; i++)
     ie_map_forget(&checkpoint->maps[i], checkpoint->maps[i].data, checkpoint->maps[i].size);

@@ -69,6 +69,8 @@ const char *ie_checkpoint_file_at(const ie_checkpoint *checkpoint, size_t i, siz
 /* Which of these files holds an address of a tensor's data, and where in it. False for another address. */
 bool ie_checkpoint_locate(const ie_checkpoint *checkpoint, const void *data, size_t *file, uint64_t *offset);
 
+/* From now on the files are read here and there (ie_map_scattered). */
+void ie_checkpoint_scattered(const ie_checkpoint *checkpoint);
 /* Data of a mapped tensor that was read for the last time leaves memory and page cache. Nothing for another address. */
 void ie_checkpoint_forget(const ie_checkpoint *checkpoint, const void *data, size_t bytes);
 

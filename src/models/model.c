@@ -161,12 +161,18 @@ size_t ie_model_lookup_bytes(const ie_model *model, bool *replaced) {
   return (size_t)d->embed.rows * d->embed.row_bytes[0];
 }
 
-/* How the system is to read what is mapped. In training all of it becomes the process's own. */
+/* How the system is to read what is mapped. In training all of it becomes the process's own. What a dense model still
+ * reads of its files when its matrices were quantised is small and far apart: reading ahead would bring back the matrices,
+ * and under a limit push out what is read. */
 static void maps_advise(const ie_model *model, const ie_model_options *options) {
   const ie_decoder *d = model->net;
   bool replaced;
-  size_t lookup = options->train ? 0 : ie_model_lookup_bytes(model, &replaced);
-  if (lookup > 0) ie_map_scattered(d->embed.part[0], lookup);
+  if (options->train || model->device->memory) return;
+  size_t lookup = ie_model_lookup_bytes(model, &replaced);
+  if (model->quantised_bytes > 0 && model->expert_bytes == 0)
+    ie_checkpoint_scattered(model->checkpoint);
+  else if (lookup > 0)
+    ie_map_scattered(d->embed.part[0], lookup);
 }
 
 ie_status ie_model_open(ie_device *device, const char *dir, const ie_model_options *options, ie_model **out,
