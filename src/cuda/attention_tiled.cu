@@ -1,5 +1,6 @@
 /* Attention of many tokens on the tensor cores (FlashAttention-2, Dao 2023, algorithm 1), class bf16, caches of bf16 and
- * f16: q and the softmax's numerators are rounded to what the cache has.
+ * f16. The class has q and the softmax's numerators in f32: each is taken as the sum of two numbers of the cache's type, 22
+ * bits of f16 or 16 of bf16, and multiplied in two steps. Of a prefill's work attention is a few percent.
  *
  * A block has 64 query rows that share a KV head: the group's query heads of 64 / group neighbouring tokens; a warp has
  * 16 of them. Tiles of 64 keys and values come by asynchronous copies, one tile ahead. Where the block's tokens belong to
@@ -11,16 +12,27 @@ enum { WARPS = 4, THREADS = WARPS * WARP, ROWS = 64, KEYS = 64, PAD = 8, RUN_LEA
 /* The cache's numbers: two of them in a register, and their product. */
 struct of_bf16 {
   static __device__ __forceinline__ uint32_t pair(float low, float high) { return bf16x2_of(low, high); }
+  static __device__ __forceinline__ float number(uint32_t bits) { return bf16_to_f32((uint16_t)bits); }
   static __device__ __forceinline__ void mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     mma_bf16(d, a, b);
   }
 };
 struct of_f16 {
   static __device__ __forceinline__ uint32_t pair(float low, float high) { return f16x2_of(low, high); }
+  static __device__ __forceinline__ float number(uint32_t bits) { return f16_to_f32((uint16_t)bits); }
   static __device__ __forceinline__ void mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     mma_f16(d, a, b);
   }
 };
+
+/* Two numbers, as the sum of two of the cache's each. */
+struct number_parts {
+  uint32_t upper, lower;
+};
+template <class E> static __device__ __forceinline__ number_parts parts_of(float low, float high) {
+  uint32_t upper = E::pair(low, high);
+  return {upper, E::pair(low - E::number(upper & 0xFFFF), high - E::number(upper >> 16))};
+}
 
 struct tiled_job {
   ie_cuda_attention_args args;
@@ -79,9 +91,9 @@ static __device__ lane_queries queries_of(const tiled_job &job, int64_t first, i
   return q;
 }
 
-/* The rows' numbers as operand A, in steps of 16 dimensions. */
+/* The rows' numbers as operand A, in steps of 16 dimensions: their upper parts, then the lower ones. */
 template <int D, class E>
-static __device__ __forceinline__ void queries_load(uint32_t a[D / 16][4], const tiled_job &job,
+static __device__ __forceinline__ void queries_load(uint32_t a[2][D / 16][4], const tiled_job &job,
                                                     const lane_queries &q) {
   int t = (int)(threadIdx.x % 4);
 #pragma unroll
@@ -90,13 +102,16 @@ static __device__ __forceinline__ void queries_load(uint32_t a[D / 16][4], const
     for (int i = 0; i < 4; i++) {
       const float *x =
           job.args.q + (q.token[i % 2] * job.args.heads + q.head[i % 2]) * D + 16 * k + 2 * t + i / 2 * 8;
-      a[k][i] = q.real[i % 2] ? E::pair(x[0], x[1]) : 0;
+      number_parts x_parts = {0, 0};
+      if (q.real[i % 2]) x_parts = parts_of<E>(x[0], x[1]);
+      a[0][k][i] = x_parts.upper;
+      a[1][k][i] = x_parts.lower;
     }
 }
 
 /* s (16, 64) = q k^T of a tile */
 template <int D, class E>
-static __device__ __forceinline__ void tile_scores(float s[KEYS / 8][4], const uint32_t a[D / 16][4],
+static __device__ __forceinline__ void tile_scores(float s[KEYS / 8][4], const uint32_t a[2][D / 16][4],
                                                    const uint16_t *keys) {
   int m = (int)(threadIdx.x % WARP) / 8, r = (int)(threadIdx.x % 8);
 #pragma unroll
@@ -107,8 +122,11 @@ static __device__ __forceinline__ void tile_scores(float s[KEYS / 8][4], const u
     for (int k = 0; k < D / 16; k++) {
       uint32_t b[4];
       matrix_load(b, keys + (n * 8 + m / 2 * 8 + r) * (D + PAD) + 16 * k + m % 2 * 8);
-      E::mma(s[n], a[k], b);
-      E::mma(s[n + 1], a[k], b + 2);
+#pragma unroll
+      for (int part = 1; part >= 0; part--) {
+        E::mma(s[n], a[part][k], b);
+        E::mma(s[n + 1], a[part][k], b + 2);
+      }
     }
   }
 }
@@ -159,14 +177,18 @@ static __device__ __forceinline__ void tile_values(float acc[D / 8][4], const fl
 #pragma unroll
   for (int k = 0; k < KEYS / 16; k++) {
     const float *low = p[2 * k], *high = p[2 * k + 1];
-    const uint32_t a[4] = {E::pair(low[0], low[1]), E::pair(low[2], low[3]), E::pair(high[0], high[1]),
-                           E::pair(high[2], high[3])};
+    const number_parts x[4] = {parts_of<E>(low[0], low[1]), parts_of<E>(low[2], low[3]),
+                               parts_of<E>(high[0], high[1]), parts_of<E>(high[2], high[3])};
+    const uint32_t upper[4] = {x[0].upper, x[1].upper, x[2].upper, x[3].upper},
+                   lower[4] = {x[0].lower, x[1].lower, x[2].lower, x[3].lower};
 #pragma unroll
     for (int n = 0; n < D / 8; n += 2) {
       uint32_t b[4];
       matrix_load_transposed(b, values + (16 * k + m % 2 * 8 + r) * (D + PAD) + n * 8 + m / 2 * 8);
-      E::mma(acc[n], a, b);
-      E::mma(acc[n + 1], a, b + 2);
+      E::mma(acc[n], lower, b);
+      E::mma(acc[n + 1], lower, b + 2);
+      E::mma(acc[n], upper, b);
+      E::mma(acc[n + 1], upper, b + 2);
     }
   }
 }
@@ -184,7 +206,7 @@ static __global__ void __launch_bounds__(THREADS) tiled_kernel(const __grid_cons
   int64_t first = (blocks - 1 - blockIdx.x / args.kv.heads) * job.tokens,
           end = least_of(first + job.tokens, args.tokens);
   lane_queries q = queries_of(job, first, h);
-  uint32_t a[D / 16][4];
+  uint32_t a[2][D / 16][4];
   queries_load<D, E>(a, job, q);
   float acc[D / 8][4] = {};
   for (int64_t at = first; at < end;) {

@@ -8,8 +8,7 @@
  * In class bf16 a product's input lies now and then on the edge between two numbers of bf16, and sums in another order
  * round it the other way; where a router then hesitates between two experts, a row of logits is another one. Instruction
  * sets of the CPU differ likewise. So a row of a mixture may be farther away than the tolerance where a router of it was
- * tied: where its k-th and next logits are closer than what lies between the devices' logits there; and so may later rows,
- * which attend to it. One row in 25 may. */
+ * tied: where its k-th and next logits are closer than what lies between the devices' logits there. None is in emulation. */
 #include "cuda/cuda.h"
 #include "engine/state.h"
 #include "support/golden.h"
@@ -133,7 +132,7 @@ static bool row_was_tied(int64_t row) {
 /* --- Logits -------------------------------------------------------------------------------------------------- */
 
 /* Rows of V that are farther away than `tolerance` of the largest expected number; *tied: how many more whose router was
- * tied, or that of a row before them. */
+ * tied. */
 static int64_t rows_beyond(const float *found, const float *expected, int64_t rows, int64_t V,
                            double tolerance, int64_t *tied) {
   double largest = 0;
@@ -143,7 +142,7 @@ static int64_t rows_beyond(const float *found, const float *expected, int64_t ro
     bool far = false;
     for (int64_t i = r * V; i < (r + 1) * V; i++)
       far |= !(fabs((double)found[i] - (double)expected[i]) <= tolerance * largest);
-    bool excused = far && (*tied > 0 || row_was_tied(r));
+    bool excused = far && row_was_tied(r);
     *tied += excused;
     beyond += far && !excused;
   }
@@ -169,7 +168,7 @@ static void devices_agree(const subject *s, ie_precision precision, ie_weights w
     if (tied > 0)
       print_message("%s case %d: %lld of %lld rows were another expert's: tied routers\n", s->golden->name, i,
                     (long long)tied, (long long)c->T);
-    if (beyond > 0 || tied > c->T / 25)
+    if (beyond > 0 || tied > (EMULATED ? 0 : c->T / 50))
       fail_msg("%s case %d: %.2e beside %.1e, %lld of %lld rows are farther, %lld by tied routers",
                s->golden->name, i, error, tolerance, (long long)beyond, (long long)c->T, (long long)tied);
   }
