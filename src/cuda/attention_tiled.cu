@@ -13,6 +13,7 @@ enum { WARPS = 4, THREADS = WARPS * WARP, ROWS = 64, KEYS = 64, PAD = 8, RUN_LEA
 struct of_bf16 {
   static __device__ __forceinline__ uint32_t pair(float low, float high) { return bf16x2_of(low, high); }
   static __device__ __forceinline__ float number(uint32_t bits) { return bf16_to_f32((uint16_t)bits); }
+  static __device__ __forceinline__ float bounded(float x) { return x; }
   static __device__ __forceinline__ void mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     mma_bf16(d, a, b);
   }
@@ -20,6 +21,10 @@ struct of_bf16 {
 struct of_f16 {
   static __device__ __forceinline__ uint32_t pair(float low, float high) { return f16x2_of(low, high); }
   static __device__ __forceinline__ float number(uint32_t bits) { return f16_to_f32((uint16_t)bits); }
+  /* Beyond it two parts would be inf - inf; NaN passes. */
+  static __device__ __forceinline__ float bounded(float x) {
+    return x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x;
+  }
   static __device__ __forceinline__ void mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     mma_f16(d, a, b);
   }
@@ -30,6 +35,7 @@ struct number_parts {
   uint32_t upper, lower;
 };
 template <class E> static __device__ __forceinline__ number_parts parts_of(float low, float high) {
+  low = E::bounded(low), high = E::bounded(high);
   uint32_t upper = E::pair(low, high);
   return {upper, E::pair(low - E::number(upper & 0xFFFF), high - E::number(upper >> 16))};
 }
@@ -46,8 +52,8 @@ struct token_run {
 static __device__ token_run run_at(const tiled_job &job, int64_t first, int64_t end) {
   const ie_cuda_attention_args &args = job.args;
   token_run run = {first, first + 1, args.sequence[first], 0, 0};
-  while (run.end < end && args.sequence[run.end] == run.sequence && args.position[run.end] >= 0) run.end++;
   if (args.position[first] < 0) return run; /* padding: no keys */
+  while (run.end < end && args.sequence[run.end] == run.sequence && args.position[run.end] >= 0) run.end++;
   run.lo = window_start(args.window, args.position[first]) / KEYS * KEYS;
   run.hi = args.position[run.end - 1] + 1;
   return run;

@@ -17,7 +17,7 @@
  * Numbers: sums are f32. Class bf16: x is rounded to bf16 at the input of a product; class f16 to f16; class int8:
  * x = q s as kernels/kern.h says; weights are exact in all of them. Norms, RoPE, softmax, router, sampling: f32.
  * Attention: f32 products, but in class bf16, where a sequence has many tokens and the cache is bf16 or f16, its products are
- * those of the matrix units: q and the softmax's numerators rounded to the cache's type.
+ * those of the matrix units: q and the softmax's numerators are sums of two numbers of the cache's type.
  * Results are the same to the bit for equal arguments (the host's sizes among them): no float atomics.
  *
  * A token whose position is negative is padding (of a shape bucket): it is in no cache and its attention is zero.

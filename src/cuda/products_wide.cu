@@ -100,7 +100,7 @@ template <> struct wide_weights<IE_W_MXFP4> {
   __device__ __forceinline__ void begin(const wide_rows &rows) {
     load(rows, 0);
   }
-  __device__ __forceinline__ operand_a *take(const wide_rows &rows, int turn, int q) {
+  __device__ __forceinline__ operand_a *take(const wide_rows &, int, int q) {
     if (q == 0) {
 #pragma unroll
       for (int r = 0; r < 2; r++) {
@@ -108,7 +108,6 @@ template <> struct wide_weights<IE_W_MXFP4> {
         first[r] = mxfp4_factor_of(now[r].scale).first;
       }
       rare = __any_sync(ALL_LANES, now[0].scale > MXFP4_FIRST_MOST || now[1].scale > MXFP4_FIRST_MOST);
-      load(rows, turn + 1);
     }
     operand_a *to = a[q % 2];
 #pragma unroll
@@ -123,10 +122,15 @@ template <> struct wide_weights<IE_W_MXFP4> {
     }
     return to;
   }
-  __device__ __forceinline__ void done(const wide_rows &, int, int) {}
+  /* After the barrier, whose fence might wait for loads. */
+  __device__ __forceinline__ void done(const wide_rows &rows, int turn, int q) {
+    if (q == 0) load(rows, turn + 1);
+  }
 };
 
-/* A batch is a chunk, which is operand A as it is: it is loaded where the products read it, three batches ahead. */
+/* A batch is a chunk, which is operand A but for the order of its words. It is asked for three batches ahead, where the
+ * products read it; a load brings words of one row and the products want two rows' in turns, so ptxas moves them, and waits
+ * for them, in the batch that asked. Kept apart until their turn they made it run the wgmma one by one (C7513). */
 template <> struct wide_weights<IE_W_BF16> {
   operand_a a[BATCHES][STEPS];
 
