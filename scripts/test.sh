@@ -80,8 +80,8 @@ run_stage() {
   [[ $stage == scalar ]] || unset CLOCHER_ISA
   export XDG_CACHE_HOME=$PWD/$B/cache
   [[ $B != /* ]] || XDG_CACHE_HOME=$B/cache
-  # Under ASan most programs keep one core busy for long; elsewhere some compare times, and run alone.
-  [[ $stage == asan ]] && width=$(nproc)
+  # Here most programs keep one core busy for long; elsewhere some compare times, and run alone.
+  case $stage in asan | scalar | emulated) width=$(nproc) ;; esac
   printf '%s\0' "$@" | xargs -0 -n 1 -P "$width" "$0" program "$stage"
 }
 
