@@ -11,8 +11,8 @@ SHELL_TESTS := $(patsubst tests/%.sh,%,$(wildcard tests/test_*.sh))
 # These read what was built, so one run of them is enough.
 STRUCTURE_TESTS := $(filter test_structure% test_docs% test_lint%,$(SHELL_TESTS))
 # These run the program, so they run again with the scalar kernels. (A unit test goes through the instruction sets
-# by itself: the library does not read the environment.)
-PROGRAM_TESTS := $(filter test_cli% test_cmd% test_contract%,$(TESTS) $(filter-out $(STRUCTURE_TESTS),$(SHELL_TESTS)))
+# by itself: the library does not read the environment. Several processes compute as one does, test_cmd_train.)
+PROGRAM_TESTS := $(filter test_cli% test_cmd% test_contract%,$(TESTS) $(filter-out $(STRUCTURE_TESTS) test_cmd_train_mpi,$(SHELL_TESTS)))
 
 TEST_STAGES := lint structure unit scalar emulated gpu install asan tsan fuzz
 CHECK_STAGES := lint structure unit
@@ -52,8 +52,8 @@ test-tsan:
 
 # Inside the sanitizer's object folder.
 .PHONY: test-san-asan test-san-tsan
-test-san-asan: test-build
-	@$(TEST_SH) run asan $(call program_paths,$(TESTS) $(filter-out $(STRUCTURE_TESTS),$(SHELL_TESTS)))
+test-san-asan: test-build # the longest first, or one core waits for them at the end
+	@$(TEST_SH) run asan $(call program_paths,$(filter-out $(STRUCTURE_TESTS),$(SHELL_TESTS)) $(TESTS))
 test-san-tsan: $(TEST_BIN)
 	@$(TEST_SH) run tsan $(call program_paths,$(TESTS))
 
